@@ -1,0 +1,320 @@
+"""What the engine is told before it starts: the model, the memory, the schedule.
+
+Configs are checked when made and immutable afterwards. A field may stay open (``dtype="auto"``, a
+length of None): once the model is known, :meth:`EngineConfig.resolve` returns a copy in which
+everything is decided. (vLLM: ``config/``; its top level is ``VllmConfig``, built by ``EngineArgs``.)
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from folovllm.validation import non_empty_string, one_of, real_number, true_or_false, whole_number
+
+if TYPE_CHECKING:
+    import torch
+
+ModelDType = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
+SamplingOrder = Literal["huggingface", "vllm"]
+
+BUNDLED_MODEL = "SmolLM2-135M-Instruct"
+"""Name of the model that comes with the course and needs no hub."""
+
+_CANONICAL_DTYPES = {"half": "float16", "float": "float32"}
+_DEFAULT_MAX_MODEL_LEN = 2048
+_DEFAULT_TOKEN_BUDGET = 2048
+
+
+class _Config:
+    """What all configs share: a readable ``print``."""
+
+    def _set(self, name: str, value: Any) -> None:
+        """Store a checked value; the only place where a field of a frozen config is written."""
+        object.__setattr__(self, name, value)
+
+    def _checked(self, name: str) -> str:
+        return f"{type(self).__name__}.{name}"
+
+    def __str__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            shown = str(value) if is_dataclass(value) else repr(value)
+            lines.append(f"    {each.name}={shown.replace(chr(10), chr(10) + '    ')},")
+        return "\n".join([*lines, ")"])
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """Which model, and how it is loaded.
+
+    model: a hub name or a folder; None: the environment's ``FOLOVLLM_MODEL``, else the bundled model.
+    tokenizer: a hub name or a folder; None: the model's.
+    dtype: of weights and activations; "auto" as :func:`resolve_dtype` says.
+    max_model_len: most tokens of prompt and output together, >= 1; None: what the model allows.
+    trust_remote_code: run Python code that comes with the model. No model here needs it.
+    seed: of the seeds that requests without one of their own get, >= 0.
+    max_logprobs: most log-probabilities a request may ask for, >= 0; -1: no limit.
+    """
+
+    model: str = None  # type: ignore[assignment]  # None is replaced when made
+    tokenizer: str = None  # type: ignore[assignment]  # None is replaced when made
+    dtype: ModelDType = "auto"
+    max_model_len: int | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    max_logprobs: int = 20
+
+    def __post_init__(self) -> None:
+        model = self.model
+        if model is None:
+            model = os.environ.get("FOLOVLLM_MODEL") or BUNDLED_MODEL
+        self._set("model", non_empty_string(self._checked("model"), model))
+        tokenizer = self.model if self.tokenizer is None else self.tokenizer
+        self._set("tokenizer", non_empty_string(self._checked("tokenizer"), tokenizer))
+        one_of(self._checked("dtype"), self.dtype, get_args(ModelDType))
+        self._set("dtype", _CANONICAL_DTYPES.get(self.dtype, self.dtype))
+        if self.max_model_len is not None:
+            self._set("max_model_len", whole_number(self._checked("max_model_len"), self.max_model_len, 1))
+        true_or_false(self._checked("trust_remote_code"), self.trust_remote_code)
+        self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
+        self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
+
+    @property
+    def torch_dtype(self) -> "torch.dtype | None":
+        """The dtype as PyTorch's object; None while it is "auto"."""
+        import torch
+
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+@dataclass(frozen=True)
+class CacheConfig(_Config):
+    """How much memory the keys and values get, and in what portions.
+
+    block_size: tokens a KV block, >= 1.
+    gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1].
+    swap_space: GiB of host memory for preempted requests, >= 0 (vLLM V0; gone from V1).
+    enable_prefix_caching: let requests with the same beginning share its blocks.
+    num_gpu_blocks_override: exactly so many blocks, >= 1, whatever the memory.
+    kv_cache_memory_bytes: memory for the KV cache, >= 1; None: see ``engine/memory.py``.
+    num_gpu_blocks, num_cpu_blocks: 0 until the engine has sized the memory; not to be set.
+    """
+
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.9
+    swap_space: float = 4.0
+    enable_prefix_caching: bool = True
+    num_gpu_blocks_override: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    num_gpu_blocks: int = field(default=0, init=False)
+    num_cpu_blocks: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._set("block_size", whole_number(self._checked("block_size"), self.block_size, 1))
+        utilization = real_number(
+            self._checked("gpu_memory_utilization"), self.gpu_memory_utilization, 0.0, 1.0, above=True
+        )
+        self._set("gpu_memory_utilization", utilization)
+        self._set("swap_space", real_number(self._checked("swap_space"), self.swap_space, 0.0))
+        true_or_false(self._checked("enable_prefix_caching"), self.enable_prefix_caching)
+        for name in ("num_gpu_blocks_override", "kv_cache_memory_bytes"):
+            if getattr(self, name) is not None:
+                self._set(name, whole_number(self._checked(name), getattr(self, name), 1))
+
+    def with_num_blocks(self, num_gpu_blocks: int, num_cpu_blocks: int) -> "CacheConfig":
+        """Return a copy that says how many blocks there are."""
+        sized = replace(self)
+        sized._set("num_gpu_blocks", num_gpu_blocks)
+        sized._set("num_cpu_blocks", num_cpu_blocks)
+        return sized
+
+
+@dataclass(frozen=True)
+class SchedulerConfig(_Config):
+    """How many tokens and sequences run in one step.
+
+    max_num_batched_tokens: most tokens a step, >= 1 and >= max_num_seqs; None: 2048, and without
+        chunked prefill at least ``max_model_len``.
+    max_num_seqs: most sequences that run at once, >= 1.
+    enable_chunked_prefill: let a long prompt be computed over several steps.
+    num_speculative_tokens: guesses a step by prompt lookup, >= 0; 0 switches it off.
+    prompt_lookup_max: longest run of tokens that is looked up, >= 1.
+    """
+
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int = 256
+    enable_chunked_prefill: bool = True
+    num_speculative_tokens: int = 0
+    prompt_lookup_max: int = 3
+
+    def __post_init__(self) -> None:
+        self._set("max_num_seqs", whole_number(self._checked("max_num_seqs"), self.max_num_seqs, 1))
+        true_or_false(self._checked("enable_chunked_prefill"), self.enable_chunked_prefill)
+        name = self._checked("num_speculative_tokens")
+        self._set("num_speculative_tokens", whole_number(name, self.num_speculative_tokens, 0))
+        self._set("prompt_lookup_max", whole_number(self._checked("prompt_lookup_max"), self.prompt_lookup_max, 1))
+        if self.max_num_batched_tokens is not None:
+            name = self._checked("max_num_batched_tokens")
+            self._set("max_num_batched_tokens", whole_number(name, self.max_num_batched_tokens, 1))
+            if self.max_num_batched_tokens < self.max_num_seqs:
+                raise ValueError(
+                    f"{name} must be at least max_num_seqs={self.max_num_seqs} (every running sequence needs "
+                    f"a token a step), got {self.max_num_batched_tokens}"
+                )
+
+    def resolve(self, max_model_len: int) -> "SchedulerConfig":
+        """Return a copy with the token budget decided."""
+        budget = self.max_num_batched_tokens
+        if budget is None:
+            longest = 0 if self.enable_chunked_prefill else max_model_len
+            budget = max(_DEFAULT_TOKEN_BUDGET, self.max_num_seqs, longest)
+        return replace(self, max_num_batched_tokens=budget)
+
+
+@dataclass(frozen=True)
+class EngineConfig(_Config):
+    """All of the engine's configuration.
+
+    device: "auto" (cuda, else mps, else cpu), "cpu", "cuda", "cuda:N" or "mps".
+    sampling_order: "huggingface" (temperature, top-k, top-p, min-p; the notes' order too) or "vllm"
+        (temperature, min-p, top-k, top-p).
+    record_history: keep a record of every step in ``engine.history``.
+    """
+
+    model_config: ModelConfig = field(default_factory=ModelConfig)
+    cache_config: CacheConfig = field(default_factory=CacheConfig)
+    scheduler_config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    device: str = "auto"
+    sampling_order: SamplingOrder = "huggingface"
+    record_history: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("model_config", ModelConfig),
+            ("cache_config", CacheConfig),
+            ("scheduler_config", SchedulerConfig),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{self._checked(name)} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"{self._checked('device')} must be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N', got {self.device!r}"
+            )
+        one_of(self._checked("sampling_order"), self.sampling_order, get_args(SamplingOrder))
+        true_or_false(self._checked("record_history"), self.record_history)
+        self._check_prompts_fit()
+
+    def _check_prompts_fit(self) -> None:
+        budget, longest = self.scheduler_config.max_num_batched_tokens, self.model_config.max_model_len
+        if self.scheduler_config.enable_chunked_prefill or budget is None or longest is None:
+            return
+        if budget < longest:
+            raise ValueError(
+                f"SchedulerConfig.max_num_batched_tokens must be at least max_model_len={longest} without chunked "
+                f"prefill (a prompt must fit into one step), got {budget}"
+            )
+
+    def resolve(self, *, dtype: str, max_model_len: int, device: str) -> "EngineConfig":
+        """Return a copy in which nothing is open; it resolves to itself."""
+        return replace(
+            self,
+            model_config=replace(self.model_config, dtype=dtype, max_model_len=max_model_len),  # type: ignore[arg-type]
+            scheduler_config=self.scheduler_config.resolve(max_model_len),
+            device=device,
+        )
+
+
+def resolve_dtype(
+    dtype: str,
+    checkpoint_dtype: str | None,
+    model_type: str,
+    device_type: str,
+    cuda_capability: tuple[int, int] | None = None,
+) -> str:
+    """Decide the dtype that a model runs in.
+
+    dtype: what was asked for.  checkpoint_dtype: what the weights are stored in, None if unknown.
+    device_type: "cpu", "cuda" or "mps".  cuda_capability: of the card, for "cuda".
+
+    "auto" is float32 on the CPU; on CUDA the checkpoint's dtype, with bfloat16 for float32 and
+    unknown ones, and float16 where the card has no bfloat16 (below 8.0); float16 on MPS. Gemma 2 and
+    3 overflow in float16: it is refused for them, and "auto" takes float32 instead. (vLLM:
+    ``config/model.py``, ``_get_and_verify_dtype``.)
+    """
+    overflows = model_type.startswith(("gemma2", "gemma3"))
+    if dtype != "auto":
+        if dtype == "float16" and overflows:
+            raise ValueError(
+                f"ModelConfig.dtype must not be 'float16' for {model_type}, whose activations overflow in it; "
+                "take 'bfloat16' or 'float32', got 'float16'"
+            )
+        return dtype
+    if device_type == "cpu":
+        return "float32"
+    if device_type == "cuda":
+        has_bfloat16 = cuda_capability is not None and cuda_capability >= (8, 0)
+        chosen = "float16" if checkpoint_dtype == "float16" or not has_bfloat16 else "bfloat16"
+    else:
+        chosen = "float16"
+    return "float32" if chosen == "float16" and overflows else chosen
+
+
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+    "max_target_positions",
+)
+_ROPE_TYPES_THAT_INCLUDE_THE_FACTOR = {"default", "llama3", "yarn", "longrope", "su"}
+_NO_LIMIT = 10**9
+"""Tokenizers without a limit report a huge number; nothing from here on is taken for one."""
+
+
+def resolve_max_model_len(
+    hf_config: Mapping[str, Any], tokenizer_max_length: int | None = None, requested: int | None = None
+) -> int:
+    """Decide how many tokens prompt and output may have together.
+
+    hf_config: the model's ``config.json``.  tokenizer_max_length: its ``model_max_length``.
+    requested: what was asked for; a ValueError if the model cannot do it.
+
+    The smallest of all known keys and the tokenizer's, where linear and dynamic rope scaling
+    multiply the config's; 2048 with a warning if nothing is known. (vLLM: ``config/model.py``,
+    ``_get_and_verify_max_len``.)
+    """
+    text_config = {**hf_config, **(hf_config.get("text_config") or {})}
+    known = [text_config[key] for key in _LENGTH_KEYS if isinstance(text_config.get(key), int)]
+    rope = text_config.get("rope_parameters") or text_config.get("rope_scaling") or {}
+    known = [int(length * _rope_factor(rope)) for length in known]
+    if tokenizer_max_length is not None and tokenizer_max_length < _NO_LIMIT:
+        known.append(int(tokenizer_max_length))
+    if not known:
+        if requested is not None:
+            return requested
+        warnings.warn(
+            f"the model's config names no length limit; max_model_len is set to {_DEFAULT_MAX_MODEL_LEN}", stacklevel=2
+        )
+        return _DEFAULT_MAX_MODEL_LEN
+    limit = min(known)
+    if requested is not None and requested > limit:
+        raise ValueError(f"ModelConfig.max_model_len must be at most {limit}, the model's own limit, got {requested}")
+    return limit if requested is None else requested
+
+
+def _rope_factor(rope: Mapping[str, Any]) -> float:
+    """Return by how much rope scaling stretches the config's length: the least over the kinds of layers."""
+    nested = [value for value in rope.values() if isinstance(value, Mapping)]
+    if nested:
+        return min(_rope_factor(each) for each in nested)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return 1.0 if kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR else float(rope.get("factor", 1.0))

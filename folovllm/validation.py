@@ -1,0 +1,92 @@
+"""The words in which configs and sampling parameters say what they accept.
+
+Each function takes the name of a field and the value given, and returns the value in its canonical
+type or raises a ValueError that names the field, the value, and what is allowed.
+"""
+
+import math
+import operator
+from collections.abc import Collection
+from typing import Any
+
+
+def _reject(name: str, value: object, allowed: str) -> ValueError:
+    return ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def _range(minimum: float | None, maximum: float | None, above: bool) -> str:
+    bounds = []
+    if minimum is not None:
+        bounds.append(f"{'>' if above else '>='} {minimum}")
+    if maximum is not None:
+        bounds.append(f"<= {maximum}")
+    return " and ".join(bounds)
+
+
+def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """Accept an int (numpy's too, but no bool and no float) within the bounds."""
+    allowed = " ".join(["an int", _range(minimum, maximum, above=False)]).strip()
+    if isinstance(value, bool):
+        raise _reject(name, value, allowed)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise _reject(name, value, allowed) from None
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise _reject(name, value, allowed)
+    return number
+
+
+def real_number(
+    name: str, value: Any, minimum: float | None = None, maximum: float | None = None, above: bool = False
+) -> float:
+    """Accept a finite int or float (no bool) within the bounds; ``above``: the minimum itself is excluded."""
+    allowed = " ".join(["a finite number", _range(minimum, maximum, above)]).strip()
+    if isinstance(value, bool | str | bytes):
+        raise _reject(name, value, allowed)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise _reject(name, value, allowed) from None
+    too_small = minimum is not None and (number < minimum or (above and number == minimum))
+    if not math.isfinite(number) or too_small or (maximum is not None and number > maximum):
+        raise _reject(name, value, allowed)
+    return number
+
+
+def true_or_false(name: str, value: Any) -> bool:
+    """Accept True or False and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise _reject(name, value, "True or False")
+    return value
+
+
+def non_empty_string(name: str, value: Any) -> str:
+    """Accept a string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise _reject(name, value, "a non-empty string")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Collection[str]) -> str:
+    """Accept one of the listed strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise _reject(name, value, f"one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def list_of_ints(name: str, value: Any, minimum: int = 0) -> list[int]:
+    """Accept a list, tuple or set of ints; returns a new list."""
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise _reject(name, value, "a list of ints")
+    return [whole_number(f"{name}[{i}]", item, minimum) for i, item in enumerate(value)]
+
+
+def list_of_strings(name: str, value: Any) -> list[str]:
+    """Accept a list or tuple of non-empty strings; returns a new list."""
+    if not isinstance(value, list | tuple):
+        raise _reject(name, value, "a list of strings")
+    for i, item in enumerate(value):
+        if not isinstance(item, str) or not item:
+            raise _reject(f"{name}[{i}]", item, "a non-empty string")
+    return list(value)
