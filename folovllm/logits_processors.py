@@ -1,0 +1,82 @@
+"""What a request changes about single tokens' logits, before temperature and filters.
+
+Every function takes logits ``[num_seqs, vocab]`` and one Python value a row, touches only the tokens
+concerned, and returns a new tensor. Rows with nothing to do (``None`` or empty) stay as they are.
+(vLLM: ``v1/sample/logits_processor/``, ``v1/sample/ops/penalties.py``.)
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def _flat_index(logits: Tensor, token_ids: Sequence[Iterable[int]]) -> Tensor:
+    """Return the places of each row's tokens in ``logits.flatten()``."""
+    vocab_size = logits.shape[-1]
+    places = [row * vocab_size + token_id for row, ids in enumerate(token_ids) for token_id in ids]
+    return torch.tensor(places, dtype=torch.long, device=logits.device)
+
+
+def apply_allowed_token_ids(logits: Tensor, allowed: Sequence[Sequence[int] | None]) -> Tensor:
+    """Mask all but the allowed tokens; None allows all."""
+    kept = torch.tensor([ids is None for ids in allowed], device=logits.device)[:, None].expand_as(logits).clone()
+    kept.view(-1)[_flat_index(logits, [ids or () for ids in allowed])] = True
+    return logits.masked_fill(~kept, -math.inf)
+
+
+def apply_bans(logits: Tensor, banned: Sequence[Iterable[int]]) -> Tensor:
+    """Mask each row's banned tokens (bad words, and EOS before ``min_tokens``).
+
+    Ids beyond the vocabulary are passed over: a tokenizer may know more tokens than its model.
+    """
+    vocab_size = logits.shape[-1]
+    masked = logits.clone()
+    masked.view(-1)[_flat_index(logits, [[i for i in ids if i < vocab_size] for ids in banned])] = -math.inf
+    return masked
+
+
+def apply_logit_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
+    """Add each row's biases to its tokens' logits."""
+    values = [value for bias in biases for value in bias.values()]
+    biased = logits.clone()
+    biased.view(-1)[_flat_index(logits, biases)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    return biased
+
+
+def apply_penalties(
+    logits: Tensor,
+    prompt_token_ids: Sequence[Sequence[int]],
+    output_token_ids: Sequence[Sequence[int]],
+    repetition: Tensor,
+    frequency: Tensor,
+    presence: Tensor,
+) -> Tensor:
+    """Make tokens that occurred less likely (or more, with values on the other side).
+
+    repetition ([num_seqs], > 0, 1 is off): logits of tokens in prompt or output are divided by it where
+    positive and multiplied by it where negative. Keskar et al. 2019, arXiv:1909.05858, section 4.1.
+    frequency, presence ([num_seqs], 0 is off): subtracted for each, or once for any, occurrence in
+    the output (OpenAI's definition).
+    """
+    vocab_size = logits.shape[-1]
+    penalized = logits.clone()
+    flat = penalized.view(-1)
+    seen = _flat_index(logits, [{*p, *o} for p, o in zip(prompt_token_ids, output_token_ids, strict=True)])
+    # Within these bounds no logit becomes infinite, however odd the penalty.
+    strength = repetition[seen // vocab_size].clamp(1e-30, 1e30)
+    flat[seen] = torch.where(flat[seen] > 0, flat[seen] / strength, flat[seen] * strength)
+    said, counts = _flat_index(logits, output_token_ids).unique(return_counts=True)  # type: ignore[no-untyped-call]
+    row = said // vocab_size
+    flat[said] -= frequency[row] * counts + presence[row]
+    return penalized
+
+
+def banned_by_bad_words(bad_words_token_ids: Sequence[Sequence[int]], output_token_ids: Sequence[int]) -> list[int]:
+    """Return the tokens that would complete a bad word now: its last one, if the output ends with the others."""
+    banned = []
+    for *prefix, last in bad_words_token_ids:
+        if not prefix or list(output_token_ids[-len(prefix) :]) == prefix:
+            banned.append(last)
+    return banned
