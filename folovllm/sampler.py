@@ -5,9 +5,7 @@ ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/sample/samp
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,19 +16,13 @@ from folovllm.logits_processors import (
     apply_bans,
     apply_logit_bias,
     apply_penalties,
-    banned_by_bad_words,
 )
-from folovllm.sampling_params import SamplingParams, SamplingType
-
-T = TypeVar("T")
+from folovllm.sampling_metadata import SamplingMetadata as SamplingMetadata
+from folovllm.sampling_metadata import SamplingRow as SamplingRow
+from folovllm.sampling_metadata import wide_dtype
 
 _USUAL_NUCLEUS = 1024
 """Top-p first looks among so many of the likeliest tokens: finding them costs a tenth of a full sort."""
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """Return the dtype to add probabilities in: float32 loses the unlikely ones, but MPS has nothing wider."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 # -- strategies --------------------------------------------------------------------------------------
@@ -80,7 +72,7 @@ def _keep_nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
     """Run top-p on rows that all ask for it; only those whose nucleus is large are sorted whole."""
     weights = (logits - logits.max(dim=-1, keepdim=True).values).exp()
     # The last sum of a scan and not sum(), which splits a lone row over threads and so rounds it differently.
-    total = weights.cumsum(dim=-1, dtype=_wide(logits.device))[:, -1:]
+    total = weights.cumsum(dim=-1, dtype=wide_dtype(logits.device))[:, -1:]
     target = top_p.to(total.dtype)[:, None] * total
     if logits.shape[-1] <= _USUAL_NUCLEUS:
         dropped, _ = _outside_nucleus(weights, _ranked_ids(logits), target)
@@ -124,7 +116,7 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     among them, each as much as its probability: inverse transform sampling. One number and one
     row decide a draw, whatever stands beside them in the batch.
     """
-    wide = _wide(logits.device)
+    wide = wide_dtype(logits.device)
     upper = logits.softmax(dim=-1).cumsum(dim=-1, dtype=wide)
     total = upper[:, -1:]
     if not torch.isfinite(total).all():
@@ -184,120 +176,6 @@ def compute_logprobs(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> Lo
 
 
 # -- the chain -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SamplingRow:
-    """What the sampler must know about one row of logits.
-
-    uniform: the number in [0, 1) that decides its draw.  eos_token_ids: masked before ``min_tokens``.
-    bad_words_token_ids: ``params.bad_words`` as tokens.
-    """
-
-    params: SamplingParams
-    prompt_token_ids: Sequence[int]
-    output_token_ids: Sequence[int]
-    uniform: float
-    eos_token_ids: frozenset[int] = frozenset()
-    bad_words_token_ids: Sequence[Sequence[int]] = ()
-
-    def banned_token_ids(self) -> list[int]:
-        """Return the tokens that may not come next."""
-        banned = banned_by_bad_words(self.bad_words_token_ids, self.output_token_ids)
-        if len(self.output_token_ids) < self.params.min_tokens:
-            banned += [*self.eos_token_ids, *self.params.stop_token_ids]
-        return banned
-
-    def has_penalties(self) -> bool:
-        """Say whether any of the three penalties is on."""
-        params = self.params
-        return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """Arguments of :func:`apply_penalties`; token lists that a row's penalties do not look at are empty."""
-
-    prompt_token_ids: list[Sequence[int]]
-    output_token_ids: list[Sequence[int]]
-    repetition: Tensor
-    frequency: Tensor
-    presence: Tensor
-
-
-@dataclass(frozen=True)
-class SamplingMetadata:
-    """A batch's wishes, a row each. None stands for a stage that nobody asked for; it is not run.
-
-    random_rows: the rows that are drawn, [num_random]; None for all. The tensors after it have an
-    entry for each of these. num_logprobs: most log-probabilities that any row wants beside its own
-    token's; None if no row wants any.
-    """
-
-    allowed: list[list[int] | None] | None
-    banned: list[list[int]] | None
-    biases: list[dict[int, float]] | None
-    penalties: Penalties | None
-    random_rows: Tensor | None
-    temperature: Tensor | None
-    top_k: Tensor | None
-    top_p: Tensor | None
-    min_p: Tensor | None
-    uniforms: Tensor
-    num_logprobs: int | None
-
-    @property
-    def all_greedy(self) -> bool:
-        """Say whether no row is drawn."""
-        return len(self.uniforms) == 0
-
-    @classmethod
-    def build(cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device) -> "SamplingMetadata":
-        """Collect the rows' parameters."""
-        every = [row.params for row in rows]
-        drawn = [i for i, params in enumerate(every) if params.sampling_type != SamplingType.GREEDY]
-
-        def column(name: str, off: float, dtype: torch.dtype) -> Tensor | None:
-            values = [getattr(every[i], name) for i in drawn]
-            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype, device=device)
-
-        banned = [row.banned_token_ids() for row in rows]
-        wanted = [params.logprobs or 0 for params in every if params.needs_logprobs]
-        wide = _wide(device)
-        return cls(
-            allowed=_unless_unused([params.allowed_token_ids for params in every]),
-            banned=_unless_unused(banned),
-            biases=_unless_unused([params.logit_bias or {} for params in every]),
-            penalties=cls._build_penalties(rows, device),
-            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long, device=device),
-            temperature=column("temperature", 1.0, torch.float32),
-            top_k=column("top_k", 0, torch.long),
-            top_p=column("top_p", 1.0, wide),
-            min_p=column("min_p", 0.0, torch.float32),
-            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide, device=device),
-            num_logprobs=max(vocab_size if count == -1 else count for count in wanted) if wanted else None,
-        )
-
-    @staticmethod
-    def _build_penalties(rows: Sequence[SamplingRow], device: torch.device) -> Penalties | None:
-        asking = [row.has_penalties() for row in rows]
-        if not any(asking):
-            return None
-
-        def column(name: str) -> Tensor:
-            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32, device=device)
-
-        return Penalties(
-            prompt_token_ids=[row.prompt_token_ids if row.params.repetition_penalty != 1 else () for row in rows],
-            output_token_ids=[row.output_token_ids if asks else () for row, asks in zip(rows, asking, strict=True)],
-            repetition=column("repetition_penalty"),
-            frequency=column("frequency_penalty"),
-            presence=column("presence_penalty"),
-        )
-
-
-def _unless_unused(values: list[T]) -> list[T] | None:
-    return values if any(values) else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The engine's rooms; start reading at ``llm_engine.py``."""

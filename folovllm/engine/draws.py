@@ -1,0 +1,91 @@
+"""Which sequence draws from which row of a step's logits, and which guesses hold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from folovllm.engine.scheduler import SchedulerOutput
+from folovllm.request import Request, Sequence
+from folovllm.sampler import LogprobsTensors, Sampler
+from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
+
+
+@dataclass(frozen=True)
+class DrawnToken:
+    """One token that the sampler chose, with its row of the step's log-probabilities (if anyone asked)."""
+
+    token_id: int
+    logprobs: LogprobsTensors | None
+    row: int
+
+
+@dataclass
+class Draw:
+    """One sequence's turn in a step: it draws from the logits rows ``first_row``, ``first_row + 1``, ...
+
+    draft: the guesses that the rows after the first rest on.  tokens: what was drawn, as far as it counts.
+    """
+
+    request: Request
+    sequence: Sequence
+    first_row: int
+    draft: list[int]
+    tokens: list[DrawnToken]
+
+    def rows(self) -> Iterator[SamplingRow]:
+        """Return what the sampler must know, once for each position."""
+        seq = self.sequence
+        output = seq.data.output_token_ids
+        for i in range(len(self.draft) + 1):
+            yield SamplingRow(
+                params=seq.sampling_params,
+                prompt_token_ids=seq.data.prompt_token_ids,
+                output_token_ids=output + self.draft[:i] if i else output,
+                uniform=seq.uniforms[len(output) + i],
+                eos_token_ids=self.request.eos_token_ids,
+                bad_words_token_ids=self.request.bad_words_token_ids,
+            )
+
+    def accept(self, token_ids: list[int], logprobs: LogprobsTensors | None, offset: int) -> None:
+        """Keep the drawn tokens up to the first that differs from its guess.
+
+        Each token was drawn from the model's own distribution at its position, with the number that
+        belongs to that position; a guess only let the model compute ahead. So the kept tokens
+        are exactly those of one token a step. This is rejection sampling for a draft that is certain
+        of its guess g: g is kept with probability p(g), else the token comes from the rest of p
+        (Leviathan et al. 2023, arXiv:2211.17192).
+        """
+        for row, guess in enumerate([*self.draft, None], start=offset):
+            self.tokens.append(DrawnToken(token_ids[row], logprobs, row))
+            if token_ids[row] != guess:
+                return
+
+
+def plan_draws(step: SchedulerOutput) -> list[Draw]:
+    """Return the turns of a step: every sequence that reached its end, and those that start from the same logits."""
+    draws: list[Draw] = []
+    for item, _, sampled in step.rows():
+        if sampled and item.request.beam_state is None:
+            draws.append(Draw(item.request, item.sequence, sampled.start, item.draft, []))
+            draws += [Draw(item.request, seq, sampled.start, [], []) for seq in item.followers]
+    return draws
+
+
+def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
+    """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them."""
+    draws = plan_draws(step)
+    if not draws:
+        return []
+    rows = [row for draw in draws for row in draw.rows()]
+    index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
+    if index != list(range(len(logits))):
+        logits = logits[torch.tensor(index, device=logits.device)]
+    sampled = sampler(logits, SamplingMetadata.build(rows, logits.shape[-1], logits.device))
+    token_ids = sampled.token_ids.tolist()
+    offset = 0
+    for draw in draws:
+        draw.accept(token_ids, sampled.logprobs, offset)
+        offset += len(draw.draft) + 1
+    return draws

@@ -1,0 +1,157 @@
+"""From what a user passes to a :class:`Request`: tokenize, check against the model, set the limits.
+
+Everything that can be wrong with a request is found here, before it enters the engine.
+(vLLM: ``v1/engine/input_processor.py``.)
+"""
+
+import random
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from folovllm.config import EngineConfig
+from folovllm.engine.block_manager import BlockManager
+from folovllm.request import BeamState, Request
+from folovllm.sampling_params import BeamSearchParams, SamplingParams, SamplingType
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict):
+    """A prompt that is tokenized already; ``prompt``, its text, is only passed on."""
+
+    prompt_token_ids: list[int]
+    prompt: NotRequired[str]
+
+
+Prompt = str | TextPrompt | TokensPrompt
+
+
+class InputProcessor:
+    """Makes requests for one engine."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_token_ids: set[int | None],
+    ) -> None:
+        assert config.model_config.max_model_len is not None, "the input processor takes a resolved config"
+        self.config = config
+        self.max_model_len = config.model_config.max_model_len
+        self.tokenizer = tokenizer
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]
+        self.eos_token_ids = frozenset(token_id for token_id in eos_token_ids if token_id is not None)
+        self._seeds = random.Random(config.model_config.seed)
+
+    def make_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams | BeamSearchParams,
+        block_manager: BlockManager,
+    ) -> Request:
+        """Return the request, or raise a ValueError that names what is wrong with it."""
+        if not isinstance(request_id, str) or not request_id:
+            raise ValueError(f"request_id must be a non-empty string, got {request_id!r}")
+        beam = params if isinstance(params, BeamSearchParams) else None
+        if beam is not None:
+            params = SamplingParams(n=beam.beam_width, max_tokens=beam.max_tokens, ignore_eos=beam.ignore_eos)
+        if not isinstance(params, SamplingParams):
+            raise ValueError(f"sampling_params must be a SamplingParams, got {params!r}")
+        text, token_ids = self._tokenize(prompt)
+        self._check_length(token_ids)
+        params.check_vocabulary(self.vocab_size, self.config.model_config.max_logprobs)
+        # Only random requests draw a seed, so that a greedy one in between changes nothing.
+        draws = beam is None and params.sampling_type == SamplingType.RANDOM
+        seed = self._seeds.getrandbits(62) if draws else None
+        request = Request(request_id, text, token_ids, params.clone(), seed=seed)
+        request.eos_token_ids = self.eos_token_ids
+        request.bad_words_token_ids = self._tokenize_bad_words(params.bad_words)
+        room = self.max_model_len - len(token_ids)
+        request.max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        if beam is not None:
+            request.beam_state = BeamState(beam)
+            del request.sequences[1:]  # the others are forked when the prompt has been read
+        self._check_choice(request)
+        self._check_capacity(request, block_manager)
+        return request
+
+    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, str):
+            return prompt, list(self.tokenizer(prompt)["input_ids"])
+        if isinstance(prompt, Mapping) and set(prompt) <= {"prompt", "prompt_token_ids"}:
+            text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+            if token_ids is not None and isinstance(text, str | None):
+                return text, self._check_token_ids(token_ids)
+            if token_ids is None and isinstance(text, str):
+                return self._tokenize(text)
+        raise ValueError(
+            f"prompt must be a string, {{'prompt': str}} or {{'prompt_token_ids': list of int}}, got {prompt!r}"
+        )
+
+    def _tokenize_bad_words(self, bad_words: list[str]) -> list[list[int]]:
+        """Return every bad word's tokens, as it looks at the start of a text and after a space."""
+        found: list[list[int]] = []
+        for word in bad_words:
+            for form in (word, " " + word.lstrip()):
+                token_ids = list(self.tokenizer(form, add_special_tokens=False)["input_ids"])
+                if token_ids and token_ids not in found:
+                    found.append(token_ids)
+        return found
+
+    def _check_token_ids(self, token_ids: object) -> list[int]:
+        if not isinstance(token_ids, list | tuple):
+            raise ValueError(f"prompt_token_ids must be a list of ints, got {token_ids!r}")
+        for token_id in token_ids:
+            if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"prompt_token_ids must be ints from 0 to {self.vocab_size - 1}, got {token_id!r}")
+        return list(token_ids)
+
+    def _check_length(self, token_ids: list[int]) -> None:
+        if not token_ids:
+            raise ValueError("prompt must hold at least one token, got an empty one")
+        if len(token_ids) >= self.max_model_len:
+            raise ValueError(
+                f"prompt has {len(token_ids)} tokens; it must be shorter than max_model_len={self.max_model_len} "
+                "(it is not cut for you)"
+            )
+
+    def _check_choice(self, request: Request) -> None:
+        """Refuse what would leave no token to choose from, and so stop everybody's step."""
+        params = request.sampling_params
+        if params.allowed_token_ids is None:
+            return
+        banned = {ids[0] for ids in request.bad_words_token_ids if len(ids) == 1}
+        if params.min_tokens:
+            banned |= {*self.eos_token_ids, *params.stop_token_ids}
+        if not set(params.allowed_token_ids) - banned:
+            raise ValueError(
+                "allowed_token_ids must leave a token that bad_words and min_tokens do not forbid, "
+                f"got {params.allowed_token_ids}"
+            )
+
+    def _check_capacity(self, request: Request, block_manager: BlockManager) -> None:
+        best_of = request.sampling_params.best_of
+        max_num_seqs = self.config.scheduler_config.max_num_seqs
+        if best_of > max_num_seqs:
+            raise ValueError(
+                f"best_of={best_of} sequences must run together, but max_num_seqs={max_num_seqs}; "
+                "lower n / best_of or raise max_num_seqs"
+            )
+        assert request.max_tokens is not None
+        prompt_len = len(request.prompt_token_ids)
+        needed = block_manager.max_blocks_needed(prompt_len, prompt_len + request.max_tokens, best_of)
+        there_are = block_manager.gpu.num_blocks
+        if needed > there_are:
+            raise ValueError(
+                f"the prompt ({prompt_len} tokens) with max_tokens={request.max_tokens} and best_of={best_of} can need "
+                f"{needed} KV blocks of {block_manager.block_size} tokens, but there are {there_are}; "
+                "lower max_tokens or best_of, or give the cache more memory"
+            )

@@ -1,0 +1,66 @@
+"""The tensors behind the block ids: keys and values of all layers, and the host copies of swapped blocks."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from folovllm.engine.block_manager import BlockCopy
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros whose memory pages the system hands out only when they are first written.
+
+    Zeros matter: attention multiplies the empty slots of a block by probability 0, and 0 * NaN is NaN.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+
+
+class KVCache:
+    """One tensor ``[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]``: keys are 0, values 1.
+
+    With all layers in one tensor a block is copied or swapped by one indexing operation.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
+        self.data = (
+            _lazy_zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+        )
+        self._host: dict[int, Tensor] = {}
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return one layer's keys and values, each ``[num_blocks, block_size, num_kv_heads, head_dim]``."""
+        return self.data[index, 0], self.data[index, 1]
+
+    def copy_blocks(self, copies: list[BlockCopy]) -> None:
+        """Copy blocks within the device (copy on write)."""
+        if copies:
+            sources, targets = (torch.tensor(ids, device=self.data.device) for ids in zip(*copies, strict=True))
+            self.data[:, :, targets] = self.data[:, :, sources]
+
+    def swap_out(self, copies: list[BlockCopy]) -> None:
+        """Copy blocks (device, host) to the host."""
+        for device_id, host_id in copies:
+            self._host[host_id] = self.data[:, :, device_id].to("cpu", copy=True)
+
+    def swap_in(self, copies: list[BlockCopy]) -> None:
+        """Copy blocks (host, device) back and drop the host copies."""
+        for host_id, device_id in copies:
+            self.data[:, :, device_id] = self._host.pop(host_id).to(self.data.device)
+
+    def drop_host_blocks(self, host_ids: list[int] | None = None) -> None:
+        """Drop the host copies that nobody will come back for (default: all)."""
+        for host_id in list(self._host) if host_ids is None else host_ids:
+            self._host.pop(host_id, None)

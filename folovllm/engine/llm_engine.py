@@ -1,0 +1,229 @@
+"""The engine: take requests, and step by step turn them into text.
+
+(vLLM: ``v1/engine/llm_engine.py``, ``v1/engine/core.py``.)
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from folovllm.config import EngineConfig
+from folovllm.engine.beam_search import choose, propose
+from folovllm.engine.block_manager import BlockManager
+from folovllm.engine.draws import Draw, draw_tokens
+from folovllm.engine.history import History
+from folovllm.engine.input_processor import InputProcessor, Prompt
+from folovllm.engine.memory import make_cache, size_cache
+from folovllm.engine.model_probe import probe_attention
+from folovllm.engine.model_runner import ModelRunner
+from folovllm.engine.output_processor import OutputProcessor
+from folovllm.engine.scheduler import Scheduler, SchedulerOutput
+from folovllm.model_loader import ModelLoader, get_eos_token_ids
+from folovllm.outputs import RequestOutput
+from folovllm.request import Request, Sequence, SequenceStatus
+from folovllm.sampler import Sampler
+from folovllm.sampling_params import BeamSearchParams, SamplingParams
+
+
+class LLMEngine:
+    """One model, its KV cache, and the requests it works on.
+
+    config: what was asked for; ``engine.config`` has every open point decided.
+    model, tokenizer: already loaded ones, instead of those that the config names.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        loader = ModelLoader(config.model_config)
+        if model is None or tokenizer is None:
+            model, tokenizer = loader.load_model_and_tokenizer(config.device)
+        config = loader.resolve(config, model, tokenizer)
+        spec = probe_attention(model.config)
+        max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens
+        assert max_num_batched_tokens is not None, "resolving decides the token budget"
+        cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens)
+        self.config = replace(config, cache_config=cache_config)
+
+        self.tokenizer = tokenizer
+        self.model_runner = ModelRunner(model, make_cache(spec, cache_config, model))
+        block_manager = BlockManager(
+            cache_config.block_size,
+            cache_config.num_gpu_blocks,
+            cache_config.num_cpu_blocks,
+            cache_config.enable_prefix_caching,
+        )
+        self.scheduler = Scheduler(config.scheduler_config, block_manager)
+        self.sampler = Sampler(config.sampling_order)
+        eos_token_id, extra_eos_token_ids = get_eos_token_ids(model, tokenizer)
+        self.input_processor = InputProcessor(self.config, model, tokenizer, {eos_token_id, *extra_eos_token_ids})
+        self.output_processor = OutputProcessor(tokenizer, eos_token_id, extra_eos_token_ids)
+        self.history = History() if config.record_history else None
+        self._requests: dict[str, Request] = {}
+        self._busy = threading.Lock()
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def add_request(
+        self, request_id: str, prompt: Prompt, sampling_params: SamplingParams | BeamSearchParams
+    ) -> Request:
+        """Check a request and put it in the waiting queue; a ValueError changes nothing."""
+        with self._exclusively():
+            if request_id in self._requests:
+                raise ValueError(f"request_id {request_id!r} is in use by an unfinished request")
+            block_manager = self.scheduler.block_manager
+            request = self.input_processor.make_request(request_id, prompt, sampling_params, block_manager)
+            if request.beam_state is None:
+                self.output_processor.track(request)
+            self._requests[request_id] = request
+            self.scheduler.add_request(request)
+            return request
+
+    def abort_request(self, request_id: str) -> RequestOutput | None:
+        """End an unfinished request, free what it holds, and return what it has so far; None if unknown."""
+        with self._exclusively():
+            request = self._requests.get(request_id)
+            if request is None:
+                return None
+            swapped = request.get_seqs(SequenceStatus.SWAPPED)
+            self.model_runner.kv_cache.drop_host_blocks([block for seq in swapped for block in seq.block_ids])
+            self.scheduler.remove_request(request)
+            for seq in request.get_unfinished_seqs():
+                seq.transition_to(SequenceStatus.FINISHED_ABORTED)
+            return self._report(request)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the content of all free blocks, so that the next prompts are computed in full (vLLM's name)."""
+        with self._exclusively():
+            self.scheduler.block_manager.gpu.forget_free_blocks()
+
+    def has_unfinished_requests(self) -> bool:
+        """Say whether a request still has something to report."""
+        return bool(self._requests)
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this engine is in the middle of a step: use it from one thread at a time, or use LLM")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    def step(self) -> list[RequestOutput]:
+        """Run one step and return the requests that got on in it.
+
+        Interrupted anywhere, it leaves every request whole: keys and values computed so far are
+        given up, and the requests wait again with the tokens they have.
+        """
+        with self._exclusively():
+            requests = dict(self._requests)
+            num_tokens = {seq: seq.data.get_output_len() for each in requests.values() for seq in each.sequences}
+            try:
+                clock = [time.perf_counter()]
+                step = self.scheduler.schedule()
+                clock.append(time.perf_counter())
+                logits = self.model_runner.execute(step)
+                clock.append(time.perf_counter())
+                draws = draw_tokens(step, logits, self.sampler)
+                clock.append(time.perf_counter())
+                return self._append(step, logits, draws, clock)
+            except BaseException:
+                self._requests = requests  # also those that ended and whose report got lost
+                self._recover(num_tokens)
+                raise
+
+    def _append(
+        self, step: SchedulerOutput, logits: Tensor, draws: list[Draw], clock: list[float]
+    ) -> list[RequestOutput]:
+        """Give the drawn tokens to their sequences, end those that are done, and report."""
+        # Before anything is appended: which logits are whose depends on where the sequences end.
+        beams = self._propose_beams(step, logits)
+        self._record_prompt_logprobs(step, logits)
+        num_taken = {
+            draw.sequence.seq_id: self.output_processor.append(draw.request, draw.sequence, draw.tokens)
+            for draw in draws
+        }
+        for item in step.scheduled:
+            # Of k tokens taken, the first k - 1 were guesses that held, so they are computed too.
+            self.scheduler.mark_computed(item, max(0, num_taken.get(item.sequence.seq_id, 0) - 1))
+            self._keep_time(item.request, clock[0], item.sequence.seq_id in num_taken)
+        for request in beams:
+            choose(request, self.scheduler.block_manager)
+        self.scheduler.free_finished()
+        if self.history is not None:
+            self._record_history(step, clock)
+        # Beside those that ran: what an interrupted step finished and could not report.
+        scheduled = {item.request.request_id for item in step.scheduled}
+        requests = [r for r in self._requests.values() if r.request_id in scheduled or r.is_finished()]
+        return [self._report(request) for request in requests]
+
+    def _record_prompt_logprobs(self, step: SchedulerOutput, logits: Tensor) -> None:
+        for item, judged, _ in step.rows():
+            if judged:
+                first = item.judged_positions.start + 1
+                next_ids = item.sequence.data.prompt_token_ids[first : first + len(judged)]
+                self.output_processor.record_prompt_logprobs(item.request, logits[judged.start : judged.stop], next_ids)
+
+    @staticmethod
+    def _propose_beams(step: SchedulerOutput, logits: Tensor) -> list[Request]:
+        """Let the texts of beam searches propose their continuations; return the requests that are searched."""
+        beams = {}
+        for item, _, sampled in step.rows():
+            if sampled and item.request.beam_state is not None:
+                propose(item.request, item.sequence, logits[sampled.start])
+                beams[item.request.request_id] = item.request
+        return list(beams.values())
+
+    @staticmethod
+    def _keep_time(request: Request, started: float, got_token: bool) -> None:
+        metrics = request.metrics
+        if metrics.first_scheduled_time is None:
+            metrics.first_scheduled_time = started
+        if got_token and metrics.first_token_time is None:
+            metrics.first_token_time = time.perf_counter()
+
+    def _record_history(self, step: SchedulerOutput, clock: list[float]) -> None:
+        assert self.history is not None
+        clock = [*clock, time.perf_counter()]
+        milliseconds = [1000 * (after - before) for before, after in pairwise(clock)]
+        self.history.add(step, list(self._requests.values()), self.scheduler.block_manager, milliseconds)
+
+    def _report(self, request: Request) -> RequestOutput:
+        """Return a request's output; once it has ended, rank its sequences and forget it."""
+        if not request.is_finished():
+            return self.output_processor.make_output(request)
+        request.ignore_leftovers()
+        if request.beam_state is not None:
+            self.output_processor.track(request)
+        request.metrics.finished_time = time.perf_counter()
+        output = self.output_processor.make_output(request)
+        self.output_processor.remove_request(request)
+        del self._requests[request.request_id]
+        return output
+
+    def _recover(self, num_tokens: dict[Sequence, int]) -> None:
+        """Undo an interrupted step: drop all keys and values, and the tokens that nobody was told of.
+
+        Sequences that ended in it stay ended; the others wait again. Their random numbers belong to
+        positions, so they will draw the same tokens.
+        """
+        self.model_runner.kv_cache.drop_host_blocks()
+        requests = list(self._requests.values())
+        for request in requests:
+            for seq in request.get_unfinished_seqs():
+                seq.truncate_output(num_tokens.get(seq, seq.data.get_output_len()))
+            if request.beam_state is None:
+                self.output_processor.track(request)
+        self.scheduler.requeue([request for request in requests if not request.is_finished()])

@@ -1,0 +1,144 @@
+"""The attention function: write new keys and values into KV blocks, attend over each sequence's block table.
+
+HuggingFace's models stay as they are. They call the function registered here under
+``ATTENTION_NAME`` for every layer, with the queries, keys and values of one flat row that holds
+the new tokens of all scheduled sequences side by side; which token belongs to whom is in the
+:class:`PagedBatch` that travels along as a keyword argument. (vLLM: ``v1/attention/``; transformers:
+"Attention Interface".)
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from folovllm.engine.kv_cache import KVCache
+
+ATTENTION_NAME = "folovllm_paged"
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """The new tokens of one sequence: positions ``start`` to ``start + num_tokens``, and where its KV lives."""
+
+    start: int
+    num_tokens: int
+    block_ids: list[int]
+
+
+@dataclass
+class _Group:
+    """Sequences that are computed together: as many new tokens each, contexts of similar length.
+
+    token_index: [num_seqs, num_new], places in the flat row.
+    block_table: [num_seqs * num_blocks], padded with block 0.
+    positions: [num_seqs, num_new], of the new tokens in their sequences.
+    context: slots a sequence, ``num_blocks * block_size``.
+    """
+
+    token_index: Tensor
+    block_table: Tensor
+    positions: Tensor
+    context: int
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor:
+        """Return 0 where a token may look and -inf elsewhere: [num_seqs, 1, repeat * num_new, context].
+
+        window: how many latest positions a token sees, itself included; None for all before it.
+        Made once a step and shared by all layers with the same window.
+        """
+        if window not in self._masks:
+            slots = torch.arange(self.context, device=self.positions.device)
+            distance = self.positions[:, :, None] - slots
+            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
+            self._masks[window] = mask.repeat(1, repeat, 1)[:, None]
+        return self._masks[window]
+
+
+class PagedBatch:
+    """What the attention function must know of one flat batch, worked out once for all layers."""
+
+    def __init__(self, runs: list[TokenRun], kv_cache: KVCache) -> None:
+        self.kv_cache = kv_cache
+        block_size = kv_cache.data.shape[3]
+        device = kv_cache.data.device
+        slots: list[int] = []
+        positions: list[int] = []
+        members: dict[tuple[int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
+        for run in runs:
+            # Contexts are grouped by powers of two: padding at most doubles the blocks that are read.
+            size_class = (len(run.block_ids) - 1).bit_length()
+            members[run.num_tokens, size_class].append((len(slots), run))
+            run_positions = range(run.start, run.start + run.num_tokens)
+            positions.extend(run_positions)
+            slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
+        self.position_ids = torch.tensor(positions, device=device)
+        self.slot_mapping = torch.tensor(slots, device=device)
+        self.groups = [self._make_group(rows, block_size) for rows in members.values()]
+
+    def _make_group(self, rows: list[tuple[int, TokenRun]], block_size: int) -> _Group:
+        device = self.position_ids.device
+        num_new = rows[0][1].num_tokens
+        width = max(len(run.block_ids) for _, run in rows)
+        tables = [run.block_ids + [0] * (width - len(run.block_ids)) for _, run in rows]
+        first = torch.tensor([offset for offset, _ in rows], device=device)
+        token_index = first[:, None] + torch.arange(num_new, device=device)
+        return _Group(
+            token_index=token_index,
+            block_table=torch.tensor(tables, device=device).flatten(),
+            positions=self.position_ids[token_index],
+            context=width * block_size,
+        )
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    paged_batch: PagedBatch,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attend within every sequence of a flat batch.
+
+    query: [1, num_heads, num_tokens, head_dim].  key, value: [1, num_kv_heads, num_tokens, head_dim].
+    Returns [1, num_tokens, num_heads, head_dim]. Other keyword arguments are transformers' own
+    bookkeeping; those that would change the result are refused before loading (``model_probe.py``).
+    """
+    num_heads, _, head_dim = query.shape[1:]
+    num_kv_heads = key.shape[1]
+    keys, values = paged_batch.kv_cache.layer(module.layer_idx)  # type: ignore[arg-type]
+    for blocks, new in ((keys, key), (values, value)):
+        blocks.view(-1, num_kv_heads, head_dim).index_copy_(0, paged_batch.slot_mapping, new[0].transpose(0, 1))
+
+    queries = query[0].transpose(0, 1)
+    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    repeat = num_heads // num_kv_heads
+    for group in paged_batch.groups:
+        num_seqs, num_new = group.token_index.shape
+        # The heads that share a key head become further query rows, so that keys are never repeated.
+        q = queries[group.token_index].view(num_seqs, num_new, num_kv_heads, repeat, head_dim)
+        q = q.permute(0, 2, 3, 1, 4).reshape(num_seqs, num_kv_heads, repeat * num_new, head_dim)
+        k, v = (
+            blocks.index_select(0, group.block_table).view(num_seqs, -1, num_kv_heads, head_dim).transpose(1, 2)
+            for blocks in (keys, values)
+        )
+        mask = group.mask(sliding_window, repeat, query.dtype)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        attended = attended.view(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
+        output[group.token_index] = attended.reshape(num_seqs, num_new, num_heads, head_dim)
+    return output[None], None
+
+
+# No mask function goes with it: transformers then builds no mask and passes None.
+AttentionInterface.register(ATTENTION_NAME, paged_attention)

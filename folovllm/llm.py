@@ -1,0 +1,257 @@
+"""The front door: prompts in, text out.
+
+(vLLM: ``entrypoints/llm.py``.)
+"""
+
+import dataclasses
+import difflib
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from folovllm.engine.input_processor import Prompt, TokensPrompt
+from folovllm.engine.llm_engine import LLMEngine
+from folovllm.outputs import RequestOutput
+from folovllm.sampling_params import BeamSearchParams, SamplingParams
+
+Message = dict[str, str]
+Params = SamplingParams | BeamSearchParams
+
+
+def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfig:
+    """Sort flat settings (``block_size=8, dtype="bfloat16"``) into the configs that have a field of that name.
+
+    (vLLM: ``EngineArgs.create_engine_config``.)
+    """
+    parts: dict[type, dict[str, Any]] = {
+        ModelConfig: {"model": model},
+        CacheConfig: {},
+        SchedulerConfig: {},
+        EngineConfig: {},
+    }
+    owner = {field.name: part for part in parts for field in dataclasses.fields(part) if field.init}
+    for name in ("model_config", "cache_config", "scheduler_config"):
+        del owner[name]
+    for name, value in settings.items():
+        if name not in owner:
+            close = difflib.get_close_matches(name, owner, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"LLM: there is no setting {name!r}{hint} (known: {', '.join(sorted(owner))})")
+        parts[owner[name]][name] = value
+    return EngineConfig(
+        ModelConfig(**parts[ModelConfig]),
+        CacheConfig(**parts[CacheConfig]),
+        SchedulerConfig(**parts[SchedulerConfig]),
+        **parts[EngineConfig],
+    )
+
+
+class LLM:
+    """A model that is ready to generate.
+
+    model: a hub name or a folder; by default ``FOLOVLLM_MODEL``, else the bundled model.
+    settings: any field of ``ModelConfig``, ``CacheConfig``, ``SchedulerConfig`` or ``EngineConfig``.
+
+    An ``LLM`` may be used from several threads, and from inside a loop over :meth:`stream`: whoever
+    runs a step runs it for all, and everybody gets their own outputs.
+    """
+
+    def __init__(self, model: str | None = None, **settings: Any) -> None:
+        self._set_engine(LLMEngine(make_engine_config(model, **settings)))
+
+    @classmethod
+    def from_engine_config(
+        cls,
+        config: EngineConfig,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> "LLM":
+        """Make one from a built config, and from a model and tokenizer if they are loaded already."""
+        llm = cls.__new__(cls)
+        llm._set_engine(LLMEngine(config, model, tokenizer))
+        return llm
+
+    def _set_engine(self, engine: LLMEngine) -> None:
+        self.llm_engine = engine
+        self._lock = threading.RLock()
+        self._ids = itertools.count()
+        self._inbox: dict[str, deque[RequestOutput]] = {}
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that the engine uses."""
+        return self.llm_engine.tokenizer
+
+    # -- generating ----------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue every prompt, all in one batch; the results have the order of the prompts.
+
+        prompts: one or a list of: text, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
+        sampling_params: one for all, or one each; default ``SamplingParams()``.
+        use_tqdm: show a progress bar on stderr.
+
+        A ValueError, an exception or an interrupt ends these requests and leaves the engine usable.
+        """
+        each = _as_list(prompts, "prompts")
+        return self._run_all(each, _one_each(sampling_params, len(each)), use_tqdm)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = True
+    ) -> list[RequestOutput]:
+        """Search for the most probable continuations; ``outputs`` are the ``beam_width`` best, best first.
+
+        Texts are ranked by ``cumulative_logprob / length ** length_penalty``. Those that reach EOS are
+        set aside and compete in the end with those that reached ``max_tokens``; the search ends early
+        only when nothing better can come.
+        """
+        if not isinstance(params, BeamSearchParams):
+            raise ValueError(f"params must be a BeamSearchParams, got {params!r}")
+        each = _as_list(prompts, "prompts")
+        return self._run_all(each, [params] * len(each), use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or each of a list of them.
+
+        messages: ``[{"role": "user", "content": "Hello"}]``, put into words by the model's chat template.
+        """
+        if not messages or not isinstance(messages, Sequence) or isinstance(messages, str):
+            raise ValueError(f"messages must be a non-empty list of messages or of conversations, got {messages!r}")
+        conversations = [messages] if isinstance(messages[0], dict) else messages
+        prompts = [self.chat_prompt(conversation) for conversation in conversations]  # type: ignore[arg-type]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def chat_prompt(self, messages: Sequence[Message]) -> TokensPrompt:
+        """Return a conversation as the model expects to see it, ready for :meth:`generate` or :meth:`stream`."""
+        tokenizer = self.get_tokenizer()
+        for message in messages:
+            if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+                raise ValueError(f"messages must be dicts with 'role' and 'content', got {message!r}")
+            if not isinstance(message["role"], str) or not isinstance(message["content"], str):
+                raise ValueError(f"messages: 'role' and 'content' must be strings, got {message!r}")
+        if not tokenizer.chat_template:
+            raise ValueError("messages: this model's tokenizer has no chat template; use generate with a text prompt")
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        # The template writes its own special tokens; the tokenizer must not add more.
+        token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return {"prompt": text, "prompt_token_ids": list(token_ids)}
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+        """Yield the growing result of one prompt, step by step.
+
+        Every ``text`` begins with the one before; what was shown is never taken back. Leaving the
+        loop early ends the request. With ``best_of > n`` only the final result has outputs.
+        """
+        params = SamplingParams() if sampling_params is None else sampling_params
+        return self._run([self._next_id()], [prompt], [params])
+
+    # -- running the engine ----------------------------------------------------------------------------
+
+    def _next_id(self) -> str:
+        return str(next(self._ids))
+
+    def _run_all(self, prompts: list[Prompt], params: Sequence[Params], use_tqdm: bool) -> list[RequestOutput]:
+        """Return the finished outputs in the order of the prompts."""
+        request_ids = [self._next_id() for _ in prompts]
+        final: dict[str, RequestOutput] = {}
+        with _ProgressBar(len(prompts), disable=not use_tqdm) as progress:
+            for output in self._run(request_ids, prompts, params):
+                if output.finished:
+                    final[output.request_id] = output
+                    progress.count(output)
+        return [final[request_id] for request_id in request_ids]
+
+    def _run(self, request_ids: list[str], prompts: list[Prompt], params: Sequence[Params]) -> Iterator[RequestOutput]:
+        """Add requests and yield their outputs until all have finished; whatever happens, none is left behind."""
+        unfinished = set(request_ids)
+        try:
+            with self._lock:
+                for request_id, prompt, each in zip(request_ids, prompts, params, strict=True):
+                    self._inbox[request_id] = deque()
+                    self.llm_engine.add_request(request_id, prompt, each)
+            while unfinished:
+                for output in self._step_for(unfinished):
+                    if output.finished:
+                        unfinished.discard(output.request_id)
+                    yield output
+        finally:
+            with self._lock:
+                for request_id in request_ids:
+                    self._inbox.pop(request_id, None)
+                for request_id in unfinished:
+                    self.llm_engine.abort_request(request_id)
+
+    def _step_for(self, request_ids: set[str]) -> list[RequestOutput]:
+        """Return what is there for these requests, after a step if there was nothing."""
+        with self._lock:
+            if not any(self._inbox[request_id] for request_id in request_ids):
+                for output in self.llm_engine.step():
+                    if output.request_id in self._inbox:
+                        self._inbox[output.request_id].append(output)
+            outputs: list[RequestOutput] = []
+            for request_id in request_ids:
+                outputs += self._inbox[request_id]
+                self._inbox[request_id].clear()
+            return outputs
+
+
+class _ProgressBar:
+    """vLLM's bar: "Processed prompts", with input and output tokens a second."""
+
+    def __init__(self, total: int, disable: bool) -> None:
+        self._bar = tqdm(total=total, desc="Processed prompts", dynamic_ncols=True, disable=disable)
+        self._num_input = self._num_output = 0
+
+    def __enter__(self) -> "_ProgressBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def count(self, output: RequestOutput) -> None:
+        """Count a finished request."""
+        self._num_input += len(output.prompt_token_ids)
+        self._num_output += sum(len(completion.token_ids) for completion in output.outputs)
+        seconds = self._bar.format_dict["elapsed"] or 1e-9
+        speed = f"{self._num_input / seconds:.2f} toks/s, output: {self._num_output / seconds:.2f} toks/s"
+        self._bar.set_postfix_str(f"est. speed input: {speed}", refresh=False)
+        self._bar.update(1)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt], name: str) -> list[Prompt]:
+    if isinstance(prompts, str | dict):
+        return [prompts]
+    if not isinstance(prompts, list | tuple):
+        raise ValueError(f"{name} must be a prompt or a list of prompts, got {prompts!r}")
+    if prompts and all(isinstance(item, int) for item in prompts):
+        raise ValueError(f"{name}: token ids are passed as {{'prompt_token_ids': [...]}}, got {prompts!r}")
+    return list(prompts)
+
+
+def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None:
+        params = SamplingParams()
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if not isinstance(params, list | tuple):
+        raise ValueError(f"sampling_params must be a SamplingParams or a list of them, got {params!r}")
+    if len(params) != count:
+        raise ValueError(f"sampling_params: got {len(params)} for {count} prompts; give one for all or one each")
+    return list(params)
