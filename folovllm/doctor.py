@@ -1,0 +1,248 @@
+"""Is this machine ready for the course? ``python -m folovllm doctor``: one line a check, with the fix.
+
+Nothing but the standard library is imported before the check that needs it: the doctor has to run where packages
+are missing or broken.
+"""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["ok", "warn", "fail"]
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
+"""The first and last version that the locked packages have builds for."""
+
+GIB = 1024**3
+NEEDED_MEMORY, COMFORTABLE_MEMORY = 1 * GIB, 2 * GIB
+"""The bundled model takes half a GiB, PyTorch as much; the default KV cache a quarter of what is free."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    level: "warn" may still work, "fail" will not.  detail: what is there.  fix: what to do; empty when all is well.
+    tag: the detail in a few characters, for :func:`instructor_code`.
+    """
+
+    name: str
+    level: Level
+    detail: str
+    fix: str = ""
+    tag: str = ""
+
+
+def check_python() -> Check:
+    """Python is one that the locked packages have builds for."""
+    version = platform.python_version()
+    detail, tag = f"{version} in {Path(sys.prefix).name}", f"py{version}"
+    if OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        return Check("python", "ok", detail, tag=tag)
+    level: Level = "fail" if sys.version_info[:2] < OLDEST_PYTHON else "warn"
+    return Check("python", level, detail, "install Python 3.11 to 3.14, then `make lab PYTHON=python3.12`", tag)
+
+
+def check_packages() -> Check:
+    """Every package has the version of ``requirements.lock``; one that only development needs may be missing."""
+    from packaging.requirements import Requirement
+
+    needed = {Requirement(line).name for line in metadata.requires("folovllm") or [] if "extra ==" not in line}
+    lock = find_lock()
+    if lock is None:
+        fix = "run the doctor from a checkout, installed with `make lab`"
+        return Check("packages", "warn", "requirements.lock is not there to compare with", fix, "nolock")
+    pins = _read_pins(lock)
+    found = {name: _version(name) for name in pins}
+    differing = [name for name, version in pins.items() if found[name] != version]
+    if not differing:
+        return Check("packages", "ok", f"all {len(pins)} as in requirements.lock", tag="lock")
+    level: Level = "fail" if any(found[name] is None and name in needed for name in differing) else "warn"
+    named = ", ".join(f"{name} {found[name] or 'missing'} (lock: {pins[name]})" for name in differing[:3])
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    detail = f"{len(differing)} of {len(pins)} differ from requirements.lock: {named}{more}"
+    return Check("packages", level, detail, _reinstall(), f"lock-{len(differing)}")
+
+
+def _read_pins(lock: Path) -> dict[str, str]:
+    from packaging.requirements import Requirement
+
+    lines = [line for line in lock.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    pins = [Requirement(line) for line in lines]
+    return {pin.name: str(pin.specifier).lstrip("=") for pin in pins if not pin.marker or pin.marker.evaluate()}
+
+
+def _version(package: str) -> str | None:
+    """Return the installed version without its build tag: 2.13.0+cpu and 2.13.0 are the same code."""
+    try:
+        return metadata.version(package).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def find_lock() -> Path | None:
+    """Return the lock: beside the package in a checkout, in ``share/`` where it was installed from one."""
+    beside = Path(__file__).resolve().parents[1] / "requirements.lock"
+    installed = Path(sys.prefix, "share", "folovllm", "requirements.lock")
+    return next((path for path in (beside, installed) if path.is_file()), None)
+
+
+def check_device() -> Check:
+    """PyTorch computes on the device that the engine will take."""
+    import torch
+
+    from folovllm.model_loader import resolve_device
+
+    device = resolve_device("auto")
+    total = torch.ones(2, device=device).sum().item()
+    assert total == 2, f"1 + 1 gives {total} on {device}"
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        hardware = f"{card.name}, {card.total_memory / GIB:.0f} GiB"
+    else:
+        hardware = f"{torch.get_num_threads()} threads"
+    detail = f"torch {torch.__version__}, {device} ({hardware})"
+    tag = f"torch{torch.__version__.partition('+')[0]}-{device.type}"
+    if device.type == "cpu" and shutil.which("nvidia-smi"):
+        fix = f"update the driver, if `nvidia-smi` shows one for a CUDA older than {torch.version.cuda}"
+        if torch.version.cuda is None:
+            fix = "this PyTorch is a build for CPU only; install the one for your card, or carry on with the CPU"
+        return Check("device", "warn", f"{detail}, but there is an NVIDIA driver", fix, tag)
+    return Check("device", "ok", detail, tag=tag)
+
+
+def check_memory() -> Check:
+    """There is memory for the bundled model and a KV cache."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    free = memory.available / GIB
+    detail, tag = f"{free:.1f} of {memory.total / GIB:.1f} GiB free", f"ram{free:.1f}G"
+    if memory.available >= COMFORTABLE_MEMORY:
+        return Check("memory", "ok", detail, tag=tag)
+    level: Level = "fail" if memory.available < NEEDED_MEMORY else "warn"
+    return Check("memory", level, detail, "close other programs and finished notebooks; 2 GiB are enough", tag)
+
+
+def check_disk() -> Check:
+    """The cache folder can take the bundled model, if it has not got it."""
+    from folovllm.bundled_model import SMOLLM2, cache_root, cached_path
+
+    root = cache_root()
+    folder = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    # The folder's name could be the user's, and this is printed in notebooks that are committed.
+    shown = "FOLOVLLM_CACHE" if os.environ.get("FOLOVLLM_CACHE") else "the user's cache"
+    detail, tag = f"{free / GIB:.1f} GiB free in {shown}", f"disk{free / GIB:.0f}G"
+    elsewhere = "set FOLOVLLM_CACHE to a folder on another disk"
+    if cached_path() is not None:
+        return Check("disk", "ok", detail, tag=tag)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Check("disk", "fail", f"{root} cannot be written", elsewhere, tag)
+    if free < SMOLLM2.disk_bytes:
+        return Check("disk", "fail", detail, f"free {SMOLLM2.disk_bytes / GIB:.1f} GiB, or {elsewhere}", tag)
+    return Check("disk", "ok", detail, tag=tag)
+
+
+def check_model() -> Check:
+    """The model that ``LLM()`` takes is on this machine."""
+    from folovllm.bundled_model import cached_path
+    from folovllm.config import BUNDLED_MODEL
+
+    chosen = os.environ.get("FOLOVLLM_MODEL") or BUNDLED_MODEL
+    if chosen != BUNDLED_MODEL:
+        return _check_chosen_model(chosen)
+    if cached_path() is None:
+        fix = "run `python -m folovllm model`; without a network: `python -m folovllm model --from FILE`"
+        return Check("model", "fail", f"{BUNDLED_MODEL} is not prepared", fix, "none")
+    return Check("model", "ok", f"{BUNDLED_MODEL}, the bundled model", tag="bundled")
+
+
+def _check_chosen_model(name: str) -> Check:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    detail = f"FOLOVLLM_MODEL={name}"
+    if Path(name, "config.json").is_file():
+        return Check("model", "ok", f"{detail}, a folder", tag="folder")
+    try:
+        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        fix = "set it to a model's folder or a name on the hub, or unset it"
+        return Check("model", "fail", f"{detail} is neither a model's folder nor a hub name", fix, "unknown")
+    if cached:
+        return Check("model", "ok", f"{detail}, downloaded from the hub", tag="hub")
+    fix = "stay online while it loads for the first time, or unset FOLOVLLM_MODEL"
+    return Check("model", "warn", f"{detail} is not downloaded yet", fix, "hub")
+
+
+def check_widgets() -> Check:
+    """JupyterLab has the extension that shows ipywidgets, in a version that fits."""
+    from jupyter_core.paths import jupyter_path
+    from packaging.requirements import Requirement
+
+    widgets, manager = metadata.version("ipywidgets"), metadata.version("jupyterlab_widgets")
+    detail, tag = f"ipywidgets {widgets}, jupyterlab_widgets {manager}", f"widgets{widgets}"
+    rules = [Requirement(line) for line in metadata.requires("ipywidgets") or []]
+    if not all(manager in rule.specifier for rule in rules if rule.name == "jupyterlab_widgets"):
+        return Check("widgets", "fail", f"{detail} do not fit together", _reinstall(), tag)
+    folders = jupyter_path("labextensions", "@jupyter-widgets", "jupyterlab-manager")
+    if not any(Path(folder, "package.json").is_file() for folder in folders):
+        fix = "run `python -m pip install --force-reinstall --no-deps jupyterlab_widgets`, then start JupyterLab again"
+        return Check("widgets", "fail", f"{detail}, but JupyterLab does not find its extension", fix, tag)
+    return Check("widgets", "ok", detail, tag=tag)
+
+
+CHECKS: dict[str, Callable[[], Check]] = {
+    "python": check_python,
+    "packages": check_packages,
+    "device": check_device,
+    "memory": check_memory,
+    "disk": check_disk,
+    "model": check_model,
+    "widgets": check_widgets,
+}
+
+
+def run_checks() -> list[Check]:
+    """Run all checks; one that cannot even run has failed."""
+    return [_run(name, check) for name, check in CHECKS.items()]
+
+
+def _run(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
+        first_line = next(iter(str(error).splitlines()), "")
+        return Check(name, "fail", f"{type(error).__name__}: {first_line}", _reinstall(), name)
+
+
+def instructor_code(checks: list[Check]) -> str:
+    """Return the findings as one short line to paste to the instructor; ? marks a warning, ! a failure."""
+    marks = {"ok": "", "warn": "?", "fail": "!"}
+    passed = sum(check.level == "ok" for check in checks)
+    tags = " ".join((check.tag or check.name) + marks[check.level] for check in checks)
+    return f"FOLO-1 ok={passed}/{len(checks)} {tags} {platform.system()}-{platform.machine()}"
+
+
+def main() -> int:
+    """Print one line a check and the instructor's code; return 1 if a check failed, else 0."""
+    checks = run_checks()
+    for check in checks:
+        fix = f" -> {check.fix}" if check.fix else ""
+        print(f"{check.level:<4}  {check.name:<8}  {check.detail}{fix}")
+    print(f"\nFor the instructor: {instructor_code(checks)}")
+    return int(any(check.level == "fail" for check in checks))
+
+
+def _reinstall() -> str:
+    """Return the command that brings the locked packages back into the environment that runs this."""
+    if Path(sys.prefix).name == ".venv":
+        return "run `make lab`"
+    return "run `python -m pip install -r requirements.lock -e .` in the checkout"
