@@ -1,0 +1,71 @@
+# Everything that a learner or a maintainer types. `make` alone lists it.
+#   PYTHON=python3.12 make lab                     the Python to make .venv with
+#   make lab LAB_ARGS="--no-browser --port 9000"   further options for JupyterLab
+#   make test-unit PYTEST_ARGS="-k top_p -x"       further options for pytest
+
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+NBVAL := --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-gpu format notebooks lock clean
+
+# Tests and notebooks never wait for a network, and leave idle cores to others.
+test-unit test-parity test-notebooks test-gpu notebooks: export HF_HUB_OFFLINE = 1
+test-unit test-parity test-notebooks test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
+test-unit test-parity test-notebooks test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+
+venv: ## make .venv with the locked packages, or bring it up to date
+	@sh scripts/make_venv.sh
+
+model: venv ## prepare the bundled model (once)
+	@$(PY) -m folovllm model
+
+lab: venv ## prepare everything, and open the course in JupyterLab
+	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
+	$(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+
+doctor: venv ## check this machine
+	@$(PY) -m folovllm doctor
+
+test: lint types test-unit test-parity test-notebooks ## all that CI runs
+
+lint: venv ## style, formatting, and which module may import which
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	.venv/bin/lint-imports
+
+types: venv ## mypy, strict
+	$(PY) -m mypy
+
+test-unit: venv ## all tests that need no bundled model; quick
+	$(PYTEST) -m "not bundled" tests
+
+test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
+	$(PYTEST) -m bundled tests
+
+test-notebooks: model ## run every notebook and compare every output
+	$(PYTEST) --nbval $(NBVAL)
+
+test-gpu: model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
+	$(PYTEST) -m gpu tests
+	$(PYTEST) --nbval-lax $(NBVAL)
+
+format: venv ## let ruff mend style and formatting
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+notebooks: model ## run every notebook and store its outputs
+	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb
+
+lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
+	sh scripts/make_lock.sh
+
+clean: ## delete .venv and all caches in this folder; the bundled model stays
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find folovllm tests scripts notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+"""What all tests share. The environment is set here, before anything imports torch or transformers."""
+
+import os
+from pathlib import Path
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.pop("FOLOVLLM_MODEL", None)
+
+import hypothesis
+import pytest
+import torch
+
+# How long one example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("folovllm", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("folovllm")
+
+
+@pytest.fixture(scope="session")
+def bundled_model_path() -> Path:
+    """The folder of the bundled model; it is prepared first where it is missing."""
+    from folovllm import bundled_model
+
+    return bundled_model.obtain()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    for item in items:
+        if "bundled_model_path" in getattr(item, "fixturenames", ()):
+            item.add_marker("bundled")
+        if item.get_closest_marker("gpu"):
+            item.add_marker(no_gpu)

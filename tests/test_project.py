@@ -1,0 +1,178 @@
+"""The files around the package agree with each other, and nothing is committed that should not be."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+SETUP_FILES = [
+    "requirements.lock",
+    "pyproject.toml",
+    "environment.yml",
+    "Makefile",
+    ".ci/run",
+    ".github/workflows/ci.yml",
+    "scripts/make_venv.sh",
+    "scripts/make_lock.sh",
+]
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def locked() -> dict[str, Requirement]:
+    return {normalized(pin.name): pin for pin in map(Requirement, LOCK)}
+
+
+@cache
+def committed() -> list[Path]:
+    """All files of the repository: those that git has, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return sorted({ROOT / name for name in names if name and (ROOT / name).is_file()})
+
+
+def texts() -> list[tuple[str, str]]:
+    """Name and text of every committed file that is text."""
+    pairs = [(path.relative_to(ROOT).as_posix(), path.read_bytes()) for path in committed()]
+    return [(name, content.decode()) for name, content in pairs if b"\0" not in content]
+
+
+@pytest.mark.parametrize("line", LOCK)
+def test_the_lock_holds_exact_versions_and_nothing_else(line):
+    assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*( ; sys_platform == '\w+')?", line)
+
+
+def test_no_package_is_locked_twice():
+    assert len(locked()) == len(LOCK)
+
+
+def test_the_lock_leaves_cuda_to_pytorch():
+    assert [name for name in locked() if name.startswith(("nvidia", "cuda", "triton"))] == []
+
+
+@pytest.mark.parametrize("part", ["dependencies", *PROJECT["project"]["optional-dependencies"]])
+def test_every_requirement_of_the_project_is_locked_within_its_range(part):
+    project = PROJECT["project"]
+    for wanted in map(Requirement, project.get(part) or project["optional-dependencies"][part]):
+        pin = next(iter(locked()[normalized(wanted.name)].specifier)).version
+        assert wanted.specifier.contains(pin), f"{wanted} is locked as {pin}"
+
+
+def test_conda_installs_the_same_lock_as_make():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    [pip] = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]
+    assert pip == ["-r requirements.lock", "-e ."]
+    made_by_make = re.findall(r"-m pip install [^|]*", (ROOT / "scripts" / "make_venv.sh").read_text())
+    assert [line.split()[-1] for line in made_by_make] == ["requirements.lock", "."]
+
+
+def test_conda_brings_only_a_python_beside_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip = [part for part in environment["dependencies"] if isinstance(part, str)]
+    assert pip == "pip"
+    assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(python.split("=")[1])
+
+
+@pytest.mark.parametrize("name", SETUP_FILES)
+def test_where_packages_come_from_is_left_to_the_users_own_settings(name):
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    assert re.search(r"--(extra-)?index-url|--find-links|--trusted-host", text) is None
+
+
+def test_no_large_file_and_no_weights_are_committed():
+    weights = {".safetensors", ".gguf", ".bin", ".pt", ".pth", ".whl", ".onnx"}
+    assert [path.name for path in committed() if path.stat().st_size > 10**6 or path.suffix in weights] == []
+
+
+def test_no_path_of_somebodys_machine_is_committed():
+    place = re.compile(r"(?<![\w/.:~$}>-])/(?:home|Users|root|work|mnt|tmp/\w+|private/var)/[\w.-]+")
+    found = [f"{name}: {match.group()}" for name, text in texts() for match in place.finditer(text)]
+    assert found == []
+    assert [name for name, text in texts() if str(ROOT) in text] == []
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_make_alone_lists_every_target():
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(phony.group(1).split()) == make_targets()
+
+
+def test_every_make_command_that_is_written_down_exists():
+    named = {
+        (name, target)
+        for name, text in texts()
+        if name.endswith((".md", ".py", ".ipynb", ".yml", ".sh")) or name == ".ci/run"
+        for target in re.findall(r"(?:`|run: |^)make ((?!--)[a-z-]+)", text, re.MULTILINE)
+    }
+    assert ("README.md", "lab") in named
+    assert [(name, target) for name, target in named if target not in make_targets()] == []
+
+
+def test_every_relative_link_in_the_documents_leads_somewhere():
+    for name, text in texts():
+        if name.endswith(".md"):
+            for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+                assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
+
+
+def test_every_module_stands_on_a_floor():
+    [layers] = [c["layers"] for c in PROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    placed = {name.strip(" ()\n") for layer in layers for name in layer.split(":")}
+    modules = {
+        ".".join(path.relative_to(ROOT / "folovllm").with_suffix("").parts)
+        for path in (ROOT / "folovllm").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    homeless = {name for name in modules if name not in placed and name.split(".")[0] not in placed}
+    assert homeless == set()
+    assert {name for name in placed if name not in modules and name != "course"} == set()
+
+
+def test_only_the_standard_library_and_declared_packages_are_imported():
+    declared = {normalized(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    brought = {"huggingface-hub", "tokenizers", "packaging"}  # transformers is built on these
+    course = {"ipywidgets", "matplotlib", "ipython", "jupyter-core", "nbformat", "nbclient"}
+    for path in (ROOT / "folovllm").rglob("*.py"):
+        relative = path.relative_to(ROOT / "folovllm").parts[0]
+        allowed = declared | brought | (course if relative in ("course", "doctor.py") else set())
+        imported = {name.partition(".")[0] for name in _imports(path)} - {"folovllm", *sys.stdlib_module_names}
+        assert {normalized(name) for name in imported} <= allowed, path
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def test_importing_the_package_is_cheap():
+    command = "import sys, folovllm; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout == "set()\n"
+
+
+def test_the_version_is_the_same_everywhere():
+    import folovllm
+
+    assert folovllm.__version__ == PROJECT["project"]["version"]
