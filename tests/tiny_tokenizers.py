@@ -1,8 +1,9 @@
-"""Tiny tokenizers, trained on the spot on the sentences below."""
+"""Tiny tokenizers of the three kinds that models use, trained on the spot on the sentences below."""
 
+import json
 from functools import cache
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<pad>", "<|im_start|>", "<|im_end|>"]
@@ -39,5 +40,39 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return _finished(tokenizer)
+
+
+@cache
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE over characters with "▁" for a space, and single bytes for what it does not know, as Llama 2 has it.
+
+    Like that one it drops the space at the start of what it decodes.
+    """
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=[*SPECIAL_TOKENS, *byte_tokens], show_progress=False)
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    learner.train_from_iterator(SENTENCES[:3], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab=learned["vocab"], merges=merges, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return _finished(tokenizer)
+
+
+@cache
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece, as BERT has it: words stand apart, and "##" continues one."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=SPECIAL_TOKENS, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return _finished(tokenizer)

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from folovllm.sampling_params import SamplingParams
 
-_CONTEXT = 6
-"""Prompt tokens that the first output tokens are decoded with."""
 _INCOMPLETE = "\ufffd"
+_CONTEXT = 6
+"""Tokens before the newest ones that are decoded with them, where the window starts anew."""
+_PATIENCE = 16
+"""Tokens that may wait for a character to be completed; it takes four bytes at most, so these never will."""
 
 
 def decode_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -25,6 +27,10 @@ class Detokenizer:
     """Text of one sequence.
 
     text: complete characters so far, cut where a stop string ended it.
+    num_tokens: output tokens taken.
+
+    With ``skip_special_tokens=False`` and ``spaces_between_special_tokens=False``, the space that a
+    tokenizer puts between two special tokens is left out.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_token_ids: list[int], params: SamplingParams) -> None:
@@ -33,31 +39,26 @@ class Detokenizer:
         self.text = ""
         self.num_tokens = 0
         self._stopped = False
-        longest = max(map(len, params.stop), default=1)
-        # A stop string that stays in the text is never taken back, so nothing need wait for it.
-        self._held_back = 0 if params.include_stop_str_in_output else longest - 1
-        self._special = set(tokenizer.added_tokens_decoder) if self._joins_special_tokens() else set()
-        # The window: ids from _prefix on are decoded together; up to _read they are shown in full.
-        self._ids = prompt_token_ids[-_CONTEXT:]
-        self._prefix, self._read = 0, len(self._ids)
-        self._shown = self._decode_window(self._read) if params.detokenize else ""
         self._pending = ""
-
-    def _joins_special_tokens(self) -> bool:
-        return not self.params.skip_special_tokens and not self.params.spaces_between_special_tokens
+        longest = max(map(len, params.stop), default=1)
+        # A stop string that stays in the text is never taken back, so nothing need wait for it (vLLM's rule).
+        self._held_back = 0 if params.include_stop_str_in_output else longest - 1
+        if params.detokenize:
+            self._added = tokenizer.added_tokens_decoder
+            self._restart_window([token_id for token_id in prompt_token_ids if not self._is_skipped(token_id)])
 
     def update(self, token_ids: list[int], stop_terminated: bool = False) -> str | None:
-        """Take new tokens; return the stop string that they complete, if any.
+        """Take new tokens; return the stop string that they complete, if any, and take no token after it.
 
         stop_terminated: the last of them ended the sequence (EOS or a stop token); its text is left
         out unless ``include_stop_str_in_output``.
         """
+        assert not self._stopped, "no token follows a stop string"
         for i, token_id in enumerate(token_ids):
             self.num_tokens += 1
-            if not self.params.detokenize:
+            is_end = stop_terminated and i == len(token_ids) - 1
+            if not self.params.detokenize or (is_end and not self.params.include_stop_str_in_output):
                 continue
-            if stop_terminated and i == len(token_ids) - 1 and not self.params.include_stop_str_in_output:
-                break
             searched = len(self.text)
             self._add(token_id)
             if self.num_tokens > self.params.min_tokens:
@@ -72,29 +73,55 @@ class Detokenizer:
             return self.text[: max(0, len(self.text) - self._held_back)]
         return self.text if self._stopped else self.text + self._pending
 
-    def _decode_window(self, end: int | None = None) -> str:
+    # -- the window: the tokens that are decoded together -----------------------------------------------
+
+    def _is_skipped(self, token_id: int) -> bool:
+        return self.params.skip_special_tokens and token_id in self._added and self._added[token_id].special
+
+    def _decode(self, token_ids: list[int]) -> str:
         return str(
             self.tokenizer.decode(
-                self._ids[self._prefix : end],
+                token_ids,
                 skip_special_tokens=self.params.skip_special_tokens,
                 clean_up_tokenization_spaces=False,
             )
         )
 
+    def _restart_window(self, token_ids: list[int]) -> None:
+        """Keep only the end of ``token_ids``, all of it shown, as context; begin it between two characters."""
+        start = max(0, len(token_ids) - _CONTEXT)
+        self._shown = self._decode(token_ids[start:])
+        while self._shown.startswith(_INCOMPLETE) and start > 0 and len(token_ids) - start < 2 * _CONTEXT:
+            start -= 1
+            self._shown = self._decode(token_ids[start:])
+        self._window = token_ids[start:]
+        self._num_context = len(self._window)
+
     def _add(self, token_id: int) -> None:
         """Decode one more token and append the characters that are complete."""
-        self._ids.append(token_id)
-        window = self._decode_window()
-        complete = window.rstrip(_INCOMPLETE)
-        if self._special and token_id in self._special and self._ids[-2:-1] and self._ids[-2] in self._special:
-            self.text += window[len(self._shown) :].lstrip(" ")
-        else:
-            self.text += complete[len(self._shown) :]
-        self._shown = max(self._shown, complete, key=len)
-        self._pending = window[len(self._shown) :]
-        if complete == window:
-            self._prefix, self._read = self._read, len(self._ids)
-            self._shown = self._decode_window()
+        if self._is_skipped(token_id):
+            return
+        self._window.append(token_id)
+        window = self._decode(self._window)
+        gives_up = len(self._window) - self._num_context > _PATIENCE
+        complete = window if gives_up else window.rstrip(_INCOMPLETE)
+        # The context may have ended inside a character that is complete only now.
+        shown = self._shown if window.startswith(self._shown) else self._shown.rstrip(_INCOMPLETE)
+        new = complete[len(shown) :]
+        self.text += self._without_joining_space(new)
+        self._pending = window[max(len(shown), len(complete)) :]
+        if gives_up or (new and not self._pending):
+            self._restart_window(self._window)
+        elif new:
+            self._shown = complete
+
+    def _without_joining_space(self, new: str) -> str:
+        if self.params.spaces_between_special_tokens or not all(i in self._added for i in self._window[-2:]):
+            return new
+        content = self._added[self._window[-1]].content
+        return content if new == " " + content else new
+
+    # -- stop strings --------------------------------------------------------------------------------------
 
     def _find_stop(self, searched: int) -> str | None:
         """Cut the text at the stop string that was completed first since ``searched`` characters."""
