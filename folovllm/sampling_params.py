@@ -114,7 +114,7 @@ class SamplingParams:
         self._set("repetition_penalty", real_number("repetition_penalty", self.repetition_penalty, 0.0, above=True))
         temperature = real_number("temperature", self.temperature, 0.0, 2.0)
         if 0 < temperature < MIN_TEMPERATURE:
-            warnings.warn(f"temperature={temperature} is raised to {MIN_TEMPERATURE}", UserWarning, stacklevel=5)
+            warnings.warn(f"temperature={temperature} is raised to {MIN_TEMPERATURE}", UserWarning, stacklevel=4)
             temperature = MIN_TEMPERATURE
         self._set("temperature", temperature)
         self._set("top_p", real_number("top_p", self.top_p, 0.0, 1.0, above=True))

@@ -1,0 +1,217 @@
+"""Sampling parameters: vLLM's defaults, and every wrong value refused by name."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folovllm import SamplingParams, SamplingType
+
+VLLM_DEFAULTS = {
+    "n": 1,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "seed": None,
+    "stop": [],
+    "stop_token_ids": [],
+    "bad_words": [],
+    "ignore_eos": False,
+    "max_tokens": 16,
+    "min_tokens": 0,
+    "logprobs": None,
+    "prompt_logprobs": None,
+    "detokenize": True,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "include_stop_str_in_output": False,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+}
+
+NAN, INF = math.nan, math.inf
+BAD = [
+    *[("n", value) for value in (0, -1, 1.0, True, "1", None, NAN)],
+    *[("best_of", value) for value in (0, 1.5, True, "2")],
+    *[
+        (name, value)
+        for name in ("presence_penalty", "frequency_penalty")
+        for value in (-2.1, 2.1, NAN, INF, "0", None)
+    ],
+    *[("repetition_penalty", value) for value in (0, -0.5, NAN, INF, True, "1")],
+    *[("temperature", value) for value in (-0.1, 2.1, NAN, INF, -INF, True, "1", None, [1])],
+    *[("top_p", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9")],
+    *[("top_k", value) for value in (-2, 1.5, 5.0, True, "5", None)],
+    *[("min_p", value) for value in (-0.1, 1.1, NAN, INF, False, "0")],
+    *[("seed", value) for value in (-2, 1.0, True, "1", 2**63)],
+    *[("stop", value) for value in ("", [""], [1], 5, {"a": 1}, b"x", [None])],
+    *[("stop_token_ids", value) for value in (5, "5", ["5"], [1.0], [True], [-1], [None])],
+    *[("bad_words", value) for value in ("word", [""], [1], 5)],
+    *[("max_tokens", value) for value in (0, -1, 1.5, True, "16", INF)],
+    *[("min_tokens", value) for value in (-1, 1.5, True, "0", None)],
+    *[(name, value) for name in ("logprobs", "prompt_logprobs") for value in (-2, 1.5, "1")],
+    *[
+        (name, value)
+        for name in (
+            "ignore_eos",
+            "detokenize",
+            "skip_special_tokens",
+            "spaces_between_special_tokens",
+            "include_stop_str_in_output",
+        )
+        for value in (1, None, "True")
+    ],
+    *[("logit_bias", value) for value in ([], {"1": 1.0}, {1: "1"}, {1: NAN}, {-1: 1.0}, {True: 1.0}, 5)],
+    *[("allowed_token_ids", value) for value in ([], 5, "5", [1.5], [-1], [True])],
+]
+
+
+def test_defaults_are_vllms():
+    params = SamplingParams()
+    assert {name: getattr(params, name) for name in VLLM_DEFAULTS} == VLLM_DEFAULTS
+    assert {field.name for field in dataclasses.fields(params)} == {*VLLM_DEFAULTS, "best_of"}
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value)[:20])
+def test_a_wrong_value_is_refused_with_field_value_and_what_is_allowed(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}.* (must|needs)") as caught:
+        SamplingParams(**{name: value})
+    innermost = value
+    while isinstance(innermost, list | dict) and innermost:
+        innermost = next(iter(innermost.values() if isinstance(innermost, dict) else innermost))
+    keys = list(value) if isinstance(value, dict) else []
+    assert any(repr(part) in str(caught.value) for part in (value, innermost, *keys))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n": 3, "best_of": 2}, "best_of must be at least n=3, got 2"),
+        ({"min_tokens": 17}, "min_tokens must be at most max_tokens=16, got 17"),
+        ({"stop": "x", "detokenize": False}, "stop needs detokenize=True"),
+        ({"temperature": 0, "n": 2}, "n and best_of must be 1 when temperature is 0"),
+        ({"temperature": 0, "best_of": 2}, "n and best_of must be 1 when temperature is 0"),
+    ],
+    ids=str,
+)
+def test_a_contradictory_pair_is_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingParams(**params)
+
+
+@pytest.mark.parametrize(
+    ("given_value", "kept"),
+    [
+        ({"stop": "end"}, {"stop": ["end"]}),
+        ({"stop": ("a", "b")}, {"stop": ["a", "b"]}),
+        (
+            {"stop": None, "stop_token_ids": None, "bad_words": None},
+            {"stop": [], "stop_token_ids": [], "bad_words": []},
+        ),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"seed": -1}, {"seed": None}),
+        ({"logprobs": True, "prompt_logprobs": False}, {"logprobs": 1, "prompt_logprobs": None}),
+        ({"logprobs": -1}, {"logprobs": -1}),
+        ({"n": 3}, {"best_of": 3}),
+        ({"temperature": 2}, {"temperature": 2.0}),
+        ({"top_p": 1e-9, "min_p": 1, "repetition_penalty": 1e-3}, {"top_p": 1e-9, "min_p": 1.0}),
+        ({"presence_penalty": -2, "frequency_penalty": 2}, {"presence_penalty": -2.0, "frequency_penalty": 2.0}),
+        ({"n": np.int64(2), "temperature": np.float32(0.5)}, {"n": 2, "temperature": 0.5}),
+        ({"max_tokens": None, "min_tokens": 99}, {"max_tokens": None, "min_tokens": 99}),
+        ({"logit_bias": {3: 200, 4: -200}}, {"logit_bias": {3: 100.0, 4: -100.0}}),
+        ({"stop_token_ids": {7}, "allowed_token_ids": (1, 2)}, {"stop_token_ids": [7], "allowed_token_ids": [1, 2]}),
+    ],
+    ids=str,
+)
+def test_what_is_allowed_is_kept_in_one_form(given_value, kept):
+    params = SamplingParams(**given_value)
+    for name, value in kept.items():
+        assert getattr(params, name) == value
+        assert type(getattr(params, name)) is type(value)
+
+
+def test_greedy_resets_the_filters():
+    params = SamplingParams(temperature=0, top_p=0.5, top_k=5, min_p=0.5)
+    assert (params.top_p, params.top_k, params.min_p) == (1.0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"temperature": 0}, SamplingType.GREEDY),
+        ({"temperature": 0, "seed": 5}, SamplingType.GREEDY),
+        ({}, SamplingType.RANDOM),
+        ({"seed": 0}, SamplingType.RANDOM_SEED),
+    ],
+    ids=str,
+)
+def test_sampling_type(params, kind):
+    assert SamplingParams(**params).sampling_type is kind
+
+
+def test_a_tiny_temperature_is_raised_with_a_warning():
+    with pytest.warns(UserWarning, match=r"temperature=0\.001 is raised to 0\.01") as caught:
+        assert SamplingParams(temperature=0.001).temperature == 0.01
+    assert caught[0].filename == __file__
+
+
+def test_lists_are_own_copies_and_fields_cannot_be_set():
+    stop, bias = ["a"], {1: 1.0}
+    params = SamplingParams(stop=stop, logit_bias=bias)
+    stop.append("b")
+    bias[2] = 2.0
+    assert (params.stop, params.logit_bias) == (["a"], {1: 1.0})
+    copy = params.clone()
+    assert copy == params
+    copy.stop.append("c")
+    assert params.stop == ["a"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        params.temperature = 0.5
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"stop_token_ids": [100]}, "stop_token_ids"),
+        ({"allowed_token_ids": [5, 100]}, "allowed_token_ids"),
+        ({"logit_bias": {100: 1.0}}, "logit_bias"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+    ],
+    ids=str,
+)
+def test_what_only_the_model_can_tell_is_refused_at_request_time(params, name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        SamplingParams(**params).check_vocabulary(vocab_size=100, max_logprobs=20)
+
+
+def test_all_log_probabilities_may_be_asked_for_where_there_is_no_limit():
+    SamplingParams(logprobs=-1, prompt_logprobs=100).check_vocabulary(vocab_size=100, max_logprobs=-1)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=2))
+JUNK = st.one_of(
+    SCALARS,
+    st.lists(SCALARS, max_size=3),
+    st.dictionaries(st.one_of(st.integers(), st.text(max_size=1)), SCALARS, max_size=2),
+    st.complex_numbers(),
+    st.builds(object),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*VLLM_DEFAULTS, "best_of"]), JUNK, max_size=4))
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_whatever_is_given_it_is_taken_or_refused_with_a_value_error(junk):
+    try:
+        params = SamplingParams(**junk)
+    except ValueError:
+        return
+    assert params.clone() == params
