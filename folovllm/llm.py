@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -132,8 +133,7 @@ class LLM:
 
         messages: ``[{"role": "user", "content": "Hello"}]``, put into words by the model's chat template.
         """
-        if not messages or not isinstance(messages, Sequence) or isinstance(messages, str):
-            raise ValueError(f"messages must be a non-empty list of messages or of conversations, got {messages!r}")
+        _check_not_empty(messages)
         conversations = [messages] if isinstance(messages[0], dict) else messages
         prompts = [self.chat_prompt(conversation) for conversation in conversations]  # type: ignore[arg-type]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
@@ -141,6 +141,7 @@ class LLM:
     def chat_prompt(self, messages: Sequence[Message]) -> TokensPrompt:
         """Return a conversation as the model expects to see it, ready for :meth:`generate` or :meth:`stream`."""
         tokenizer = self.get_tokenizer()
+        _check_not_empty(messages)
         for message in messages:
             if not isinstance(message, dict) or not {"role", "content"} <= set(message):
                 raise ValueError(f"messages must be dicts with 'role' and 'content', got {message!r}")
@@ -148,10 +149,13 @@ class LLM:
                 raise ValueError(f"messages: 'role' and 'content' must be strings, got {message!r}")
         if not tokenizer.chat_template:
             raise ValueError("messages: this model's tokenizer has no chat template; use generate with a text prompt")
-        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        try:
+            text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise ValueError(f"messages: this model's chat template refuses them: {error}; got {messages!r}") from error
         # The template writes its own special tokens; the tokenizer must not add more.
-        token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return {"prompt": text, "prompt_token_ids": list(token_ids)}
+        token_ids = self.llm_engine.input_processor.tokenize_text(text, add_special_tokens=False)
+        return {"prompt": text, "prompt_token_ids": token_ids}
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """Yield the growing result of one prompt, step by step.
@@ -245,6 +249,11 @@ def _as_list(prompts: Prompt | Sequence[Prompt], name: str) -> list[Prompt]:
     return list(prompts)
 
 
+def _check_not_empty(messages: object) -> None:
+    if not messages or not isinstance(messages, list | tuple):
+        raise ValueError(f"messages must be a non-empty list of messages or of conversations, got {messages!r}")
+
+
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
     if params is None:
         params = SamplingParams()
@@ -254,4 +263,7 @@ def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: i
         raise ValueError(f"sampling_params must be a SamplingParams or a list of them, got {params!r}")
     if len(params) != count:
         raise ValueError(f"sampling_params: got {len(params)} for {count} prompts; give one for all or one each")
+    for each in params:
+        if not isinstance(each, SamplingParams):
+            raise ValueError(f"sampling_params must be a SamplingParams, got {each!r}")
     return list(params)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -88,7 +89,7 @@ class ModelLoader:
         try:
             with _no_progress_bar():
                 return auto_class.from_pretrained(path, trust_remote_code=self.config.trust_remote_code, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"ModelConfig.{what if what == 'tokenizer' else 'model'}={path!r}: its {what} cannot be loaded "
                 f"(a folder or, online, a hub name is allowed): {error}"

@@ -179,6 +179,7 @@ class Sequence:
         """Drop the output after its first ``num_tokens`` tokens, with all that was recorded of it."""
         for recorded in (self.data.output_token_ids, self.token_logprobs, self.logprobs):
             del recorded[num_tokens:]
+        self.stop_reason = None
         self.block_hashes.clear()
 
     def get_len(self) -> int:

@@ -173,6 +173,7 @@ class BlockMachine(RuleBasedStateMachine):
         self.host = {}
         self.live: list[Sequence] = []
         self.swapped: list[list[Sequence]] = []
+        self.past: list[list[int]] = []
         self.names = itertools.count()
 
     def write(self, seq: Sequence, num_tokens: int) -> None:
@@ -188,7 +189,14 @@ class BlockMachine(RuleBasedStateMachine):
 
     @rule(length=st.integers(1, 12), shared=st.integers(0, 12))
     def add(self, length, shared):
-        tokens = [7] * shared + [self.rng.randrange(3) for _ in range(length)]
+        self.begin([7] * shared + [self.rng.randrange(3) for _ in range(length)])
+
+    @precondition(lambda self: self.past)
+    @rule()
+    def add_what_was_there_before(self):
+        self.begin([*self.rng.choice(self.past), 7])
+
+    def begin(self, tokens: list[int]) -> None:
         seq = make_sequence(tokens, str(next(self.names)))
         cached = self.manager.find_cached_prefix(seq)
         if self.manager.can_start(cached, len(tokens)):
@@ -229,6 +237,7 @@ class BlockMachine(RuleBasedStateMachine):
     @rule()
     def end(self):
         seq = self.live.pop(self.rng.randrange(len(self.live)))
+        self.past.append(seq.get_token_ids())
         self.manager.free(seq)
 
     @precondition(lambda self: self.live)

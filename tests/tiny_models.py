@@ -72,7 +72,8 @@ def tiny_llm(
     model: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None, **settings: Any
 ) -> LLM:
     """Return an LLM around a tiny model."""
-    config = make_engine_config("tiny", **settings)
+    # The default 4 GiB of swap space would be millions of the tiny model's blocks.
+    config = make_engine_config("tiny", **({"swap_space": 0.001} | settings))
     return LLM.from_engine_config(config, model or tiny_model(), tokenizer or byte_level_tokenizer())
 
 

@@ -58,8 +58,6 @@ class InputProcessor:
         block_manager: BlockManager,
     ) -> Request:
         """Return the request, or raise a ValueError that names what is wrong with it."""
-        if not isinstance(request_id, str) or not request_id:
-            raise ValueError(f"request_id must be a non-empty string, got {request_id!r}")
         beam = params if isinstance(params, BeamSearchParams) else None
         if beam is not None:
             params = SamplingParams(n=beam.beam_width, max_tokens=beam.max_tokens, ignore_eos=beam.ignore_eos)
@@ -68,24 +66,27 @@ class InputProcessor:
         text, token_ids = self._tokenize(prompt)
         self._check_length(token_ids)
         params.check_vocabulary(self.vocab_size, self.config.model_config.max_logprobs)
-        # Only random requests draw a seed, so that a greedy one in between changes nothing.
+        room = self.max_model_len - len(token_ids)
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        field = "best_of" if beam is None else "beam_width"
+        self._check_capacity(len(token_ids), max_tokens, params.best_of, field, block_manager)
+        bad_words_token_ids = self._tokenize_bad_words(params.bad_words)
+        self._check_choice(params, bad_words_token_ids)
+        # Only random requests draw a seed, so that a greedy or refused one in between changes nothing.
         draws = beam is None and params.sampling_type == SamplingType.RANDOM
         seed = self._seeds.getrandbits(62) if draws else None
         request = Request(request_id, text, token_ids, params.clone(), seed=seed)
+        request.max_tokens = max_tokens
         request.eos_token_ids = self.eos_token_ids
-        request.bad_words_token_ids = self._tokenize_bad_words(params.bad_words)
-        room = self.max_model_len - len(token_ids)
-        request.max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        request.bad_words_token_ids = bad_words_token_ids
         if beam is not None:
             request.beam_state = BeamState(beam)
             del request.sequences[1:]  # the others are forked when the prompt has been read
-        self._check_choice(request)
-        self._check_capacity(request, block_manager)
         return request
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):
-            return prompt, list(self.tokenizer(prompt)["input_ids"])
+            return prompt, self.tokenize_text(prompt)
         if isinstance(prompt, Mapping) and set(prompt) <= {"prompt", "prompt_token_ids"}:
             text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
             if token_ids is not None and isinstance(text, str | None):
@@ -96,12 +97,20 @@ class InputProcessor:
             f"prompt must be a string, {{'prompt': str}} or {{'prompt_token_ids': list of int}}, got {prompt!r}"
         )
 
+    def tokenize_text(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return a text's tokens; a ValueError for half a surrogate pair, which no tokenizer can read."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt and bad_words must be text that UTF-8 can write, got {text!r}: {error}") from None
+        return list(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
     def _tokenize_bad_words(self, bad_words: list[str]) -> list[list[int]]:
         """Return every bad word's tokens, as it looks at the start of a text and after a space."""
         found: list[list[int]] = []
         for word in bad_words:
             for form in (word, " " + word.lstrip()):
-                token_ids = list(self.tokenizer(form, add_special_tokens=False)["input_ids"])
+                token_ids = self.tokenize_text(form, add_special_tokens=False)
                 if token_ids and token_ids not in found:
                     found.append(token_ids)
         return found
@@ -123,12 +132,11 @@ class InputProcessor:
                 "(it is not cut for you)"
             )
 
-    def _check_choice(self, request: Request) -> None:
+    def _check_choice(self, params: SamplingParams, bad_words_token_ids: list[list[int]]) -> None:
         """Refuse what would leave no token to choose from, and so stop everybody's step."""
-        params = request.sampling_params
         if params.allowed_token_ids is None:
             return
-        banned = {ids[0] for ids in request.bad_words_token_ids if len(ids) == 1}
+        banned = {ids[0] for ids in bad_words_token_ids if len(ids) == 1}
         if params.min_tokens:
             banned |= {*self.eos_token_ids, *params.stop_token_ids}
         if not set(params.allowed_token_ids) - banned:
@@ -137,21 +145,21 @@ class InputProcessor:
                 f"got {params.allowed_token_ids}"
             )
 
-    def _check_capacity(self, request: Request, block_manager: BlockManager) -> None:
-        best_of = request.sampling_params.best_of
+    def _check_capacity(
+        self, prompt_len: int, max_tokens: int, num_seqs: int, field: str, block_manager: BlockManager
+    ) -> None:
+        """Refuse what could never run. field: what asks for ``num_seqs`` sequences."""
         max_num_seqs = self.config.scheduler_config.max_num_seqs
-        if best_of > max_num_seqs:
+        if num_seqs > max_num_seqs:
             raise ValueError(
-                f"best_of={best_of} sequences must run together, but max_num_seqs={max_num_seqs}; "
-                "lower n / best_of or raise max_num_seqs"
+                f"{field}={num_seqs} sequences must run together, but max_num_seqs={max_num_seqs}; "
+                f"lower {field} or raise max_num_seqs"
             )
-        assert request.max_tokens is not None
-        prompt_len = len(request.prompt_token_ids)
-        needed = block_manager.max_blocks_needed(prompt_len, prompt_len + request.max_tokens, best_of)
+        needed = block_manager.max_blocks_needed(prompt_len, prompt_len + max_tokens, num_seqs)
         there_are = block_manager.gpu.num_blocks
         if needed > there_are:
             raise ValueError(
-                f"the prompt ({prompt_len} tokens) with max_tokens={request.max_tokens} and best_of={best_of} can need "
+                f"the prompt ({prompt_len} tokens) with max_tokens={max_tokens} and {field}={num_seqs} can need "
                 f"{needed} KV blocks of {block_manager.block_size} tokens, but there are {there_are}; "
-                "lower max_tokens or best_of, or give the cache more memory"
+                f"lower max_tokens or {field}, or give the cache more memory"
             )

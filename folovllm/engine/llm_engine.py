@@ -29,6 +29,7 @@ from folovllm.outputs import RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
 from folovllm.sampler import Sampler
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
+from folovllm.validation import non_empty_string
 
 
 class LLMEngine:
@@ -76,16 +77,22 @@ class LLMEngine:
     def add_request(
         self, request_id: str, prompt: Prompt, sampling_params: SamplingParams | BeamSearchParams
     ) -> Request:
-        """Check a request and put it in the waiting queue; a ValueError changes nothing."""
+        """Check a request and put it in the waiting queue; an error or an interrupt changes nothing."""
         with self._exclusively():
+            non_empty_string("request_id", request_id)
             if request_id in self._requests:
                 raise ValueError(f"request_id {request_id!r} is in use by an unfinished request")
             block_manager = self.scheduler.block_manager
             request = self.input_processor.make_request(request_id, prompt, sampling_params, block_manager)
-            if request.beam_state is None:
-                self.output_processor.track(request)
-            self._requests[request_id] = request
-            self.scheduler.add_request(request)
+            try:
+                if request.beam_state is None:
+                    self.output_processor.track(request)
+                self._requests[request_id] = request
+                self.scheduler.add_request(request)
+            except BaseException:
+                self.scheduler.remove_request(request)
+                self._forget(request)
+                raise
             return request
 
     def abort_request(self, request_id: str) -> RequestOutput | None:
@@ -209,9 +216,12 @@ class LLMEngine:
             self.output_processor.track(request)
         request.metrics.finished_time = time.perf_counter()
         output = self.output_processor.make_output(request)
-        self.output_processor.remove_request(request)
-        del self._requests[request.request_id]
+        self._forget(request)
         return output
+
+    def _forget(self, request: Request) -> None:
+        self.output_processor.remove_request(request)
+        self._requests.pop(request.request_id, None)
 
     def _recover(self, num_tokens: dict[Sequence, int]) -> None:
         """Undo an interrupted step: drop all keys and values, and the tokens that nobody was told of.
@@ -226,4 +236,4 @@ class LLMEngine:
                 seq.truncate_output(num_tokens.get(seq, seq.data.get_output_len()))
             if request.beam_state is None:
                 self.output_processor.track(request)
-        self.scheduler.requeue([request for request in requests if not request.is_finished()])
+        self.scheduler.requeue(requests)

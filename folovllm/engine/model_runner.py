@@ -35,6 +35,8 @@ class ModelRunner:
         self.kv_cache.swap_out(step.blocks_to_swap_out)
         self.kv_cache.swap_in(step.blocks_to_swap_in)
         self.kv_cache.copy_blocks(step.blocks_to_copy)
+        if not step.scheduled:  # nothing is left but to report what an interrupted step finished
+            return torch.empty(0, self.model.config.get_text_config().vocab_size)
         token_ids: list[int] = []
         rows: list[int] = []
         runs: list[TokenRun] = []

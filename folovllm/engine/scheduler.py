@@ -290,7 +290,7 @@ class Scheduler:
         self.running = [request for request in self.running if not request.is_finished()]
 
     def requeue(self, requests: list[Request]) -> None:
-        """Start over with empty blocks: ``requests``, in order of arrival, wait again with the tokens they have.
+        """Start over with empty blocks: ``requests``, in order of arrival, wait again unless they have ended.
 
         For an interrupted step, after which nobody knows which block holds what.
         """
@@ -304,4 +304,5 @@ class Scheduler:
                 seq.num_computed_tokens = 0
                 if not seq.is_finished() and seq.status != SequenceStatus.WAITING:
                     seq.transition_to(SequenceStatus.WAITING)
-        self.running, self.swapped, self.waiting = [], deque(), deque(requests)
+        self.running, self.swapped = [], deque()
+        self.waiting = deque(request for request in requests if not request.is_finished())
