@@ -79,7 +79,7 @@ class ModelLoader:
         target = resolve_device(device)
         path = _locate(self.config.model)
         hf_config: PreTrainedConfig = self._load("config", AutoConfig, path)
-        probe_attention(hf_config)
+        probe_attention(hf_config, self.config.trust_remote_code)
         dtype = getattr(torch, self._resolve_dtype(hf_config, target))
         model: PreTrainedModel = self._load("model", AutoModelForCausalLM, path, config=hf_config, dtype=dtype)
         tokenizer: PreTrainedTokenizerBase = self._load("tokenizer", AutoTokenizer, _locate(self.config.tokenizer))

@@ -82,3 +82,29 @@ def test_beam_search_finds_texts_at_least_as_likely_as_greedy_ones(reference, ll
     beams = llm.beam_search(prompts, BeamSearchParams(4, 12, ignore_eos=True), use_tqdm=False)
     for wide, narrow in zip(beams, greedy, strict=True):
         assert wide.outputs[0].cumulative_logprob >= narrow.outputs[0].cumulative_logprob - 1e-4
+
+
+def test_speculation_takes_fewer_steps_on_a_repetitive_text():
+    prompt, params = "one two three, one two three, one two", SamplingParams(temperature=0, max_tokens=48)
+    steps, texts = {}, {}
+    for guesses in (0, 4):
+        llm = LLM(device="cpu", num_speculative_tokens=guesses, record_history=True)
+        texts[guesses] = llm.generate(prompt, params, use_tqdm=False)[0].outputs[0].text
+        steps[guesses] = len(llm.llm_engine.history.steps)
+    assert texts[4] == texts[0]
+    assert steps[0] == 48
+    assert steps[4] <= 36
+
+
+def test_the_best_three_of_five_share_one_prompt(llm):
+    engine = llm.llm_engine
+    params = SamplingParams(n=3, best_of=5, seed=0, max_tokens=12, ignore_eos=True)
+    before = engine.model_runner.num_tokens_run
+    request = engine.add_request("r", "My favourite animal is the one that", params)
+    while engine.has_unfinished_requests():
+        [output] = engine.step()
+    assert engine.model_runner.num_tokens_run - before == len(request.prompt_token_ids) + 5 * 11
+    assert len({tuple(seq.data.output_token_ids) for seq in request.sequences}) == 5
+    logprobs = [completion.cumulative_logprob for completion in output.outputs]
+    assert logprobs == sorted((seq.cumulative_logprob for seq in request.sequences), reverse=True)[:3]
+    assert sum(seq.status == "finished_ignored" for seq in request.sequences) == 2

@@ -49,7 +49,7 @@ class LLMEngine:
         if model is None or tokenizer is None:
             model, tokenizer = loader.load_model_and_tokenizer(config.device)
         config = loader.resolve(config, model, tokenizer)
-        spec = probe_attention(model.config)
+        spec = probe_attention(model.config, config.model_config.trust_remote_code)
         max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens
         assert max_num_batched_tokens is not None, "resolving decides the token budget"
         cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens)

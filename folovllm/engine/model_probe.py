@@ -51,11 +51,14 @@ class _Call:
     extras: list[str]
 
 
-def probe_attention(config: PreTrainedConfig) -> AttentionSpec:
-    """Return the attention's shape, or raise :class:`UnsupportedModelError` that says what is in the way."""
+def probe_attention(config: PreTrainedConfig, trust_remote_code: bool = False) -> AttentionSpec:
+    """Return the attention's shape, or raise :class:`UnsupportedModelError` that says what is in the way.
+
+    trust_remote_code: a model whose code comes with it cannot be built without.
+    """
     name = f"{config.model_type} ({', '.join(config.architectures or ['no architecture named'])})"
     _refuse_by_config(config, name)
-    calls = _run_on_meta(config, name)
+    calls = _run_on_meta(config, name, trust_remote_code)
     num_layers = config.get_text_config().num_hidden_layers
     if sorted(calls) != list(range(num_layers)):
         raise UnsupportedModelError(
@@ -96,7 +99,7 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _run_on_meta(config: PreTrainedConfig, name: str) -> dict[int, _Call]:
+def _run_on_meta(config: PreTrainedConfig, name: str, trust_remote_code: bool) -> dict[int, _Call]:
     calls: dict[int, _Call] = {}
 
     def take_notes(
@@ -114,7 +117,10 @@ def _run_on_meta(config: PreTrainedConfig, name: str) -> dict[int, _Call]:
         with torch.device("meta"), _quiet_transformers():
             # A copy, because from_config writes to the config; bfloat16, because expert layers take nothing else.
             model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                copy.deepcopy(config), dtype=torch.bfloat16, attn_implementation=_PROBE_NAME
+                copy.deepcopy(config),
+                dtype=torch.bfloat16,
+                attn_implementation=_PROBE_NAME,
+                trust_remote_code=trust_remote_code,
             )
             forward = inspect.signature(model.forward).parameters
             if missing := {"position_ids", "logits_to_keep"} - set(forward):
