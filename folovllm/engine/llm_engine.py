@@ -23,7 +23,7 @@ from folovllm.engine.memory import make_cache, size_cache
 from folovllm.engine.model_probe import probe_attention
 from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
-from folovllm.engine.scheduler import Scheduler, SchedulerOutput
+from folovllm.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
 from folovllm.model_loader import ModelLoader, get_eos_token_ids
 from folovllm.outputs import RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
@@ -46,6 +46,8 @@ class LLMEngine:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         loader = ModelLoader(config.model_config)
+        if (model is None) != (tokenizer is None):
+            raise ValueError("model and tokenizer must be passed both or neither; got only one of them")
         if model is None or tokenizer is None:
             model, tokenizer = loader.load_model_and_tokenizer(config.device)
         config = loader.resolve(config, model, tokenizer)
@@ -107,6 +109,28 @@ class LLMEngine:
             for seq in request.get_unfinished_seqs():
                 seq.transition_to(SequenceStatus.FINISHED_ABORTED)
             return self._report(request)
+
+    def compute_logits(self, prompt: Prompt) -> Tensor:
+        """Return the logits of the token that would follow ``prompt``: [vocab], float32.
+
+        One forward pass beside all requests; what it computes is not kept.
+        """
+        with self._exclusively():
+            manager = self.scheduler.block_manager
+            request = self.input_processor.make_request(
+                "logits", prompt, SamplingParams(temperature=0, max_tokens=1), manager
+            )
+            [seq] = request.sequences
+            if not manager.can_append([(seq, seq.get_len())]):
+                raise ValueError(
+                    f"prompt needs {manager.blocks_for(seq.get_len())} free KV blocks, more than there are"
+                )
+            try:
+                manager.append_slots(seq, seq.get_len())
+                step = SchedulerOutput([ScheduledSequence(request, seq, 0, seq.get_token_ids())])
+                return self.model_runner.execute(step)[0]
+            finally:
+                manager.free(seq)
 
     def reset_prefix_cache(self) -> None:
         """Forget the content of all free blocks, so that the next prompts are computed in full (vLLM's name)."""

@@ -1,0 +1,90 @@
+"""Exercises: a learner's function is run beside the engine's, and gets a diagnosis instead of a mere verdict.
+
+A diagnosis is found by running the usual mistakes too: a function that answers like one of them has
+made it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, allclose
+
+Answer = Callable[..., Any]
+NOT_ATTEMPTED = "not attempted yet"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that people give. diagnosis: what it does wrong, and what should happen instead."""
+
+    function: Answer
+    diagnosis: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One function to write.
+
+    solution: the reference; its results are the engine's.  cases: the arguments that it is tried on.
+    mistakes: tried in order, so the more special ones come first.
+    hints: a nudge, an approach, code.
+    """
+
+    name: str
+    task: str
+    solution: Answer
+    cases: list[tuple[Any, ...]]
+    mistakes: list[Mistake]
+    hints: tuple[str, str, str]
+
+    def judge(self, answer: Answer) -> tuple[bool, str]:
+        """Return whether an answer is right, and what to tell its author."""
+        try:
+            given = [answer(*_copied(case)) for case in self.cases]
+        except NotImplementedError:
+            return False, NOT_ATTEMPTED
+        except Exception as error:
+            return False, f"your function raised {type(error).__name__}: {error}"
+        wrong = [i for i, case in enumerate(self.cases) if not _equal(given[i], self.solution(*_copied(case)))]
+        if not wrong:
+            return True, f"right, on all {len(self.cases)} inputs"
+        for mistake in self.mistakes:
+            if all(_equal(given[i], _try(mistake.function, case)) for i, case in enumerate(self.cases)):
+                return False, mistake.diagnosis
+        case = self.cases[wrong[0]]
+        return False, (
+            f"not yet: for {_show(case)} you return {_show([given[wrong[0]]])}, "
+            f"it should be {_show([self.solution(*_copied(case))])}"
+        )
+
+    def solution_source(self) -> str:
+        """Return the reference as it stands in the package."""
+        return inspect.getsource(self.solution)
+
+
+def _copied(case: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments such that an answer cannot spoil them for the next."""
+    return [value.clone() if isinstance(value, Tensor) else value for value in case]
+
+
+def _try(function: Answer, case: tuple[Any, ...]) -> Any:
+    """Return what a mistaken function gives, its exception included: that is an answer too."""
+    try:
+        return function(*_copied(case))
+    except Exception as error:
+        return error
+
+
+def _equal(given: Any, expected: Any) -> bool:
+    if isinstance(given, Tensor) and isinstance(expected, Tensor):
+        if given.shape != expected.shape or given.dtype.is_floating_point != expected.dtype.is_floating_point:
+            return False
+        return allclose(given.double(), expected.double(), atol=1e-5)
+    return type(given) is type(expected) and bool(given == expected)
+
+
+def _show(values: Iterable[Any]) -> str:
+    shown = [[round(x, 3) for x in v.tolist()] if isinstance(v, Tensor) else v for v in values]
+    return ", ".join(map(repr, shown))

@@ -1,0 +1,140 @@
+"""The widget's numbers equal an independent computation, and a moved knob changes words and picture."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from folovllm import SamplingParams
+from folovllm.course.distribution import make_distribution
+from folovllm.course.sampling_explorer import SamplingExplorer
+from tests.tiny_models import tiny_llm
+
+
+def by_numpy(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float, order: str):
+    """Return kept tokens, mass and entropy by plain loops over float64 probabilities."""
+    scaled = logits / temperature
+    tempered = np.exp(scaled - scaled.max())
+    tempered /= tempered.sum()
+    kept = np.ones(len(logits), dtype=bool)
+
+    def keep_top_k():
+        if 0 < top_k < len(logits):
+            threshold = np.sort(scaled)[-top_k]
+            kept[scaled < threshold] = False
+
+    def keep_top_p():
+        if top_p < 1:
+            rest = np.where(kept, tempered, 0.0)
+            rest /= rest.sum()
+            total = 0.0
+            for token in np.argsort(-rest):
+                if total >= top_p:
+                    kept[token] = False
+                total += rest[token]
+
+    def keep_min_p():
+        kept[tempered < min_p * tempered[kept].max()] = False
+
+    steps = [keep_top_k, keep_top_p, keep_min_p] if order == "huggingface" else [keep_min_p, keep_top_k, keep_top_p]
+    for step in steps:
+        step()
+    after = np.where(kept, tempered, 0.0)
+    after /= after.sum()
+    positive = after[after > 0]
+    return kept, tempered[kept].sum(), -(positive * np.log2(positive)).sum()
+
+
+def test_kept_set_mass_and_entropy_equal_numpy_for_500_random_settings():
+    rng = random.Random(0)
+    noise = np.random.default_rng(0)
+    for _ in range(500):
+        logits = noise.normal(size=rng.choice([5, 50, 2000])).astype(np.float32) * rng.choice([0.5, 2, 6])
+        settings = {
+            "temperature": rng.uniform(0.1, 2),
+            "top_k": rng.choice([0, 1, 3, 40]),
+            "top_p": rng.choice([1.0, rng.uniform(0.1, 0.99)]),
+            "min_p": rng.choice([0.0, rng.uniform(0.01, 0.6)]),
+        }
+        order = rng.choice(["huggingface", "vllm"])
+        shape = make_distribution(torch.tensor(logits), SamplingParams(**settings), order)
+        kept, mass, entropy = by_numpy(logits.astype(np.float64), **settings, order=order)
+        assert ((shape.after > 0) == kept).all()
+        assert shape.num_kept == kept.sum()
+        assert shape.kept_mass == pytest.approx(mass, abs=1e-5)
+        assert shape.entropy == pytest.approx(entropy, abs=1e-4)
+
+
+def test_greedy_keeps_the_one_likeliest_token():
+    shape = make_distribution(torch.tensor([1.0, 3.0, 2.0]), SamplingParams(temperature=0))
+    assert (shape.num_kept, shape.entropy, int(shape.after.argmax())) == (1, 0.0, 1)
+    assert set(shape.draw([0.0, 0.5, 0.99])) == {1}
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    return SamplingExplorer(tiny_llm(), "The quick brown")
+
+
+def test_its_logits_are_the_models(explorer):
+    llm = explorer.llm
+    output = llm.generate("The quick brown", SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)[0]
+    assert int(explorer.logits.argmax()) == output.outputs[0].token_ids[0]
+
+
+@pytest.mark.parametrize(("knob", "value"), [("temperature", 0.5), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.3)])
+def test_a_moved_knob_changes_words_and_picture(explorer, knob, value):
+    words, picture, before = explorer.status.value, explorer.picture.value, explorer.knobs[knob].value
+    explorer.knobs[knob].value = value
+    assert explorer.status.value != words
+    assert explorer.picture.value != picture
+    assert f"{knob}={value:g}" in explorer.summary()
+    explorer.knobs[knob].value = before
+    assert (explorer.status.value, explorer.picture.value) == (words, picture)
+
+
+def test_the_order_matters_where_it_does(explorer):
+    explorer.knobs["min_p"].value, explorer.knobs["top_p"].value = 0.2, 0.5
+    one = explorer.shape.num_kept
+    explorer.order.value = "vllm"
+    assert explorer.params.min_p == 0.2
+    assert explorer.shape.num_kept <= one
+    explorer.order.value = "huggingface"
+    explorer.knobs["min_p"].value, explorer.knobs["top_p"].value = 0.0, 1.0
+
+
+def test_a_new_prompt_asks_the_model_again(explorer):
+    before = explorer.logits
+    explorer.prompt.value = "def main"
+    assert not torch.equal(explorer.logits, before)
+    explorer.prompt.value = ""
+    assert "prompt must hold at least one token" in explorer.status.value
+    explorer.prompt.value = "The quick brown"
+    assert torch.equal(explorer.logits, before)
+
+
+def test_draws_come_from_the_kept_tokens(explorer):
+    explorer.knobs["top_k"].value = 3
+    explorer.draw()
+    assert set(explorer._drawn) <= set(np.flatnonzero(explorer.shape.after))
+    assert "200 draws gave" in explorer.status.value
+    explorer.knobs["top_k"].value = 0
+    assert "draws" not in explorer.status.value
+
+
+def test_without_a_kernel_it_is_a_picture_and_a_sentence(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert bundle["text/plain"] == explorer.summary()
+    assert "tokens kept" in explorer.summary()
+    assert f'alt="{explorer.summary().splitlines()[0][:16]}' in explorer.picture.value
+
+
+def test_an_error_in_a_callback_is_not_swallowed(explorer, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("folovllm.course.sampling_explorer.make_distribution", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        explorer.knobs["top_p"].value = 0.33
