@@ -31,11 +31,11 @@ class FoloVLLM(Peer):
 
     @staticmethod
     def _params(workload: Workload, max_tokens: int) -> SamplingParams:
+        # min_tokens masks EOS until the end, as HuggingFace's min_new_tokens does.
+        length = {"max_tokens": max_tokens, "min_tokens": max_tokens}
         if workload.num_completions == 1:
-            return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-        return SamplingParams(
-            n=workload.num_completions, temperature=0.8, top_p=0.9, max_tokens=max_tokens, ignore_eos=True, seed=0
-        )
+            return SamplingParams(temperature=0, **length)
+        return SamplingParams(n=workload.num_completions, temperature=0.8, top_p=0.9, seed=0, **length)
 
 
 class HuggingFace(Peer):

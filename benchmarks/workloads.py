@@ -1,6 +1,6 @@
 """What is measured: prompts, how many tokens each is to give, and how they are chosen.
 
-Everything is fixed by a seed, and EOS is ignored, so that every engine does the same work.
+Everything is fixed by a seed, and EOS is masked until the end, so that every engine does the same work.
 """
 
 import random

@@ -1,0 +1,92 @@
+"""The command line: what it prints, and its exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from folovllm import LLM, SamplingParams
+from folovllm.__main__ import main
+from tests.tiny_models import tiny_model
+from tests.tiny_tokenizers import byte_level_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model().save_pretrained(folder)
+    byte_level_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_generate_prints_what_the_engine_generates(model_folder, capsys):
+    assert main(["generate", "the dog", "--model", model_folder, "--max-tokens", "9"]) == 0
+    params = SamplingParams(temperature=0, max_tokens=9)
+    expected = LLM(model_folder, swap_space=0).generate("the dog", params, use_tqdm=False)[0].outputs[0].text
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_every_sampling_option_reaches_the_engine(model_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(LLM, "stream", lambda self, prompt, params: seen.append((prompt, params)) or iter(()))
+    options = (
+        "--temperature 0.5 --top-p 0.9 --top-k 7 --min-p 0.1 --repetition-penalty 1.2 --seed 3 --stop a --stop b --chat"
+    )
+    assert main(["generate", "hi", "--model", model_folder, *options.split()]) == 0
+    [(prompt, params)] = seen
+    assert prompt["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert params == SamplingParams(
+        temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, repetition_penalty=1.2, seed=3, stop=["a", "b"], max_tokens=128
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature", "-1"], "temperature must be"),
+        (["--max-tokens", "0"], "max_tokens must be"),
+        (["--dtype", "fp8"], "ModelConfig.dtype must be"),
+        (["--device", "tpu"], "EngineConfig.device must be"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(model_folder, capsys, options, message):
+    assert main(["generate", "hi", "--model", model_folder, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_model_that_does_not_exist_is_an_error_of_its_own(capsys):
+    assert main(["generate", "hi", "--model", "/no/such/folder"]) == 2
+    assert "/no/such/folder" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_exit_code_130(model_folder, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LLM, "stream", interrupt)
+    assert main(["generate", "hi", "--model", model_folder]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_the_model_commands_without_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FOLOVLLM_CACHE", str(tmp_path))
+    assert main(["model", "--path"]) == 1
+    assert main(["model", "--verify"]) == 1
+    assert "run: python -m folovllm model" in capsys.readouterr().err
+    assert main(["model", "--remove"]) == 0
+    assert main(["model", "--from", str(tmp_path / "none.whl")]) == 2
+    assert "none.whl cannot be read" in capsys.readouterr().err
+
+
+def test_as_a_module_it_explains_itself_without_importing_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "folovllm", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "torch" not in done.stderr
+    assert all(command in done.stdout for command in ("generate", "doctor", "model"))
+
+
+def test_the_bundled_model_is_found_and_named(bundled_model_path, capsys):
+    assert main(["model", "--path"]) == 0
+    assert capsys.readouterr().out.strip() == str(bundled_model_path)
