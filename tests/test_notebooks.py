@@ -68,6 +68,7 @@ def test_at_most_one_cell_in_ten_is_not_compared_and_none_is_long(path):
     assert all(cell["metadata"]["tags"] == ["nbval-ignore-output"] for cell in ignored)
     assert len(ignored) * 10 <= len(code)
     assert all(source(cell).count("\n") < 15 for cell in code)
+    assert all(len(line) <= 84 for cell in code for line in source(cell).splitlines())  # what a page shows
     assert not any("!pip" in source(cell) or "sys.path" in source(cell) for cell in code)
 
 

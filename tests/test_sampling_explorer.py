@@ -94,6 +94,15 @@ def test_a_moved_knob_changes_words_and_picture(explorer, knob, value):
     assert (explorer.status.value, explorer.picture.value) == (words, picture)
 
 
+def test_a_slider_and_its_box_show_the_same_round_number(explorer):
+    box = explorer.knobs["top_p"]
+    [slider] = [row.children[0] for row in explorer.children[1].children[0].children if row.children[-1] is box]
+    slider.value = 0.05 + 45 * 0.01
+    assert box.value == 0.5
+    box.value = 1.0
+    assert slider.value == 1.0
+
+
 def test_the_order_matters_where_it_does(explorer):
     explorer.knobs["min_p"].value, explorer.knobs["top_p"].value = 0.2, 0.5
     one = explorer.shape.num_kept

@@ -34,5 +34,6 @@ def slider_with_box(label: str, value: float, minimum: float, maximum: float, st
     slider = kind[0](**limits, readout=False, layout=ipywidgets.Layout(width="220px"))
     box = kind[1](**limits, description=label, layout=ipywidgets.Layout(width="200px"))
     box.style.description_width = "100px"
-    ipywidgets.link((slider, "value"), (box, "value"))
+    # A slider counts steps from its minimum, and 0.05 + 45 * 0.01 is not quite 0.5.
+    ipywidgets.link((slider, "value"), (box, "value"), transform=(lambda moved: round(moved, 6), lambda typed: typed))
     return ipywidgets.HBox([slider, box])
