@@ -1,9 +1,11 @@
-"""The command line: ``python -m folovllm generate | doctor | model``."""
+"""The command line: ``python -m folovllm generate | doctor | model | course``."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+_NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,6 +39,17 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("--verify", action="store_true", help="read every byte of it and compare the hashes")
     action.add_argument("--remove", action="store_true", help="delete it from the cache")
     model.set_defaults(run=_model)
+
+    course = commands.add_parser("course", help="the instructor's edition; a fresh copy of a notebook")
+    course.add_argument("--notebooks", type=Path, default=_NOTEBOOKS, help="their folder (default: this checkout's)")
+    parts = course.add_subparsers(required=True, metavar="PART")
+    instructor = parts.add_parser("instructor", help="write the notebooks with solutions and notes")
+    instructor.add_argument("--output", type=Path, required=True, metavar="DIR")
+    instructor.set_defaults(run=_instructor)
+    reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
+    reset.add_argument("chapter", help="two digits, as in the notebook's name: 02")
+    reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
+    reset.set_defaults(run=_reset)
     return parser
 
 
@@ -86,6 +99,21 @@ def _model(options: argparse.Namespace) -> int:
         print(path)
         return 0
     print(bundled_model.obtain(options.source))
+    return 0
+
+
+def _instructor(options: argparse.Namespace) -> int:
+    from folovllm.course.instructor import write_edition
+
+    for path in write_edition(options.notebooks, options.output):
+        print(path)
+    return 0
+
+
+def _reset(options: argparse.Namespace) -> int:
+    from folovllm.course.reset import reset_chapter
+
+    print(reset_chapter(options.chapter, options.notebooks, options.revision))
     return 0
 
 

@@ -5,6 +5,7 @@ made it.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,10 @@ class Exercise:
             f"not yet: for {_show(case)} you return {_show([given[wrong[0]]])}, "
             f"it should be {_show([self.solution(*_copied(case))])}"
         )
+
+    def solution_lines(self) -> list[str]:
+        """Return the body of a solution as a learner would write it: the code of the last hint."""
+        return re.findall(r"`([^`]+)`", self.hints[-1])
 
     def solution_source(self) -> str:
         """Return the reference as it stands in the package."""

@@ -1,0 +1,129 @@
+"""``python -m folovllm course``: the instructor's edition solves every exercise; a reset loses nothing."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from folovllm.__main__ import main
+from folovllm.course.checks import check
+from folovllm.course.sampling_exercises import EXERCISES
+
+
+@pytest.fixture(scope="module")
+def edition(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edition") / "new"
+    assert main(["course", "instructor", "--output", str(folder)]) == 0
+    return folder
+
+
+def code_of(path):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text("utf-8"))["cells"] if "outputs" in cell]
+
+
+def test_the_edition_has_every_notebook_and_all_are_valid(edition):
+    names = sorted(path.name for path in Path("notebooks").glob("*.ipynb"))
+    assert sorted(path.name for path in edition.iterdir()) == names
+    for name in names:
+        nbformat.validate(nbformat.read(edition / name, as_version=4))
+
+
+def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
+    code = [cell for path in sorted(edition.iterdir()) for cell in code_of(path)]
+    assert not any("NotImplementedError" in cell for cell in code)
+    namespace = {"torch": torch, "check": check}
+    for cell in code:
+        if "def my_" in cell or cell.startswith("check("):
+            exec(cell, namespace)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{each.name}: ✔ right, on all {len(each.cases)} inputs" for each in EXERCISES]
+
+
+def test_the_edition_is_otherwise_the_learners_notebook_with_the_mistakes_named(edition):
+    for path in edition.iterdir():
+        original = json.loads((Path("notebooks") / path.name).read_text("utf-8"))["cells"]
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        kept = {cell["id"]: "".join(cell["source"]) for cell in cells if not cell["id"].endswith("-notes")}
+        assert list(kept) == [cell["id"] for cell in original]
+        for cell in original:
+            source = "".join(cell["source"])
+            assert kept[cell["id"]] == source or "NotImplementedError" in source
+    notes = "\n".join("".join(cell["source"]) for cell in cells_with_notes(edition))
+    assert all(mistake.diagnosis in notes for exercise in EXERCISES for mistake in exercise.mistakes)
+
+
+def cells_with_notes(edition):
+    every = (cell for path in edition.iterdir() for cell in json.loads(path.read_text("utf-8"))["cells"])
+    return [cell for cell in every if cell["id"].endswith("-notes")]
+
+
+def test_the_edition_never_overwrites_the_learners_notebooks(tmp_path, capsys):
+    (tmp_path / "02_x.ipynb").write_text("{}")
+    assert main(["course", "--notebooks", str(tmp_path), "instructor", "--output", str(tmp_path)]) == 2
+    assert "output must be another folder" in capsys.readouterr().err
+    assert (tmp_path / "02_x.ipynb").read_text() == "{}"
+
+
+def test_a_folder_without_notebooks_is_an_error(tmp_path, capsys):
+    assert main(["course", "--notebooks", str(tmp_path), "instructor", "--output", str(tmp_path / "new")]) == 2
+    assert "there are no notebooks in" in capsys.readouterr().err
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    notebooks = tmp_path / "checkout" / "notebooks"
+    notebooks.mkdir(parents=True)
+    (notebooks / "02_sampling.ipynb").write_bytes(b"the original \xe2\x9c\x94\n")
+    identity = ["-c", "user.name=Tester", "-c", "user.email=tester@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "notebooks"]):
+        subprocess.run(["git", "-C", str(notebooks.parent), *command], check=True)
+    return notebooks
+
+
+def reset(notebooks, chapter="02", *options):
+    return main(["course", "--notebooks", str(notebooks), "reset", chapter, *options])
+
+
+def test_a_reset_restores_the_original_and_keeps_every_version_of_the_learner(checkout, capsys):
+    notebook, backups = checkout / "02_sampling.ipynb", checkout.parent / "backups"
+    original = notebook.read_bytes()
+    for count, mine in enumerate((b"first", b"second"), start=1):
+        notebook.write_bytes(mine)
+        assert reset(checkout) == 0
+        assert notebook.read_bytes() == original
+        assert (backups / f"02_sampling-{count}.ipynb").read_bytes() == mine
+    assert "your version: " in capsys.readouterr().out
+    assert len(list(backups.iterdir())) == 2
+
+
+def test_an_untouched_notebook_is_left_alone_and_a_deleted_one_comes_back(checkout, capsys):
+    assert reset(checkout) == 0
+    assert "is the original already" in capsys.readouterr().out
+    (checkout / "02_sampling.ipynb").unlink()
+    assert reset(checkout) == 0
+    assert (checkout / "02_sampling.ipynb").read_bytes().startswith(b"the original")
+    assert not (checkout.parent / "backups").exists()
+
+
+def test_an_unknown_chapter_or_revision_is_refused_and_nothing_is_touched(checkout, capsys):
+    (checkout / "02_sampling.ipynb").write_bytes(b"mine")
+    assert reset(checkout, "07") == 2
+    assert "chapter must be one of 02, got '07'" in capsys.readouterr().err
+    assert reset(checkout, "02", "--revision", "nowhere") == 2
+    assert (checkout / "02_sampling.ipynb").read_bytes() == b"mine"
+
+
+def test_without_git_the_message_says_what_to_do(checkout, monkeypatch, capsys):
+    (checkout / "02_sampling.ipynb").write_bytes(b"mine")
+    shutil.rmtree(checkout.parent / ".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent.parent))
+    assert reset(checkout) == 2
+    assert "download the notebook again" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    assert reset(checkout) == 2
+    assert "git is not installed" in capsys.readouterr().err
+    assert (checkout / "02_sampling.ipynb").read_bytes() == b"mine"
