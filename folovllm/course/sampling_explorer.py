@@ -35,18 +35,23 @@ class DistributionPicture:
         self._before = bars.barh(places - 0.2, np.zeros(NUM_SHOWN), 0.38, color=GREY, label="model")
         blue = {"color": BLUE, "hatch": "///", "edgecolor": "white"}
         self._after = bars.barh(places + 0.2, np.zeros(NUM_SHOWN), 0.38, label="drawn from", **blue)
-        [self._drawn] = bars.plot([], [], "D", color=ORANGE, markersize=6, label=f"{NUM_DRAWS} draws")
+        diamonds = {"color": ORANGE, "markersize": 6, "clip_on": False, "in_layout": False}
+        [self._drawn] = bars.plot([], [], "D", **diamonds, label=f"{NUM_DRAWS} draws")
         bars.set(xlim=(0, 1), ylim=(NUM_SHOWN - 0.4, -0.6), xlabel="probability")
         bars.xaxis.set_major_formatter(PercentFormatter(1))
         bars.legend(loc="lower right", fontsize=10)
         [self._cumulative] = curve.plot([], [], color=GREY, linewidth=2, label="after temperature")
-        [self._kept] = curve.plot([], [], color=BLUE, linewidth=5, alpha=0.7, label="kept")
+        # The marker at its end shows the curve where only one token is kept.
+        thick = {"color": BLUE, "linewidth": 5, "alpha": 0.7, "marker": "o", "markersize": 9, "markevery": [-1]}
+        [self._kept] = curve.plot([], [], **thick, label="kept")
         self._line = curve.axhline(1.0, color=ORANGE, linestyle="--", label="top-p")
         curve.set(xscale="log", ylim=(0, 1.03), xlabel="tokens, likeliest first", title="cumulative probability")
         curve.yaxis.set_major_formatter(PercentFormatter(1))
         curve.legend(loc="lower right", fontsize=10)
         self._curve = curve
-        self._moving = [*self._after, self._drawn, self._cumulative, self._kept, self._line]
+        # An exported page shows the picture without the line of text above it: so the picture says it too.
+        self._sentence = self.figure.suptitle(" ", fontsize=12, fontweight="bold")
+        self._moving = [*self._after, self._drawn, self._cumulative, self._kept, self._line, self._sentence]
         for artist in self._moving:
             artist.set_animated(True)
 
@@ -76,10 +81,11 @@ class DistributionPicture:
         kept = ranks[ranks <= shape.num_kept]
         self._kept.set_data(kept, rising[kept - 1])
         self._line.set_ydata([top_p, top_p])
+        self._sentence.set_text(shape.sentence())
         canvas: Any = self.figure.canvas
         canvas.restore_region(self._background)
         for artist in self._moving:
-            artist.axes.draw_artist(artist)
+            self.figure.draw_artist(artist)
         return canvas_to_png(canvas)
 
 
