@@ -179,7 +179,7 @@ class SchedulerConfig(_Config):
 class EngineConfig(_Config):
     """All of the engine's configuration.
 
-    device: "auto" (cuda, else mps, else cpu), "cpu", "cuda", "cuda:N" or "mps".
+    device: "auto" (cuda, else mps, else cpu), "cpu", "cuda", "cuda:N" (0 to 99) or "mps".
     sampling_order: "huggingface" (temperature, top-k, top-p, min-p; the notes' order too) or "vllm"
         (temperature, min-p, top-k, top-p).
     record_history: keep a record of every step in ``engine.history``.
@@ -200,7 +200,7 @@ class EngineConfig(_Config):
         ):
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{self._checked(name)} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[1-9]?[0-9])?", self.device):
             raise ValueError(
                 f"{self._checked('device')} must be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N', got {self.device!r}"
             )
@@ -277,7 +277,7 @@ _LENGTH_KEYS = (
 )
 _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR = {"default", "llama3", "yarn", "longrope", "su"}
 _NO_LIMIT = 10**9
-"""Tokenizers without a limit report a huge number; nothing from here on is taken for one."""
+"""Tokenizers without a limit report a huge number; from here on up nothing is taken for a limit."""
 
 
 def resolve_max_model_len(
@@ -293,10 +293,10 @@ def resolve_max_model_len(
     ``_get_and_verify_max_len``.)
     """
     text_config = {**hf_config, **(hf_config.get("text_config") or {})}
-    known = [text_config[key] for key in _LENGTH_KEYS if isinstance(text_config.get(key), int)]
+    known = [text_config[key] for key in _LENGTH_KEYS if _is_limit(text_config.get(key))]
     rope = text_config.get("rope_parameters") or text_config.get("rope_scaling") or {}
     known = [int(length * _rope_factor(rope)) for length in known]
-    if tokenizer_max_length is not None and tokenizer_max_length < _NO_LIMIT:
+    if tokenizer_max_length is not None and _is_limit(tokenizer_max_length):
         known.append(int(tokenizer_max_length))
     if not known:
         if requested is not None:
@@ -311,10 +311,15 @@ def resolve_max_model_len(
     return limit if requested is None else requested
 
 
+def _is_limit(length: Any) -> bool:
+    """Say whether a config's or tokenizer's entry limits anything: there are also None, -1 and 1e30."""
+    return isinstance(length, int | float) and not isinstance(length, bool) and 1 <= length < _NO_LIMIT
+
+
 def _rope_factor(rope: Mapping[str, Any]) -> float:
     """Return by how much rope scaling stretches the config's length: the least over the kinds of layers."""
     nested = [value for value in rope.values() if isinstance(value, Mapping)]
     if nested:
         return min(_rope_factor(each) for each in nested)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    return 1.0 if kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR else float(rope.get("factor", 1.0))
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return 1.0 if kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR else float(rope.get("factor") or 1.0)

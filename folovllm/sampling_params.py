@@ -13,6 +13,9 @@ from folovllm.validation import list_of_ints, list_of_strings, real_number, true
 
 MIN_TEMPERATURE = 0.01
 """Smaller positive temperatures are raised to this: dividing by them overflows float32."""
+MAX_LENGTH_PENALTY = 10.0
+"""Keeps ``length ** length_penalty`` within the range of floats, however long a text gets."""
+_INT64_MAX = 2**63 - 1
 
 
 class SamplingType(IntEnum):
@@ -99,7 +102,7 @@ class SamplingParams:
             self._set("max_tokens", whole_number("max_tokens", self.max_tokens, 1))
         self._set("min_tokens", whole_number("min_tokens", self.min_tokens, 0))
         if self.seed is not None:
-            seed = whole_number("seed", self.seed, -1, 2**63 - 1)
+            seed = whole_number("seed", self.seed, -1, _INT64_MAX)
             self._set("seed", None if seed == -1 else seed)
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
@@ -118,7 +121,7 @@ class SamplingParams:
             temperature = MIN_TEMPERATURE
         self._set("temperature", temperature)
         self._set("top_p", real_number("top_p", self.top_p, 0.0, 1.0, above=True))
-        self._set("top_k", max(0, whole_number("top_k", self.top_k, -1)))
+        self._set("top_k", max(0, whole_number("top_k", self.top_k, -1, _INT64_MAX)))
         self._set("min_p", real_number("min_p", self.min_p, 0.0, 1.0))
 
     def _check_stops(self) -> None:
@@ -200,7 +203,7 @@ class BeamSearchParams:
 
     beam_width: texts kept and returned, >= 1.  max_tokens: most tokens to generate, >= 1.
     ignore_eos: go on after EOS.
-    length_penalty: finite; texts are ranked by log-probability / length ** length_penalty, where the
+    length_penalty: in [-10, 10]; texts are ranked by log-probability / length ** length_penalty, where the
         length is that of the output. Above 0 favours long texts, below 0 short ones.
     """
 
@@ -210,10 +213,15 @@ class BeamSearchParams:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        whole_number("beam_width", self.beam_width, 1)
-        whole_number("max_tokens", self.max_tokens, 1)
+        self._set("beam_width", whole_number("beam_width", self.beam_width, 1))
+        self._set("max_tokens", whole_number("max_tokens", self.max_tokens, 1))
         true_or_false("ignore_eos", self.ignore_eos)
-        real_number("length_penalty", self.length_penalty)
+        limit = MAX_LENGTH_PENALTY
+        self._set("length_penalty", real_number("length_penalty", self.length_penalty, -limit, limit))
+
+    def _set(self, name: str, value: Any) -> None:
+        """Store a checked value; the only place where a field of this frozen class is written."""
+        object.__setattr__(self, name, value)
 
 
 def _or_empty(value: Any) -> Any:

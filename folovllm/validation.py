@@ -7,6 +7,7 @@ type or raises a ValueError that names the field, the value, and what is allowed
 import math
 import operator
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 
@@ -40,13 +41,13 @@ def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int
 def real_number(
     name: str, value: Any, minimum: float | None = None, maximum: float | None = None, above: bool = False
 ) -> float:
-    """Accept a finite int or float (no bool) within the bounds; ``above``: the minimum itself is excluded."""
+    """Accept a finite int or float (numpy's too, but no bool) within the bounds; ``above``: not the minimum itself."""
     allowed = " ".join(["a finite number", _range(minimum, maximum, above)]).strip()
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise _reject(name, value, allowed)
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:  # an int beyond the largest float
         raise _reject(name, value, allowed) from None
     too_small = minimum is not None and (number < minimum or (above and number == minimum))
     if not math.isfinite(number) or too_small or (maximum is not None and number > maximum):

@@ -128,6 +128,7 @@ TO_A_LIVE_ENGINE: dict[str, tuple[Callable[[LLM], object], str]] = {
     "logprobs > max_logprobs": (sampling(logprobs=21), "logprobs must be at most max_logprobs=20, got 21"),
     "all logprobs": (sampling(logprobs=-1), "logprobs must be at most max_logprobs=20, got -1"),
     "prompt_logprobs > max_logprobs": (sampling(prompt_logprobs=21), "prompt_logprobs.*max_logprobs=20, got 21"),
+    "top_k beyond a tensor's ints": (sampling(top_k=2**63), f"top_k must be.*{2**63}"),
     "stop id": (sampling(stop_token_ids=[5, 320]), "stop_token_ids.*320, got 320"),
     "biased id": (sampling(logit_bias={999: 1.0}), "logit_bias.*320, got 999"),
     "allowed id": (sampling(allowed_token_ids=[5, 400]), "allowed_token_ids.*320, got 400"),
@@ -207,6 +208,24 @@ def test_a_mistake_does_not_disturb_requests_that_run(llm, expected):
     *_, last = growing
     assert last.outputs[0].token_ids == expected
     assert_at_rest(llm)
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"top_k": 2**63 - 1},
+        {"seed": 2**63 - 1, "n": 3},
+        {"logit_bias": {1: 1e300}},
+        {"repetition_penalty": 1e300},
+        {"repetition_penalty": 1e-300},
+        {"min_tokens": 2**62, "max_tokens": 2**64},
+    ],
+    ids=str,
+)
+def test_the_largest_values_that_are_allowed_do_not_break_a_step(llm, expected, extreme):
+    outputs = llm.generate(GOOD, SamplingParams(**{"max_tokens": 4, **extreme}), use_tqdm=False)
+    assert all(completion.token_ids for completion in outputs[0].outputs)
+    assert_still_generates(llm, expected)
 
 
 def test_a_refused_request_does_not_change_the_seeds_of_later_ones():

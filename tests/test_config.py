@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +25,7 @@ BAD = [
     *[(ModelConfig, "max_logprobs", value) for value in (-2, 1.5, True, None)],
     *[(CacheConfig, "block_size", value) for value in (0, -16, 16.0, True, "16", None)],
     *[(CacheConfig, "gpu_memory_utilization", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9", None)],
-    *[(CacheConfig, "swap_space", value) for value in (-1, NAN, INF, "4", None, True)],
+    *[(CacheConfig, "swap_space", value) for value in (-1, NAN, INF, "4", None, True, np.bool_(True), 10**400)],
     *[(CacheConfig, "enable_prefix_caching", value) for value in (1, None, "on")],
     *[(CacheConfig, "num_gpu_blocks_override", value) for value in (0, -1, 1.5, True)],
     *[(CacheConfig, "kv_cache_memory_bytes", value) for value in (0, -1, 1e9, True)],
@@ -37,6 +38,7 @@ BAD = [
     *[(EngineConfig, "cache_config", value) for value in (None, {})],
     *[(EngineConfig, "scheduler_config", value) for value in (None, {})],
     *[(EngineConfig, "device", value) for value in ("gpu", "cuda:", "cuda:-1", "tpu", 0, None)],
+    *[(EngineConfig, "device", value) for value in ("cuda:00", "cuda:٣", "cuda:256", "cuda:0\n", "CPU")],
     *[(EngineConfig, "sampling_order", value) for value in ("hf", None, 1)],
     *[(EngineConfig, "record_history", value) for value in (1, None)],
 ]
@@ -64,6 +66,34 @@ def test_defaults():
     assert (config.scheduler_config.max_num_seqs, config.scheduler_config.enable_chunked_prefill) == (256, True)
 
 
+@pytest.mark.parametrize(
+    ("config", "name", "kept"),
+    [
+        (CacheConfig(gpu_memory_utilization=1), "gpu_memory_utilization", 1.0),
+        (CacheConfig(swap_space=0), "swap_space", 0.0),
+        (CacheConfig(swap_space=np.float32(0.5)), "swap_space", 0.5),
+        (CacheConfig(block_size=np.int64(1)), "block_size", 1),
+        (SchedulerConfig(max_num_batched_tokens=256), "max_num_batched_tokens", 256),
+        (SchedulerConfig(max_num_batched_tokens=1, max_num_seqs=1), "max_num_seqs", 1),
+        (ModelConfig(max_logprobs=-1), "max_logprobs", -1),
+        (ModelConfig(max_logprobs=0), "max_logprobs", 0),
+        (ModelConfig(seed=2**63 - 1), "seed", 2**63 - 1),
+        (ModelConfig(max_model_len=1), "max_model_len", 1),
+        (ModelConfig("weights", "words"), "tokenizer", "words"),
+        (EngineConfig(device="cuda:12"), "device", "cuda:12"),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_what_is_allowed_is_kept_in_one_form(config, name, kept):
+    assert getattr(config, name) == kept
+    assert type(getattr(config, name)) is type(kept)
+
+
+def test_every_device_that_is_allowed_is_one_to_torch():
+    for device in ("cpu", "mps", "cuda", *(f"cuda:{index}" for index in range(100))):
+        assert str(torch.device(EngineConfig(device=device).device)) == device
+
+
 def test_the_environment_names_the_default_model(monkeypatch):
     monkeypatch.setenv("FOLOVLLM_MODEL", "Qwen/Qwen3-0.6B")
     assert ModelConfig().model == ModelConfig().tokenizer == "Qwen/Qwen3-0.6B"
@@ -80,9 +110,11 @@ def test_torch_dtype(name, dtype):
     assert ModelConfig().torch_dtype is None
 
 
-def test_fields_cannot_be_set():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        CacheConfig().block_size = 8
+@pytest.mark.parametrize("kind", [ModelConfig, CacheConfig, SchedulerConfig, EngineConfig])
+def test_fields_cannot_be_set(kind):
+    for field in dataclasses.fields(kind):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(kind(), field.name, 8)
 
 
 def test_numbers_of_blocks_are_not_knobs():
@@ -149,6 +181,11 @@ def test_print_shows_one_field_a_line_with_nested_configs_indented():
         ("auto", "float32", "cuda", (7, 0), "float16"),
         ("float32", "bfloat16", "cuda", (7, 0), "float32"),
         ("auto", "bfloat16", "mps", None, "float16"),
+        ("auto", "float32", "mps", None, "float16"),
+        ("auto", None, "cpu", None, "float32"),
+        ("float16", "float32", "cpu", None, "float16"),
+        ("auto", "float16", "cuda", (7, 5), "float16"),
+        ("auto", "float32", "cuda", (12, 0), "bfloat16"),
     ],
 )
 def test_dtype_rule(asked, stored, device, capability, decided):
@@ -199,6 +236,25 @@ def rope(kind: str, factor: float) -> dict[str, object]:
         ),
         ({}, None, 333, 333),
         ({}, 77, None, 77),
+        # What is no limit is taken for none.
+        ({"max_position_embeddings": -1, "n_positions": 700}, None, None, 700),
+        ({"max_position_embeddings": 0, "n_positions": 700}, None, None, 700),
+        ({"max_position_embeddings": True, "n_positions": 700}, None, None, 700),
+        ({"max_position_embeddings": None, "n_positions": 700}, None, None, 700),
+        ({"n_positions": 700, "model_max_length": int(1e30)}, None, None, 700),
+        ({"n_positions": 700.0}, None, None, 700),
+        ({"n_positions": 700}, 0, None, 700),
+        ({"n_positions": 700}, math.inf, None, 700),
+        ({"n_positions": 700}, math.nan, None, 700),
+        ({"n_positions": 700, "text_config": None}, None, None, 700),
+        # Half-filled rope settings.
+        ({"n_positions": 700, "rope_scaling": {"type": "linear", "factor": None}}, None, None, 700),
+        ({"n_positions": 700, "rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}}, None, None, 700),
+        ({"n_positions": 700, "rope_parameters": None, "rope_scaling": None}, None, None, 700),
+        # The tokenizer's limit is not stretched.
+        (rope("linear", 2.0), 5000, None, 5000),
+        (rope("linear", 2.0), None, 8192, 8192),
+        ({"text_config": rope("linear", 2.0)}, None, None, 8192),
     ],
     ids=str,
 )

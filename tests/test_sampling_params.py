@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folovllm import SamplingParams, SamplingType
+from folovllm import BeamSearchParams, SamplingParams, SamplingType
 
 VLLM_DEFAULTS = {
     "n": 1,
@@ -47,8 +47,9 @@ BAD = [
     ],
     *[("repetition_penalty", value) for value in (0, -0.5, NAN, INF, True, "1")],
     *[("temperature", value) for value in (-0.1, 2.1, NAN, INF, -INF, True, "1", None, [1])],
+    *[("temperature", value) for value in (np.bool_(True), bytearray(b"1"), np.array([0.5]), 10**400, 1j)],
     *[("top_p", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9")],
-    *[("top_k", value) for value in (-2, 1.5, 5.0, True, "5", None)],
+    *[("top_k", value) for value in (-2, 1.5, 5.0, True, "5", None, np.bool_(True), 2**63)],
     *[("min_p", value) for value in (-0.1, 1.1, NAN, INF, False, "0")],
     *[("seed", value) for value in (-2, 1.0, True, "1", 2**63)],
     *[("stop", value) for value in ("", [""], [1], 5, {"a": 1}, b"x", [None])],
@@ -116,6 +117,11 @@ def test_a_contradictory_pair_is_refused(params, message):
             {"stop": [], "stop_token_ids": [], "bad_words": []},
         ),
         ({"top_k": -1}, {"top_k": 0}),
+        ({"top_k": 2**63 - 1}, {"top_k": 2**63 - 1}),
+        ({"logprobs": 0}, {"logprobs": 0}),
+        ({"min_tokens": 16}, {"min_tokens": 16}),
+        ({"temperature": 0.01}, {"temperature": 0.01}),
+        ({"n": 2, "best_of": 2}, {"n": 2, "best_of": 2}),
         ({"seed": -1}, {"seed": None}),
         ({"logprobs": True, "prompt_logprobs": False}, {"logprobs": 1, "prompt_logprobs": None}),
         ({"logprobs": -1}, {"logprobs": -1}),
@@ -160,6 +166,33 @@ def test_a_tiny_temperature_is_raised_with_a_warning():
     with pytest.warns(UserWarning, match=r"temperature=0\.001 is raised to 0\.01") as caught:
         assert SamplingParams(temperature=0.001).temperature == 0.01
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("beam_width", "max_tokens") for value in (0, -1, 1.5, True, "2", None)],
+        *[("ignore_eos", value) for value in (1, None)],
+        *[("length_penalty", value) for value in (NAN, INF, "1", True, None, 10.1, -1e3, 1e300)],
+    ],
+)
+def test_a_wrong_beam_search_value_is_refused_with_field_value_and_what_is_allowed(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be") as caught:
+        BeamSearchParams(**{"beam_width": 2, "max_tokens": 3, name: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_beam_search_values_are_kept_in_one_form():
+    params = BeamSearchParams(np.int64(2), np.int32(3), length_penalty=1)
+    assert params == BeamSearchParams(2, 3, ignore_eos=False, length_penalty=1.0)
+    kept = [type(getattr(params, field.name)) for field in dataclasses.fields(params)]
+    assert kept == [int, int, bool, float]
+
+
+@pytest.mark.parametrize("length_penalty", [-10, 10])
+def test_every_length_penalty_that_is_allowed_can_rank_the_longest_of_texts(length_penalty):
+    longest = 10**7
+    assert 0 < float(longest) ** BeamSearchParams(2, longest, length_penalty=length_penalty).length_penalty < INF
 
 
 def test_lists_are_own_copies_and_fields_cannot_be_set():
