@@ -10,12 +10,12 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-gpu format notebooks bench lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
-test-unit test-parity test-notebooks test-gpu notebooks: export HF_HUB_OFFLINE = 1
-test-unit test-parity test-notebooks test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
-test-unit test-parity test-notebooks test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
+test-unit test-parity test-notebooks test-browser test-gpu notebooks: export HF_HUB_OFFLINE = 1
+test-unit test-parity test-notebooks test-browser test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
+test-unit test-parity test-notebooks test-browser test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,12 +28,12 @@ model: venv ## prepare the bundled model (once)
 
 lab: venv ## prepare everything, and open the course in JupyterLab
 	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
-	$(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+	JUPYTER_CONFIG_PATH=jupyter $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 doctor: venv ## check this machine
 	@$(PY) -m folovllm doctor
 
-test: lint types test-unit test-parity test-notebooks ## all that CI runs
+test: lint types test-unit test-parity test-notebooks test-browser ## all that CI runs
 
 lint: venv ## style, formatting, and which module may import which
 	$(PY) -m ruff check .
@@ -44,13 +44,17 @@ types: venv ## mypy, strict
 	$(PY) -m mypy
 
 test-unit: venv ## all tests that need no bundled model; quick
-	$(PYTEST) -m "not bundled" tests
+	$(PYTEST) -m "not bundled and not browser" tests
 
 test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
-	$(PYTEST) -m bundled tests
+	$(PYTEST) -m "bundled and not browser" tests
 
 test-notebooks: model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
+
+test-browser: model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
+	@sh scripts/ensure_chromium.sh
+	$(PYTEST) -m browser tests
 
 test-gpu: model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
 	$(PYTEST) -m gpu tests

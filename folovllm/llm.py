@@ -78,6 +78,18 @@ class LLM:
         llm._set_engine(LLMEngine(config, model, tokenizer))
         return llm
 
+    def with_settings(self, **settings: Any) -> "LLM":
+        """Return another LLM over the same loaded model, to compare settings without loading it twice.
+
+        settings: as for ``LLM()``, less those that belong to the loaded weights (``ValueError``). What is
+        not given has its default, not this LLM's value. Each has its own KV cache and requests.
+        """
+        for name in {"model", "tokenizer", "trust_remote_code"} & set(settings):
+            raise ValueError(f"with_settings: {name!r} belongs to the loaded model and cannot be {settings[name]!r}")
+        engine = self.llm_engine
+        config = make_engine_config(engine.config.model_config.model, **settings)
+        return LLM.from_engine_config(config, engine.model_runner.model, engine.tokenizer)
+
     def _set_engine(self, engine: LLMEngine) -> None:
         self.llm_engine = engine
         self._lock = threading.RLock()

@@ -1,18 +1,25 @@
 """Every exercise accepts its solution, knows an untouched stub, and names each mistake."""
 
 import ast
+import html
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
-from folovllm.course.checks import check, find_exercise
+from folovllm.course.checks import CHAPTERS, EXERCISES, check, find_exercise
 from folovllm.course.exercises import NOT_ATTEMPTED
-from folovllm.course.sampling_exercises import EXERCISES
 
 MISTAKES = [(exercise, mistake) for exercise in EXERCISES for mistake in exercise.mistakes]
 BY_NAME = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+
+
+def arguments_of(exercise):
+    code = exercise.solution.__code__
+    return ", ".join(code.co_varnames[: code.co_argcount])
 
 
 @BY_NAME
@@ -22,11 +29,8 @@ def test_the_solution_passes(exercise):
 
 @BY_NAME
 def test_the_code_of_the_last_hint_passes(exercise):
-    *steps, last = [step for step in exercise.hints[-1].split("`") if step.strip(" ,")]
-    arguments = ", ".join(exercise.solution.__code__.co_varnames[: exercise.solution.__code__.co_argcount])
-    source = f"def answer({arguments}):\n" + "".join(f"    {line}\n" for line in (*steps, last))
     namespace = {"torch": torch}
-    exec(source, namespace)
+    exec(f"def answer({arguments_of(exercise)}):\n{textwrap.indent(exercise.code, '    ')}", namespace)
     assert exercise.judge(namespace["answer"])[0]
 
 
@@ -47,30 +51,46 @@ def test_a_mistake_gets_its_own_diagnosis(exercise, mistake):
 @BY_NAME
 def test_there_are_three_mistakes_with_different_diagnoses_and_three_hints(exercise):
     assert len({mistake.diagnosis for mistake in exercise.mistakes}) == len(exercise.mistakes) >= 3
-    assert len(exercise.hints) == 3
+    assert len({*exercise.hints, exercise.code}) == 3
 
 
 @BY_NAME
-def test_an_unknown_mistake_is_shown_a_case_and_an_exception_is_reported(exercise):
-    right, verdict = exercise.judge(lambda values, number: values * 0 + 7)
+def test_an_unknown_mistake_is_shown_a_case(exercise):
+    right, verdict = exercise.judge(lambda *arguments: "nonsense")
     assert not right
     assert verdict.startswith("not yet: for ")
-    assert exercise.judge(lambda values: values)[1].startswith("your function raised TypeError")
+    assert "your function returns 'nonsense'; right: it r" in verdict
+
+
+@BY_NAME
+def test_an_exception_is_shown(exercise):
+    right, verdict = exercise.judge(lambda: 1)
+    assert not right
+    assert "your function raises TypeError: " in verdict
+
+
+def test_every_chapter_has_three_exercises_of_its_own_names():
+    assert all(len(exercises) >= 3 for exercises in CHAPTERS.values())
+    assert len({exercise.name for exercise in EXERCISES}) == len(EXERCISES)
 
 
 def test_a_name_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="name must be one of temperature, top_p, min_p, got 'topp'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*temperature, top_p, min_p.*, got 'topp'"):
         check("topp", print)
 
 
-def test_the_notebook_has_a_stub_a_check_and_the_hints_of_every_exercise():
-    notebook = json.loads(Path("notebooks/02_sampling.ipynb").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_notebook_has_a_stub_a_check_and_the_hints_of_every_exercise(chapter):
+    notebook = json.loads(Path(f"notebooks/{chapter}.ipynb").read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    for exercise in EXERCISES:
-        [stub] = [cell for cell in code if f"def my_{exercise.name}(" in cell]
+    for exercise in CHAPTERS[chapter]:
+        [stub] = [cell for cell in code if f"def my_{exercise.name}({arguments_of(exercise)})" in cell]
         assert "raise NotImplementedError" in stub
         assert ast.parse(stub)
         assert any(f'check("{exercise.name}", my_{exercise.name})' in cell for cell in code)
-        assert all(hint in text for hint in exercise.hints)
-    assert find_exercise("top_p").solution_source().startswith("def top_p_solution")
+        assert html.escape(exercise.code, quote=False) in text
+        for hint in exercise.hints:
+            assert re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(hint, quote=False)) in text
+    solved = find_exercise(CHAPTERS[chapter][0].name)
+    assert solved.solution_source().startswith(f"def {solved.name}_solution")

@@ -224,6 +224,34 @@ def test_two_llms_with_different_models_live_side_by_side(llm):
 # -- the progress bar ---------------------------------------------------------------------------------------------
 
 
+def test_an_llm_with_other_settings_shares_the_weights_and_nothing_else(llm):
+    other = llm.with_settings(block_size=4, max_num_seqs=2, swap_space=0.001)
+    assert other.llm_engine.model_runner.model is llm.llm_engine.model_runner.model
+    assert other.llm_engine.config.cache_config.block_size == 4
+    assert llm.llm_engine.config.cache_config.block_size == 16
+    growing = llm.stream("The quick", SamplingParams(temperature=0, max_tokens=8))
+    next(growing)
+    beside = other.generate("The quick", SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)[0]
+    assert [*growing][-1].outputs[0].token_ids == beside.outputs[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model": "other"}, "'model' belongs to the loaded model and cannot be 'other'"),
+        ({"tokenizer": "other"}, "'tokenizer' belongs to the loaded model"),
+        ({"trust_remote_code": True}, "'trust_remote_code' belongs to the loaded model"),
+        ({"dtype": "bfloat16"}, "dtype must be 'auto' or the given model's 'float32', got 'bfloat16'"),
+        ({"device": "cuda"}, "device must be 'auto' or the given model's 'cpu', got 'cuda'"),
+        ({"blocksize": 8}, "no setting 'blocksize'; did you mean 'block_size'"),
+    ],
+    ids=str,
+)
+def test_settings_that_belong_to_the_weights_are_refused(llm, setting, message):
+    with pytest.raises(ValueError, match=message):
+        llm.with_settings(**setting)
+
+
 def test_the_bar_counts_prompts_and_tokens(llm, monkeypatch):
     bars = []
 

@@ -1,9 +1,14 @@
 """``check``: what the notebooks call to have a learner's function judged."""
 
+from folovllm.course import config_exercises, sampling_exercises
 from folovllm.course.exercises import Answer, Exercise
-from folovllm.course.sampling_exercises import EXERCISES
 
-_KNOWN = {exercise.name: exercise for exercise in EXERCISES}
+CHAPTERS = {
+    "01_config": config_exercises.EXERCISES,
+    "02_sampling": sampling_exercises.EXERCISES,
+}
+"""The exercises of each notebook."""
+EXERCISES = [exercise for chapter in CHAPTERS.values() for exercise in chapter]
 
 
 def check(name: str, answer: Answer) -> None:
@@ -14,6 +19,7 @@ def check(name: str, answer: Answer) -> None:
 
 def find_exercise(name: str) -> Exercise:
     """Return the exercise of that name."""
-    if name not in _KNOWN:
-        raise ValueError(f"name must be one of {', '.join(_KNOWN)}, got {name!r}")
-    return _KNOWN[name]
+    known = {exercise.name: exercise for exercise in EXERCISES}
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}")
+    return known[name]

@@ -5,7 +5,6 @@ made it.
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ class Exercise:
 
     solution: the reference; its results are the engine's.  cases: the arguments that it is tried on.
     mistakes: tried in order, so the more special ones come first.
-    hints: a nudge, an approach, code.
+    hints: a nudge, an approach.  code: the third hint, the function's body.
     """
 
     name: str
@@ -38,31 +37,24 @@ class Exercise:
     solution: Answer
     cases: list[tuple[Any, ...]]
     mistakes: list[Mistake]
-    hints: tuple[str, str, str]
+    hints: tuple[str, str]
+    code: str
 
     def judge(self, answer: Answer) -> tuple[bool, str]:
         """Return whether an answer is right, and what to tell its author."""
-        try:
-            given = [answer(*_copied(case)) for case in self.cases]
-        except NotImplementedError:
+        given = [_outcome(answer, case) for case in self.cases]
+        if any(isinstance(each, NotImplementedError) for each in given):
             return False, NOT_ATTEMPTED
-        except Exception as error:
-            return False, f"your function raised {type(error).__name__}: {error}"
-        wrong = [i for i, case in enumerate(self.cases) if not _equal(given[i], self.solution(*_copied(case)))]
+        expected = [_outcome(self.solution, case) for case in self.cases]
+        wrong = [i for i in range(len(given)) if not _equal(given[i], expected[i])]
         if not wrong:
             return True, f"right, on all {len(self.cases)} inputs"
         for mistake in self.mistakes:
-            if all(_equal(given[i], _try(mistake.function, case)) for i, case in enumerate(self.cases)):
+            if all(_equal(given[i], _outcome(mistake.function, case)) for i, case in enumerate(self.cases)):
                 return False, mistake.diagnosis
-        case = self.cases[wrong[0]]
-        return False, (
-            f"not yet: for {_show(case)} you return {_show([given[wrong[0]]])}, "
-            f"it should be {_show([self.solution(*_copied(case))])}"
-        )
-
-    def solution_lines(self) -> list[str]:
-        """Return the body of a solution as a learner would write it: the code of the last hint."""
-        return re.findall(r"`([^`]+)`", self.hints[-1])
+        first = wrong[0]
+        asked = _show(self.cases[first])
+        return False, f"not yet: for {asked} your function {_tell(given[first])}; right: it {_tell(expected[first])}"
 
     def solution_source(self) -> str:
         """Return the reference as it stands in the package."""
@@ -74,8 +66,8 @@ def _copied(case: tuple[Any, ...]) -> list[Any]:
     return [value.clone() if isinstance(value, Tensor) else value for value in case]
 
 
-def _try(function: Answer, case: tuple[Any, ...]) -> Any:
-    """Return what a mistaken function gives, its exception included: that is an answer too."""
+def _outcome(function: Answer, case: tuple[Any, ...]) -> Any:
+    """Return what a function gives, or the exception that it raises: that is an answer too."""
     try:
         return function(*_copied(case))
     except Exception as error:
@@ -87,7 +79,15 @@ def _equal(given: Any, expected: Any) -> bool:
         if given.shape != expected.shape or given.dtype.is_floating_point != expected.dtype.is_floating_point:
             return False
         return allclose(given.double(), expected.double(), atol=1e-5)
+    if isinstance(expected, Exception):
+        return isinstance(given, type(expected))
     return type(given) is type(expected) and bool(given == expected)
+
+
+def _tell(outcome: Any) -> str:
+    if isinstance(outcome, Exception):
+        return f"raises {type(outcome).__name__}: {outcome}"
+    return f"returns {_show([outcome])}"
 
 
 def _show(values: Iterable[Any]) -> str:

@@ -1,11 +1,12 @@
 """The instructor's edition of a notebook, made from the learners' own: nothing is kept twice."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from folovllm.course.checks import EXERCISES
 from folovllm.course.exercises import Exercise
-from folovllm.course.sampling_exercises import EXERCISES
 
 Cell = dict[str, Any]
 _STUB = "    raise NotImplementedError"
@@ -27,9 +28,26 @@ def write_edition(notebooks: Path, output: Path) -> list[Path]:
 
 def _write_one(source: Path, target: Path) -> Path:
     notebook = json.loads(source.read_text(encoding="utf-8"))
-    notebook["cells"] = [new for cell in notebook["cells"] for new in instructor_cells(cell)]
+    notebook["cells"] = [new for cell in with_times(notebook["cells"]) for new in instructor_cells(cell)]
     target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
+
+
+def with_times(cells: list[Cell]) -> list[Cell]:
+    """Return the cells with a line under every heading that says when its section begins and how long it takes.
+
+    How long is in the heading's metadata: ``minutes``.
+    """
+    timed, clock = [], 0
+    for cell in cells:
+        minutes = cell["metadata"].get("minutes")
+        if minutes is not None:
+            heading, _, rest = "".join(cell["source"]).partition("\n")
+            times = f"*{clock // 60}:{clock % 60:02}, {minutes} min*"
+            cell = cell | {"source": f"{heading}\n\n{times}\n{rest}"}
+            clock += minutes
+        timed.append(cell)
+    return timed
 
 
 def instructor_cells(cell: Cell) -> list[Cell]:
@@ -40,8 +58,7 @@ def instructor_cells(cell: Cell) -> list[Cell]:
     source = "".join(cell["source"])
     for exercise in EXERCISES:
         if f"def my_{exercise.name}(" in source and _STUB in source:
-            solution = "\n".join(f"    {line}" for line in exercise.solution_lines())
-            solved = cell | {"source": source.replace(_STUB, solution)}
+            solved = cell | {"source": source.replace(_STUB, textwrap.indent(exercise.code, "    "))}
             notes = {"cell_type": "markdown", "id": f"{cell['id']}-notes", "metadata": {}, "source": _notes(exercise)}
             return [solved, notes]
     return [cell]

@@ -5,7 +5,7 @@ import time
 
 import ipywidgets
 
-from folovllm.course.widget import CourseWidget, slider_with_box
+from folovllm.course.widget import CourseWidget, slider_with_box, wide
 from folovllm.llm import LLM
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -37,8 +37,7 @@ class PromptBox(CourseWidget):
     ) -> None:
         self.llm = llm
         self.result: RequestOutput | None = None
-        wide = ipywidgets.Layout(width="100%", max_width="50em")
-        self.prompt = ipywidgets.Textarea(value=prompt, description="prompt", rows=3, layout=wide)
+        self.prompt = ipywidgets.Textarea(value=prompt, description="prompt", rows=3, layout=wide())
         self._temperature = slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.1)
         self._max_tokens = slider_with_box("max_tokens", max_tokens, 1, 200, 1)
         self._seed = slider_with_box("seed", seed, 0, 100, 1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises import Exercise, Mistake
+from folovllm.engine.detokenizer import find_stop
 from folovllm.sampler import apply_min_p, apply_temperature, apply_top_p
 
 
@@ -20,6 +21,12 @@ def top_p_solution(probs: Tensor, p: float) -> Tensor:
 def min_p_solution(probs: Tensor, min_p: float) -> Tensor:
     """Return which tokens stay: True or False for each."""
     return apply_min_p(probs.log()[None], torch.tensor([min_p]))[0] > -torch.inf
+
+
+def stop_solution(text: str, stop: list[str]) -> str:
+    """Return the text before the stop string that is completed first; all of it where there is none."""
+    found = find_stop(text, stop)
+    return text if found is None else text[: found[0]]
 
 
 def _times_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -69,6 +76,23 @@ def _share_of_the_mean(probs: Tensor, min_p: float) -> Tensor:
     return probs >= min_p * probs.mean()
 
 
+def _first_in_the_list(text: str, stop: list[str]) -> str:
+    return next((text[: text.index(each)] for each in stop if each in text), text)
+
+
+def _earliest_beginning(text: str, stop: list[str]) -> str:
+    return text[: min(text.index(each) for each in stop if each in text)] if any(s in text for s in stop) else text
+
+
+def _kept_in_the_text(text: str, stop: list[str]) -> str:
+    found = find_stop(text, stop)
+    return text if found is None else text[: found[0] + len(found[1])]
+
+
+def _only_at_the_end(text: str, stop: list[str]) -> str:
+    return next((text.removesuffix(each) for each in stop if text.endswith(each)), text)
+
+
 _GIVEN = [
     torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]),  # the notes' example
     torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15]),
@@ -101,8 +125,8 @@ EXERCISES = [
         hints=(
             "Temperature acts before the softmax.",
             "Divide the logits by it, then let `softmax` make probabilities.",
-            "`return (logits / temperature).softmax(dim=-1)`",
         ),
+        code="return (logits / temperature).softmax(dim=-1)",
     ),
     Exercise(
         name="top_p",
@@ -130,8 +154,11 @@ EXERCISES = [
         hints=(
             "The set must *reach* p: which token makes it do so, and does it stay?",
             "Sort, add up, and keep a token if the sum of those *before* it is still below p. Then undo the sort.",
-            "`ranked, order = probs.sort(descending=True)`, `keep = ranked.cumsum(0) - ranked < p`, "
-            "`return torch.zeros_like(keep).scatter(0, order, keep)`",
+        ),
+        code=(
+            "ranked, order = probs.sort(descending=True)\n"
+            "keep = ranked.cumsum(0) - ranked < p\n"
+            "return torch.zeros_like(keep).scatter(0, order, keep)"
         ),
     ),
     Exercise(
@@ -151,7 +178,47 @@ EXERCISES = [
         hints=(
             "The threshold depends on the likeliest token.",
             "Multiply `probs.max()` by `min_p` and compare.",
-            "`return probs >= min_p * probs.max()`",
+        ),
+        code="return probs >= min_p * probs.max()",
+    ),
+    Exercise(
+        name="stop",
+        task="cut a text at the stop string that is completed first",
+        solution=stop_solution,
+        cases=[
+            ("one, two, three", ["two"]),
+            ("one, two, three", ["three", "two"]),
+            ("Nothing to see.", ["###"]),
+            ("an abcd", ["abcd", "bc"]),
+            ("Yes.\n\nHuman: and", ["Human:", "\n\n"]),
+            ("a STOP", ["STOP", "TOP"]),
+        ],
+        mistakes=[
+            Mistake(
+                _first_in_the_list,
+                "you take the first of the list that occurs; what counts is which one the growing text completes first",
+            ),
+            Mistake(
+                _earliest_beginning,
+                "you take the one that begins first; of 'abcd' and 'bc' in 'an abcd' the text completes 'bc' first, "
+                "and generation ends there",
+            ),
+            Mistake(_kept_in_the_text, "you keep the stop string; by default the text ends where it begins"),
+            Mistake(
+                _only_at_the_end,
+                "you look at the end of the text only; one token may bring the stop string and more after it",
+            ),
+        ],
+        hints=(
+            "The text grows from left to right. Which stop string is whole first?",
+            "For each that occurs: `text.index(s) + len(s)` is where it is complete. The smallest wins.",
+        ),
+        code=(
+            "found = [(text.index(s) + len(s), i) for i, s in enumerate(stop) if s in text]\n"
+            "if not found:\n"
+            "    return text\n"
+            "end, i = min(found)\n"
+            "return text[: end - len(stop[i])]"
         ),
     ),
 ]

@@ -1,7 +1,6 @@
 """A widget: see how temperature, top-k, top-p and min-p reshape a real next-token distribution."""
 
 import random
-from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -10,26 +9,22 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from folovllm.course.distribution import Distribution, make_distribution
-from folovllm.course.style import BLUE, GREY, ORANGE, canvas_to_png, new_figure, to_html
-from folovllm.course.widget import CourseWidget, slider_with_box
+from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
+from folovllm.course.widget import PictureWidget, choice, slider_with_box, wide
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
-NUM_SHOWN = 15
+NUM_SHOWN = 20
 """Likeliest tokens that get a bar; the numbers are of the whole vocabulary."""
 NUM_DRAWS = 200
 
 
-class DistributionPicture:
-    """Bars of the likeliest tokens and the cumulative curve.
-
-    What belongs to the prompt is drawn once and kept as a background; a moved knob redraws only the
-    bars and curves over it, which is what keeps up with a slider.
-    """
+class DistributionPicture(LivePicture):
+    """Bars of the likeliest tokens and the cumulative curve. What belongs to the prompt is its background."""
 
     def __init__(self) -> None:
-        self.figure, (bars, curve) = new_figure(10, 4.6, ncols=2, width_ratios=(3, 2))
+        figure, (bars, curve) = new_figure(10, 5.4, ncols=2, width_ratios=(3, 2))
         self.bars = bars
         places = np.arange(NUM_SHOWN)
         self._before = bars.barh(places - 0.2, np.zeros(NUM_SHOWN), 0.38, color=GREY, label="model")
@@ -50,10 +45,9 @@ class DistributionPicture:
         curve.legend(loc="lower right", fontsize=10)
         self._curve = curve
         # An exported page shows the picture without the line of text above it: so the picture says it too.
-        self._sentence = self.figure.suptitle(" ", fontsize=12, fontweight="bold")
-        self._moving = [*self._after, self._drawn, self._cumulative, self._kept, self._line, self._sentence]
-        for artist in self._moving:
-            artist.set_animated(True)
+        self._sentence = figure.suptitle(" ", fontsize=12, fontweight="bold")
+        moving = [*self._after, self._drawn, self._cumulative, self._kept, self._line, self._sentence]
+        super().__init__(figure, moving)
 
     def begin(self, before: NDArray[np.float64], names: list[str]) -> None:
         """Draw what belongs to a prompt. before: [vocab], the model's probabilities.  names: of the likeliest."""
@@ -64,8 +58,7 @@ class DistributionPicture:
         self.bars.set_yticks(np.arange(NUM_SHOWN), names, family="monospace")
         self.bars.set_title(f"the {NUM_SHOWN} likeliest tokens; the others have {1 - head.sum():.1%}")
         self._curve.set_xlim(0.9, len(before))
-        self.figure.canvas.draw()
-        self._background = self.figure.canvas.copy_from_bbox(self.figure.bbox)  # type: ignore[attr-defined]
+        self.keep_background()
 
     def update(self, shape: Distribution, top_p: float, drawn: NDArray[np.int64] | None) -> bytes:
         """Show a distribution over the prompt's background; return the picture as PNG."""
@@ -82,14 +75,10 @@ class DistributionPicture:
         self._kept.set_data(kept, rising[kept - 1])
         self._line.set_ydata([top_p, top_p])
         self._sentence.set_text(shape.sentence())
-        canvas: Any = self.figure.canvas
-        canvas.restore_region(self._background)
-        for artist in self._moving:
-            self.figure.draw_artist(artist)
-        return canvas_to_png(canvas)
+        return self.redraw()
 
 
-class SamplingExplorer(CourseWidget):
+class SamplingExplorer(PictureWidget):
     """Type a prompt, turn the knobs, and see which tokens can come next.
 
     The logits are the model's; the filters are the functions that the engine runs.
@@ -107,8 +96,7 @@ class SamplingExplorer(CourseWidget):
     ) -> None:
         self.llm = llm
         self._picture = DistributionPicture()
-        wide = ipywidgets.Layout(width="100%", max_width="60em")
-        self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide)
+        self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
         rows = {
             "temperature": slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.05),
             "top_k": slider_with_box("top-k", top_k, 0, 100, 1),
@@ -116,10 +104,8 @@ class SamplingExplorer(CourseWidget):
             "min_p": slider_with_box("min-p", float(min_p), 0.0, 1.0, 0.01),
         }
         self.knobs = {name: row.children[-1] for name, row in rows.items()}
-        self.order = ipywidgets.Dropdown(options=["huggingface", "vllm"], description="order")
+        self.order = choice("order", ["huggingface", "vllm"])
         self.draw_button = ipywidgets.Button(description=f"Draw {NUM_DRAWS}")
-        self.picture = ipywidgets.HTML()
-        self.status = ipywidgets.HTML()
         self._drawn: NDArray[np.int64] | None = None
         for control in (*self.knobs.values(), self.order):
             control.observe(lambda _: self.refresh(), "value")
@@ -127,7 +113,7 @@ class SamplingExplorer(CourseWidget):
         self.draw_button.on_click(lambda _: self.draw())
         columns = ipywidgets.VBox(list(rows.values())), ipywidgets.VBox([self.order, self.draw_button])
         controls = ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([self.prompt, controls, self.status, self.picture])
+        super().__init__([self.prompt, controls])
         self.read_prompt()
 
     @property
@@ -140,7 +126,7 @@ class SamplingExplorer(CourseWidget):
         try:
             self.logits = self.llm.llm_engine.compute_logits(self.prompt.value).cpu()
         except ValueError as error:
-            self.status.value = f"The engine refused this: {error}"
+            self.say(f"The engine refused this: {error}")
             return
         tokenizer = self.llm.get_tokenizer()
         before = self.logits.double().softmax(-1).numpy()
@@ -166,15 +152,10 @@ class SamplingExplorer(CourseWidget):
         return f"SamplingExplorer: {self.prompt.value!r}, {knobs}, order={self.order.value}\n{self.shape.sentence()}"
 
     def _show(self) -> None:
-        self.png = self._picture.update(self.shape, self.knobs["top_p"].value, self._drawn)
         sentence = self.shape.sentence()
         if self._drawn is not None:
             sentence += f"; {NUM_DRAWS} draws gave {len(np.unique(self._drawn))} different tokens"
-        self.status.value = f"<b>{sentence}</b>"
-        self.picture.value = to_html(self.png, self.summary())
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return super()._repr_mimebundle_(**kwargs) | {"image/png": self.png}
+        self.show(sentence, self._picture.update(self.shape, self.knobs["top_p"].value, self._drawn))
 
 
 def visible_text(text: str) -> str:

@@ -23,6 +23,20 @@ def decode_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return str(tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+def find_stop(text: str, stop: list[str], searched: int = 0) -> tuple[int, str] | None:
+    """Return where the stop string that is completed first begins, and which it is; None without one.
+
+    Of two that are completed by the same character, the one that comes first in ``stop`` wins.
+    searched: characters that are known to hold no complete stop string.
+    """
+    found: tuple[int, str] | None = None
+    for each in stop:
+        start = text.find(each, max(0, searched - len(each) + 1))
+        if start >= 0 and (found is None or start + len(each) < found[0] + len(found[1])):
+            found = (start, each)
+    return found
+
+
 class Detokenizer:
     """Text of one sequence.
 
@@ -62,8 +76,11 @@ class Detokenizer:
             searched = len(self.text)
             self._add(token_id)
             if self.num_tokens > self.params.min_tokens:
-                stop = self._find_stop(searched)
-                if stop is not None:
+                found = find_stop(self.text, self.params.stop, searched)
+                if found is not None:
+                    start, stop = found
+                    self.text = self.text[: start + len(stop) * self.params.include_stop_str_in_output]
+                    self._stopped = True
                     return stop
         return None
 
@@ -120,19 +137,3 @@ class Detokenizer:
             return new
         content = self._added[self._window[-1]].content
         return content if new == " " + content else new
-
-    # -- stop strings --------------------------------------------------------------------------------------
-
-    def _find_stop(self, searched: int) -> str | None:
-        """Cut the text at the stop string that was completed first since ``searched`` characters."""
-        found: tuple[int, str] | None = None
-        for stop in self.params.stop:
-            start = self.text.find(stop, max(0, searched - len(stop) + 1))
-            if start >= 0 and (found is None or start + len(stop) < found[0]):
-                found = (start + len(stop), stop)
-        if found is None:
-            return None
-        end, stop = found
-        self.text = self.text[: end if self.params.include_stop_str_in_output else end - len(stop)]
-        self._stopped = True
-        return stop

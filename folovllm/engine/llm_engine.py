@@ -36,6 +36,7 @@ class LLMEngine:
     """One model, its KV cache, and the requests it works on.
 
     config: what was asked for; ``engine.config`` has every open point decided.
+    attention_spec: what its KV cache holds for a token.
     model, tokenizer: already loaded ones, instead of those that the config names.
     """
 
@@ -51,7 +52,7 @@ class LLMEngine:
         if model is None or tokenizer is None:
             model, tokenizer = loader.load_model_and_tokenizer(config.device)
         config = loader.resolve(config, model, tokenizer)
-        spec = probe_attention(model.config, config.model_config.trust_remote_code)
+        self.attention_spec = spec = probe_attention(model.config, config.model_config.trust_remote_code)
         max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens
         assert max_num_batched_tokens is not None, "resolving decides the token budget"
         cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens)

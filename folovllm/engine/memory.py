@@ -25,7 +25,7 @@ def size_cache(
     elsewhere the smaller of 1 GiB and a quarter of the free memory.
     (vLLM: ``v1/worker/gpu_worker.py``, ``determine_available_memory``.)
     """
-    block_bytes = config.block_size * spec.bytes_per_token(model.dtype)
+    block_bytes = bytes_per_block(config, spec, model.dtype)
     num_cpu_blocks = int(config.swap_space * GIB) // block_bytes
     if config.num_gpu_blocks_override is not None:
         return config.with_num_blocks(config.num_gpu_blocks_override, num_cpu_blocks)
@@ -42,6 +42,11 @@ def size_cache(
             f"{config.block_size} tokens takes {block_bytes}; allow more memory or set num_gpu_blocks_override"
         )
     return config.with_num_blocks(budget // block_bytes, num_cpu_blocks)
+
+
+def bytes_per_block(config: CacheConfig, spec: AttentionSpec, dtype: torch.dtype) -> int:
+    """Return what one KV block takes: the keys and values of ``block_size`` tokens in all layers."""
+    return config.block_size * spec.bytes_per_token(dtype)
 
 
 def _free_cuda_bytes(

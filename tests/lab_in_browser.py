@@ -1,0 +1,128 @@
+"""JupyterLab as a learner has it, in a headless Chromium: what the browser tests and the widgets' benchmark share."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+_SETTINGS = Path(__file__).parent.parent / "jupyter"
+# The numbers that came with the notebook are cleared, so that those that are seen are new.
+_RUN_ALL = """async () => {
+    const app = window.jupyterapp
+    await app.restored
+    await app.activatePlugin("@jupyter-widgets/jupyterlab-manager:plugin")
+    const context = app.shell.currentWidget.sessionContext
+    await context.ready
+    while (!context.session?.kernel) await new Promise(resolve => setTimeout(resolve, 100))
+    await context.session.kernel.info
+    await app.commands.execute("editmenu:clear-all")
+    await app.commands.execute("notebook:run-all-cells")
+}"""
+
+
+def find_chromium() -> str:
+    """Return Chromium's path. A machine that runs these tests has one: its lack is a failure."""
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if found is None:
+        raise FileNotFoundError("no Chromium: run `sh scripts/ensure_chromium.sh`")
+    return found
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Start a headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def serve_lab(folder: Path) -> Iterator[str]:
+    """Serve a folder by JupyterLab; yields the address that opens it, token included."""
+    log = folder / "jupyter.log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": str(_SETTINGS), "JUPYTER_CONFIG_DIR": str(folder / "settings")}
+    with log.open("w") as output:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+    try:
+        yield _address(server, log)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", log.read_text()):
+            return found[0]
+        time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
+
+
+class LabPage:
+    """One notebook in one tab. problems: what the page's console reported as errors."""
+
+    def __init__(self, browser: Browser, address: str, notebook: str, width: int = 1280) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 1000})
+        self.problems: list[str] = []
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        # Without "reset" JupyterLab opens the tabs of the page before beside it.
+        self.page.goto(address.replace("/lab?", f"/lab/tree/{notebook}?reset&"))
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.problems.append(message.text)
+
+    def run_all(self) -> None:
+        """Do what the menu's "Run All Cells" does, once the kernel answers, and wait for the last cell."""
+        self.page.evaluate(_RUN_ALL)
+        unnumbered = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_not_text=re.compile(r"\d"))
+        self.wait_until(lambda: unnumbered.count() == 0, "not all cells were run")
+
+    def errors_in_outputs(self) -> list[str]:
+        """Return the tracebacks that the notebook shows."""
+        found = self.page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
+        return found.all_text_contents()
+
+    def widget(self, name: str, cell: int) -> Locator:
+        """Return the widget of that class that a cell (counted from 0) shows.
+
+        What is out of sight is not rendered, and cells that are rendered on the way push others away: so
+        it is scrolled to until it is there.
+        """
+        found = self.page.locator(f".{name}")
+        place = self.page.locator(".jp-Notebook .jp-Cell").nth(cell)
+
+        def is_there() -> bool:
+            place.evaluate("cell => cell.scrollIntoView()")
+            self.page.wait_for_timeout(1000)  # it is rendered once the page is at rest
+            return found.is_visible()
+
+        self.wait_until(is_there, f"no {name} in cell {cell}")
+        return found
+
+    def wait_until(self, condition: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+        """Wait for a condition on the page; ``AssertionError`` with that message if it does not come."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, otherwise
+            self.page.wait_for_timeout(50)
+
+    def close(self) -> None:
+        """Shut down the kernel, which holds a model, and close the tab."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()

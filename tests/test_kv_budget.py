@@ -1,0 +1,77 @@
+"""The budget's numbers equal a count by hand and the engine's own; the widget follows its controls."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from folovllm.course.kv_budget import BLOCK_SIZES, Budget, KVBudget
+from folovllm.engine.model_probe import AttentionSpec
+from tests.tiny_models import tiny_llm
+
+SIZES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+
+
+@pytest.fixture(scope="module")
+def widget():
+    return KVBudget(tiny_llm(), memory_mib=16, block_size=16, length=200)
+
+
+def by_hand(budget: Budget) -> tuple[int, int, int]:
+    """Return blocks, sequences and wasted bytes, by placing token after token."""
+    spec = budget.spec
+    token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * SIZES[budget.dtype]
+    blocks = int(budget.memory_bytes / (token * budget.block_size))
+    free, sequences, empty = blocks, 0, 0
+    while (needed := math.ceil(budget.length / budget.block_size)) <= free:
+        free -= needed
+        sequences += 1
+        empty += needed * budget.block_size - budget.length
+    return blocks, sequences, empty * token
+
+
+def test_the_budget_equals_a_count_by_hand():
+    rng = random.Random(0)
+    for _ in range(200):
+        spec = AttentionSpec(rng.randint(1, 30), rng.randint(1, 8), rng.choice([16, 64]))
+        memory = rng.randint(2**22, 2**26)
+        budget = Budget(spec, rng.choice(list(SIZES)), memory, rng.choice(BLOCK_SIZES), rng.randint(1, 600))
+        assert (budget.num_blocks, budget.num_sequences, budget.wasted_bytes) == by_hand(budget)
+        assert budget.used_bytes + budget.wasted_bytes <= memory
+        if budget.num_sequences:
+            whole = budget.used_bytes + budget.wasted_bytes
+            assert budget.wasted_share == pytest.approx(budget.wasted_bytes / whole)
+
+
+def test_the_blocks_are_those_that_the_engine_makes():
+    llm = tiny_llm(kv_cache_memory_bytes=2**20, block_size=8)
+    budget = Budget(llm.llm_engine.attention_spec, torch.float32, 2**20, 8, 10)
+    assert budget.num_blocks == llm.llm_engine.config.cache_config.num_gpu_blocks
+
+
+@pytest.mark.parametrize(
+    ("control", "value"), [("memory", 64), ("length", 1000), ("block_size", 128), ("dtype", "bfloat16")]
+)
+def test_a_moved_control_changes_words_and_picture(widget, control, value):
+    words, picture, before = widget.status.value, widget.picture.value, getattr(widget, control).value
+    getattr(widget, control).value = value
+    assert widget.status.value != words
+    assert widget.picture.value != picture
+    assert widget.budget.sentence() in widget.summary()
+    getattr(widget, control).value = before
+    assert (widget.status.value, widget.picture.value) == (words, picture)
+
+
+def test_where_nothing_fits_it_says_so(widget):
+    none = Budget(AttentionSpec(30, 8, 128), torch.float32, 2**20, 16, 200)
+    assert none.sentence().startswith("0 blocks of 3840 KiB; 0 sequences of 200 tokens fit")
+    widget.spec = none.spec
+    widget.length.value = 8192
+    assert "0 sequences of 8192 tokens fit" in widget.status.value
+
+
+def test_without_a_kernel_it_is_a_picture_and_a_sentence(widget):
+    bundle = widget._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert bundle["text/plain"] == widget.summary()
