@@ -28,7 +28,7 @@ model: venv ## prepare the bundled model (once)
 
 lab: venv ## prepare everything, and open the course in JupyterLab
 	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
-	JUPYTER_CONFIG_PATH=jupyter $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 doctor: venv ## check this machine
 	@$(PY) -m folovllm doctor

@@ -153,6 +153,7 @@ class Sequence:
 
     def transition_to(self, status: SequenceStatus) -> None:
         """Move to ``status``; :class:`IllegalTransitionError` if the table does not allow it."""
+        status = SequenceStatus(status)  # a status's name is welcome too
         if status not in ALLOWED_TRANSITIONS[self._status]:
             allowed = ", ".join(sorted(ALLOWED_TRANSITIONS[self._status])) or "nothing"
             raise IllegalTransitionError(

@@ -51,6 +51,12 @@ def type_number(widget: Locator) -> None:
     box.press("Enter")
 
 
+def type_step(widget: Locator) -> None:
+    box = widget.locator("input[type=number]")
+    box.fill("9")
+    box.press("Enter")
+
+
 def type_prompt(widget: Locator) -> None:
     box = widget.locator("input[type=text]").first
     box.fill("The largest planet is")
@@ -65,6 +71,7 @@ def next_choice(widget: Locator) -> None:
 MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "00_start_here": {"PromptBox": [press_button]},
     "01_config": {"KVBudget": [press_arrow, next_choice]},
+    "03_sequences": {"Timeline": [press_arrow, type_step]},
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
 }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 
 from folovllm.__main__ import main
 from folovllm.course.checks import EXERCISES, check
+from tests.test_course_exercises import NAMESPACE
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_edition_has_every_notebook_and_all_are_valid(edition):
 def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
     code = [cell for path in sorted(edition.iterdir()) for cell in code_of(path)]
     assert not any("NotImplementedError" in cell for cell in code)
-    namespace = {"torch": torch, "check": check}
+    namespace = NAMESPACE | {"check": check}
     for cell in code:
         if "def my_" in cell or cell.startswith("check("):
             exec(cell, namespace)

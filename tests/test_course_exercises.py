@@ -12,7 +12,10 @@ import torch
 
 from folovllm.course.checks import CHAPTERS, EXERCISES, check, find_exercise
 from folovllm.course.exercises import NOT_ATTEMPTED
+from folovllm.request import ALLOWED_TRANSITIONS
 
+NAMESPACE = {"torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
+"""What the notebooks have imported where a solution is written."""
 MISTAKES = [(exercise, mistake) for exercise in EXERCISES for mistake in exercise.mistakes]
 BY_NAME = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
 
@@ -29,7 +32,7 @@ def test_the_solution_passes(exercise):
 
 @BY_NAME
 def test_the_code_of_the_last_hint_passes(exercise):
-    namespace = {"torch": torch}
+    namespace = dict(NAMESPACE)
     exec(f"def answer({arguments_of(exercise)}):\n{textwrap.indent(exercise.code, '    ')}", namespace)
     assert exercise.judge(namespace["answer"])[0]
 

@@ -169,3 +169,13 @@ def test_neighbouring_seeds_give_uniform_numbers(position):
 def test_a_stream_does_not_depend_on_the_order_of_asking():
     forwards, backwards = UniformStream(3), UniformStream(3)
     assert [forwards[i] for i in range(9)] == [backwards[i] for i in range(8, -1, -1)][::-1]
+
+
+def test_a_move_may_be_named_by_its_string_and_an_unknown_name_is_refused():
+    seq = Request("0", None, [1], SamplingParams()).sequences[0]
+    seq.transition_to("running")
+    assert seq.status is SequenceStatus.RUNNING
+    assert not seq.is_finished()
+    with pytest.raises(ValueError, match="'paused' is not a valid SequenceStatus"):
+        seq.transition_to("paused")
+    assert seq.status is SequenceStatus.RUNNING

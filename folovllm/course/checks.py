@@ -1,11 +1,12 @@
 """``check``: what the notebooks call to have a learner's function judged."""
 
-from folovllm.course import config_exercises, sampling_exercises
+from folovllm.course import config_exercises, sampling_exercises, sequence_exercises
 from folovllm.course.exercises import Answer, Exercise
 
 CHAPTERS = {
     "01_config": config_exercises.EXERCISES,
     "02_sampling": sampling_exercises.EXERCISES,
+    "03_sequences": sequence_exercises.EXERCISES,
 }
 """The exercises of each notebook."""
 EXERCISES = [exercise for chapter in CHAPTERS.values() for exercise in chapter]

@@ -4,6 +4,7 @@ A diagnosis is found by running the usual mistakes too: a function that answers 
 made it.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Exercise:
 
 def _copied(case: tuple[Any, ...]) -> list[Any]:
     """Return the arguments such that an answer cannot spoil them for the next."""
-    return [value.clone() if isinstance(value, Tensor) else value for value in case]
+    return copy.deepcopy(list(case))
 
 
 def _outcome(function: Answer, case: tuple[Any, ...]) -> Any:
