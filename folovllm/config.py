@@ -227,6 +227,24 @@ class EngineConfig(_Config):
             device=device,
         )
 
+    def to_vllm(self) -> dict[str, Any]:
+        """Return the keyword arguments that make vLLM 0.33's ``LLM`` this engine: ``vllm.LLM(**config.to_vllm())``.
+
+        Settings that vLLM does not have are named in a UserWarning if they were set: ``swap_space``,
+        ``record_history``, a ``device`` other than a GPU, a ``block_size`` that is no multiple of 16, the bundled
+        model's 4-bit weights. vLLM's only ``sampling_order`` is "vllm"; :meth:`SamplingParams.to_vllm` warns
+        where that makes a difference. With ``num_speculative_tokens`` vLLM refuses ``min_p`` and ``logit_bias``.
+        """
+        from folovllm.vllm_arguments import engine_arguments
+
+        return engine_arguments(self)
+
+    def to_vllm_server(self) -> list[str]:
+        """Return the same as arguments of ``vllm serve``, an OpenAI-compatible server; the model comes first."""
+        from folovllm.vllm_arguments import engine_arguments, server_flags
+
+        return server_flags(engine_arguments(self))
+
 
 def resolve_dtype(
     dtype: str,

@@ -227,7 +227,10 @@ def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrd
 
 
 class Sampler:
-    """Chooses the next token of every row."""
+    """Chooses the next token of every row.
+
+    A new strategy is a subclass that overrides :meth:`filter`, put in place of ``LLMEngine.sampler``.
+    """
 
     def __init__(self, order: SamplingOrder = "huggingface") -> None:
         self.order = order
@@ -247,5 +250,12 @@ class Sampler:
             logprobs = compute_logprobs(raw, token_ids, metadata.num_logprobs)
         return SamplerOutput(token_ids, logprobs)
 
+    def filter(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
+        """Return the logits whose softmax is drawn from.
+
+        logits: [num_random, vocab], float32, a row for each of ``metadata.params``: greedy rows never come here.
+        """
+        return filter_logits(logits, metadata, self.order)
+
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-        return sample_from_uniform(filter_logits(logits, metadata, self.order), metadata.uniforms)
+        return sample_from_uniform(self.filter(logits, metadata), metadata.uniforms)

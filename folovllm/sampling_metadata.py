@@ -62,8 +62,8 @@ class SamplingMetadata:
     """A batch's wishes, a row each. None stands for a stage that nobody asked for; it is not run.
 
     random_rows: the rows that are drawn, [num_random]; None for all. The tensors after it have an
-    entry for each of these. num_logprobs: most log-probabilities that any row wants beside its own
-    token's; None if no row wants any.
+    entry for each of these, and so has ``params``, for strategies that have no tensor here.
+    num_logprobs: most log-probabilities that any row wants beside its own token's; None if no row wants any.
     """
 
     allowed: list[list[int] | None] | None
@@ -76,6 +76,7 @@ class SamplingMetadata:
     top_p: Tensor | None
     min_p: Tensor | None
     uniforms: Tensor
+    params: list[SamplingParams]
     num_logprobs: int | None
 
     @property
@@ -107,6 +108,7 @@ class SamplingMetadata:
             top_p=column("top_p", 1.0, wide),
             min_p=column("min_p", 0.0, torch.float32),
             uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide, device=device),
+            params=[every[i] for i in drawn],
             num_logprobs=max(vocab_size if count == -1 else count for count in wanted) if wanted else None,
         )
 

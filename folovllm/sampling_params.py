@@ -184,6 +184,28 @@ class SamplingParams:
         """Return an equal copy that shares no list with this one."""
         return replace(self)
 
+    def to_vllm(self) -> dict[str, Any]:
+        """Return the keyword arguments for vLLM 0.33's class of this name: ``vllm.SamplingParams(**params.to_vllm())``.
+
+        Fields that a subclass adds go to ``extra_args``, which vLLM hands to custom logits processors. A
+        ValueError if ``best_of`` is above ``n``. A seed fixes the result there too, but it is another one.
+        """
+        from folovllm.vllm_arguments import sampling_arguments
+
+        return sampling_arguments(self)
+
+    def to_openai(self, chat: bool = False) -> dict[str, Any]:
+        """Return the same as fields of a request to a vLLM server, for ``/v1/completions`` or ``/v1/chat/completions``.
+
+        Everything is written out, since a server fills what is missing with defaults of its own. Fields
+        that only vLLM knows stand beside OpenAI's: OpenAI's Python client takes the whole as
+        ``extra_body``. A ValueError for ``max_tokens=None`` without ``chat``, where it would mean 16. A
+        server refuses more than ``VLLM_MAX_STOP_STRINGS`` (4) stop strings.
+        """
+        from folovllm.vllm_arguments import request_body, sampling_arguments
+
+        return request_body(sampling_arguments(self), chat)
+
     def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
         """Raise a ValueError for what only the model can tell: token ids and numbers of log-probabilities."""
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):

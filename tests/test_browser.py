@@ -64,15 +64,17 @@ def type_prompt(widget: Locator) -> None:
 
 
 def next_choice(widget: Locator) -> None:
-    widget.locator(".widget-toggle-button").nth(1).press("Enter")
+    widget.locator(".widget-toggle-button:not(.mod-active)").first.press("Enter")
 
 
 # Of each notebook's widgets, what is done to it by keyboard; after each the words change.
 MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "00_start_here": {"PromptBox": [press_button]},
     "01_config": {"KVBudget": [press_arrow, next_choice]},
-    "03_sequences": {"Timeline": [press_arrow, type_step]},
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
+    "03_sequences": {"Timeline": [press_arrow, type_step]},
+    "04_loading": {"PaddingExplorer": [next_choice]},
+    "06_patterns_and_next": {},
 }
 
 

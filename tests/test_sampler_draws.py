@@ -322,3 +322,21 @@ def test_uniforms_keep_double_precision_up_to_the_draw() -> None:
     upper = float(logits.softmax(dim=-1)[0, 0].double() / logits.softmax(dim=-1).double().sum())
     assert abs(upper - border) < 1e-6
     assert sample(logits.expand(2, -1), row(upper - 1e-12), row(upper + 1e-12)) == [0, 1]
+
+
+def test_a_subclass_filters_the_drawn_rows_and_sees_whose_they_are():
+    class OnlyOneToken(Sampler):
+        def filter(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
+            assert len(logits) == len(metadata.params)
+            logits = super().filter(logits, metadata).clone()
+            for one, params in zip(logits, metadata.params, strict=True):
+                if params.max_tokens == 99:
+                    one[:] = -math.inf
+                    one[7] = 0.0
+            return logits
+
+    logits = torch.arange(30.0).reshape(3, 10)
+    rows = [row(temperature=0, max_tokens=99), row(max_tokens=99), row(top_k=1)]
+    metadata = SamplingMetadata.build(rows, 10, CPU)
+    assert OnlyOneToken()(logits, metadata).token_ids.tolist() == [9, 7, 9]
+    assert [params.max_tokens for params in metadata.params] == [99, 16]

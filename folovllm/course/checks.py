@@ -1,12 +1,20 @@
 """``check``: what the notebooks call to have a learner's function judged."""
 
-from folovllm.course import config_exercises, sampling_exercises, sequence_exercises
+from folovllm.course import (
+    config_exercises,
+    loading_exercises,
+    patterns_exercises,
+    sampling_exercises,
+    sequence_exercises,
+)
 from folovllm.course.exercises import Answer, Exercise
 
 CHAPTERS = {
     "01_config": config_exercises.EXERCISES,
     "02_sampling": sampling_exercises.EXERCISES,
     "03_sequences": sequence_exercises.EXERCISES,
+    "04_loading": loading_exercises.EXERCISES,
+    "06_patterns_and_next": patterns_exercises.EXERCISES,
 }
 """The exercises of each notebook."""
 EXERCISES = [exercise for chapter in CHAPTERS.values() for exercise in chapter]

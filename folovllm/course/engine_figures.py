@@ -53,7 +53,7 @@ def plot_steps(llms: Mapping[str, LLM]) -> Image:
     return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
 
 
-def plot_growth(llm: LLM, prompt: str, max_tokens: int = 20) -> Image:
+def plot_stream(llm: LLM, prompt: str, max_tokens: int = 20) -> Image:
     """Show how a greedy text grows while it is streamed: how long it is after each step, and what came."""
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
     texts = ["", *(output.outputs[0].text for output in llm.stream(prompt, params))]

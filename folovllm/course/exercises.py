@@ -92,5 +92,8 @@ def _tell(outcome: Any) -> str:
 
 
 def _show(values: Iterable[Any]) -> str:
-    shown = [[round(x, 3) for x in v.tolist()] if isinstance(v, Tensor) else v for v in values]
-    return ", ".join(map(repr, shown))
+    return ", ".join(repr(_rounded(value) if isinstance(value, Tensor) else value) for value in values)
+
+
+def _rounded(values: Tensor) -> Any:
+    return (values.double().round(decimals=3) if values.is_floating_point() else values).tolist()

@@ -62,10 +62,12 @@ def wide() -> ipywidgets.Layout:
     return ipywidgets.Layout(width="calc(100% - 4px)", max_width="54em")  # the 4 px are its margin
 
 
-def choice(label: str, options: list[str]) -> ipywidgets.ToggleButtons:
+def choice(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.ToggleButtons:
     """Return a choice of one among a few; buttons, since in a list JupyterLab takes the arrow keys for itself."""
     buttons = ipywidgets.ToggleButtons(options=options, description=label)
-    buttons.style.button_width = "90px"
+    buttons.style.button_width = "auto"
+    if value is not None:
+        buttons.value = value
     return buttons
 
 

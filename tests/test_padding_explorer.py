@@ -1,0 +1,267 @@
+"""The padding widget's numbers are Hugging Face's own; a moved control shows others without running a model."""
+
+import functools
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from folovllm.course.padded_batch import (
+    DTYPES,
+    PADDING_PROMPTS,
+    POSITIONS,
+    SIDES,
+    make_tiny_gpt2,
+    measure_padding,
+    pad_prompts,
+)
+from folovllm.course.padding_explorer import PaddingExplorer
+from tests.tiny_models import VOCAB_SIZE, tiny_model
+from tests.tiny_tokenizers import byte_level_tokenizer
+
+PROMPTS = ("The dog", "Once upon a time", "a dog, the fox")
+EVERY = [(side, positions, dtype) for side in SIDES for positions in POSITIONS for dtype in DTYPES]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def rotary():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return make_tiny_gpt2(VOCAB_SIZE)
+
+
+@pytest.fixture(scope="module")
+def effects(rotary, learned, tokenizer):
+    return {name: measure_padding(model, tokenizer, PROMPTS) for name, model in (("r", rotary), ("l", learned))}
+
+
+# -- padding and positions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_real_tokens_stand_on_the_other_side_and_count_from_zero(tokenizer, side):
+    batch = pad_prompts(tokenizer, PROMPTS, side, "mask")
+    num_columns = batch.mask.shape[1]
+    for row, prompt in enumerate(PROMPTS):
+        ids = tokenizer(prompt)["input_ids"]
+        start = num_columns - len(ids) if side == "left" else 0
+        real = slice(start, start + len(ids))
+        assert batch.token_ids[row, real].tolist() == ids
+        assert batch.position_ids[row, real].tolist() == list(range(len(ids)))
+        assert batch.mask[row, real].all()
+        assert batch.mask[row].sum() == len(ids)
+        assert batch.last_real[row] == start + len(ids) - 1
+
+
+def test_positions_from_the_mask_are_those_that_generate_uses(tokenizer, learned, monkeypatch):
+    batch = pad_prompts(tokenizer, PROMPTS, "left", "mask")
+    seen = []
+    forward = type(learned).forward
+
+    @functools.wraps(forward)
+    def spy(self, *arguments, **named):
+        seen.append(named["position_ids"])
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(type(learned), "forward", spy)
+    options = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    learned.generate(batch.token_ids, attention_mask=batch.mask, **options)
+    assert torch.equal(seen[0], batch.position_ids)
+
+
+@torch.inference_mode()
+def test_positions_by_column_are_those_of_a_plain_forward_pass(tokenizer, learned):
+    batch = pad_prompts(tokenizer, PROMPTS, "left", "columns")
+    plain = learned(input_ids=batch.token_ids, attention_mask=batch.mask).logits
+    told = learned(input_ids=batch.token_ids, attention_mask=batch.mask, position_ids=batch.position_ids).logits
+    assert torch.equal(plain, told)
+
+
+@pytest.mark.parametrize("prompts", [(), ("",), ("dog", "")])
+def test_a_prompt_without_tokens_is_refused(tokenizer, prompts):
+    with pytest.raises(ValueError, match="each with at least one token"):
+        pad_prompts(tokenizer, prompts)
+
+
+# -- what it does ----------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def by_hand(model: PreTrainedModel, tokenizer, side, dtype):
+    """Return errors (last column, last real token) of a plain forward pass, prompt by prompt, in loops."""
+    alone = [model(tokenizer(prompt, return_tensors="pt")["input_ids"]).logits[0, -1].float() for prompt in PROMPTS]
+    inputs = tokenizer(list(PROMPTS), padding=True, padding_side=side, return_tensors="pt")
+    other = make_same(model).to(dtype)
+    logits = other(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+    column, token = [], []
+    for row in range(len(PROMPTS)):
+        real = [i for i, bit in enumerate(inputs["attention_mask"][row].tolist()) if bit]
+        column.append((logits[row, -1] - alone[row]).abs().max().item())
+        token.append((logits[row, real[-1]] - alone[row]).abs().max().item())
+    return column, token
+
+
+def make_same(model):
+    return make_tiny_gpt2(VOCAB_SIZE) if model.config.model_type == "gpt2" else tiny_model()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_errors_are_those_of_a_plain_forward_pass(effects, rotary, learned, tokenizer, side, dtype):
+    for name, model in (("r", rotary), ("l", learned)):
+        column, token = by_hand(model, tokenizer, side, getattr(torch, dtype))
+        effect = effects[name][side, "columns", dtype]
+        assert effect.at_last_column == pytest.approx(column, rel=1e-3, abs=1e-4)
+        assert effect.at_last_token == pytest.approx(token, rel=1e-3, abs=1e-4)
+
+
+def test_what_hurts_whom(effects):
+    wrong = {
+        (name, side, positions)
+        for name in effects
+        for side, positions, dtype in EVERY
+        if dtype == "float32" and max(effects[name][side, positions, dtype].at_last_column) > 0.01
+    }
+    expected = {(name, "right", positions) for name in effects for positions in POSITIONS}
+    assert wrong == expected | {("l", "left", "columns")}
+
+
+def test_the_last_real_token_of_right_padding_is_right(effects):
+    assert all(
+        max(effect.at_last_token) < 1e-4
+        for each in effects.values()
+        for (side, _, dtype), effect in each.items()
+        if (side, dtype) == ("right", "float32")
+    )
+
+
+def test_sixteen_bits_take_half_the_room_and_bfloat16_errs_most(effects, rotary):
+    num_parameters = rotary.num_parameters()
+    errors = {}
+    for dtype in DTYPES:
+        effect = effects["r"]["left", "mask", dtype]
+        assert effect.weight_bytes == num_parameters * (4 if dtype == "float32" else 2)
+        errors[dtype] = max(effect.at_last_column)
+    assert errors["float32"] < errors["float16"] < errors["bfloat16"]
+    assert rotary.dtype == torch.float32
+
+
+def test_the_longest_prompt_has_no_padding_and_keeps_its_token(effects):
+    effect = effects["l"]["left", "columns", "float32"]
+    assert effect.same_token[1]
+    assert not all(effect.same_token)
+    assert effect.at_last_column[1] < 1e-4
+
+
+def test_the_tiny_gpt2_is_the_same_every_time_and_leaves_the_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    one, two = make_tiny_gpt2(VOCAB_SIZE), make_tiny_gpt2(VOCAB_SIZE)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+# -- the widget ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explorer(rotary, tokenizer):
+    return PaddingExplorer(rotary, tokenizer, PROMPTS, positions="columns")
+
+
+def test_it_shows_the_chosen_setting(explorer, effects):
+    for network, name in (("given", "r"), ("gpt2", "l")):
+        explorer.controls["network"].value = network
+        for side, positions, dtype in EVERY:
+            for control, value in (("side", side), ("positions", positions), ("dtype", dtype)):
+                explorer.controls[control].value = value
+            expected = effects[name][side, positions, dtype]
+            assert explorer.effect.at_last_column == pytest.approx(expected.at_last_column, rel=1e-3, abs=1e-4)
+            assert explorer.effect.weight_bytes == expected.weight_bytes
+            assert f"side={side}, positions={positions}, dtype={dtype}" in explorer.summary()
+            assert explorer.effect.sentence() in explorer.status.value
+
+
+@pytest.mark.parametrize(
+    ("control", "value"), [("network", "given"), ("side", "right"), ("positions", "mask"), ("dtype", "bfloat16")]
+)
+def test_a_moved_control_changes_words_and_picture_and_runs_no_model(explorer, monkeypatch, control, value):
+    def fail(*arguments):
+        raise AssertionError("a control ran the model")
+
+    monkeypatch.setattr("folovllm.course.padded_batch._forward", fail)
+    words, picture, before = explorer.status.value, explorer.picture.value, explorer.controls[control].value
+    explorer.controls[control].value = value
+    assert explorer.status.value != words
+    assert explorer.picture.value != picture
+    assert f"{control}={value}" in explorer.summary()
+    explorer.controls[control].value = before
+    assert (explorer.status.value, explorer.picture.value) == (words, picture)
+
+
+def test_the_sentence_counts_what_is_there(explorer, tokenizer):
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    cells = 3 * max(lengths)
+    assert explorer.effect.sentence().startswith(f"{cells - sum(lengths)} of {cells} cells are padding; weights ")
+    explorer.controls["positions"].value = "mask"
+    assert "next token as without padding: 3 of 3" in explorer.effect.sentence()
+    assert "less than 0.001 in the last column, less than 0.001 at the last real" in explorer.effect.sentence()
+
+
+def test_new_prompts_are_computed(explorer):
+    explorer.prompts.value = "dog\n\nThe dog\nfox\nlazy dog"
+    assert "4 prompts" in explorer.summary()
+    assert len(explorer.effect.at_last_column) == 4
+    explorer.prompts.value = "dog"
+    assert explorer.effect.sentence().startswith("0 of ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "room for 1 to 4 prompts, one a line; these are 0"),
+        ("a\nb\nc\nd\ne", "these are 5"),
+        ("dog\n" + "x" * 40, "room for 12 tokens a prompt; the longest has"),
+    ],
+)
+def test_prompts_without_room_are_refused_and_the_picture_stays(explorer, text, says):
+    picture = explorer.picture.value
+    explorer.prompts.value = text
+    assert says in explorer.status.value
+    assert explorer.picture.value == picture
+    explorer.controls["dtype"].value = "float16"
+    assert "cells are padding" in explorer.status.value
+
+
+def test_a_setting_that_does_not_exist_is_refused(explorer):
+    with pytest.raises(Exception, match="Invalid selection"):
+        explorer.controls["side"].value = "middle"
+
+
+def test_without_a_kernel_it_is_a_picture_and_a_sentence(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert bundle["text/plain"] == explorer.summary()
+    assert 'alt="PaddingExplorer: 3 prompts' in explorer.picture.value
+
+
+def test_an_error_in_a_callback_is_not_swallowed(explorer, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("folovllm.course.padding_explorer.measure_padding", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        explorer.prompts.value = "dog"
+
+
+def test_the_default_prompts_fit(tokenizer):
+    assert len({len(prompt) for prompt in PADDING_PROMPTS}) == len(PADDING_PROMPTS) == 3
