@@ -115,6 +115,13 @@ class LabPage:
         self.wait_until(is_there, f"no {name} in cell {cell}")
         return found
 
+    def resize(self, width: int) -> None:
+        """Make the page so wide, without the list of files beside the notebook where there is little room."""
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        shown = self.page.locator("#jp-left-stack").is_visible()
+        if shown != (width > 1000):
+            self.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+
     def wait_until(self, condition: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
         """Wait for a condition on the page; ``AssertionError`` with that message if it does not come."""
         deadline = time.monotonic() + seconds

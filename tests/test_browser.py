@@ -88,7 +88,7 @@ def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
         for move in moves:
             assert_it_changes(lab, widget, move)
         for width in WIDTHS:
-            lab.page.set_viewport_size({"width": width, "height": 1000})
+            lab.resize(width)
             widget.scroll_into_view_if_needed()
             assert widget.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), f"{name} is cut off at {width}"
             widget.screenshot(path=SCREENSHOTS / f"{notebook}-{name}-{width}.png")

@@ -72,6 +72,7 @@ def test_where_nothing_fits_it_says_so(widget):
 
 
 def test_without_a_kernel_it_is_a_picture_and_a_sentence(widget):
-    bundle = widget._repr_mimebundle_()
+    bundle, metadata = widget._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert bundle["text/plain"] == widget.summary()
+    assert metadata["image/png"]["alt"] == widget.summary()

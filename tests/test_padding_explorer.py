@@ -248,9 +248,10 @@ def test_a_setting_that_does_not_exist_is_refused(explorer):
 
 
 def test_without_a_kernel_it_is_a_picture_and_a_sentence(explorer):
-    bundle = explorer._repr_mimebundle_()
+    bundle, metadata = explorer._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert bundle["text/plain"] == explorer.summary()
+    assert metadata["image/png"]["alt"] == explorer.summary()
     assert 'alt="PaddingExplorer: 3 prompts' in explorer.picture.value
 
 

@@ -133,9 +133,10 @@ def test_draws_come_from_the_kept_tokens(explorer):
 
 
 def test_without_a_kernel_it_is_a_picture_and_a_sentence(explorer):
-    bundle = explorer._repr_mimebundle_()
+    bundle, metadata = explorer._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert bundle["text/plain"] == explorer.summary()
+    assert metadata["image/png"]["alt"] == explorer.summary()
     assert "tokens kept" in explorer.summary()
     assert f'alt="{explorer.summary().splitlines()[0][:16]}' in explorer.picture.value
 

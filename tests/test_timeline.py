@@ -79,6 +79,7 @@ def test_the_static_figure_tells_its_first_and_last_step(llm):
 
 
 def test_without_a_kernel_it_is_a_picture_and_a_sentence(timeline):
-    bundle = timeline._repr_mimebundle_()
+    bundle, metadata = timeline._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert bundle["text/plain"] == timeline.summary()
+    assert metadata["image/png"]["alt"] == timeline.summary()

@@ -53,8 +53,9 @@ class PictureWidget(CourseWidget):
         self.say(sentence)
         self.picture.value = to_html(png, self.summary())
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return super()._repr_mimebundle_(**kwargs) | {"image/png": self.png}
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
+        data = super()._repr_mimebundle_(**kwargs) | {"image/png": self.png}
+        return data, {"image/png": {"alt": self.summary()}}
 
 
 def wide() -> ipywidgets.Layout:
