@@ -10,7 +10,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-widgets lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -69,6 +69,9 @@ notebooks: model ## run every notebook and store its outputs
 
 bench: model ## measure speed and memory beside Hugging Face's generate (minutes; BENCH_ARGS=--help)
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+bench-sampler: model ## measure the sampler beside Hugging Face's warpers
+	$(PY) benchmarks/sampler.py $(BENCH_ARGS)
 
 bench-widgets: model ## measure how long a learner waits for a widget's picture
 	@sh scripts/ensure_chromium.sh

@@ -5,10 +5,12 @@ ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/sample/samp
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from folovllm.config import SamplingOrder
 from folovllm.logits_processors import (
@@ -17,12 +19,18 @@ from folovllm.logits_processors import (
     apply_logit_bias,
     apply_penalties,
 )
+from folovllm.ranking import find_candidates, is_small, largest_values, sort_values
 from folovllm.sampling_metadata import SamplingMetadata as SamplingMetadata
 from folovllm.sampling_metadata import SamplingRow as SamplingRow
 from folovllm.sampling_metadata import wide_dtype
+from folovllm.sampling_params import SamplingParams
 
-_USUAL_NUCLEUS = 1024
-"""Top-p first looks among so many of the likeliest tokens: finding them costs a tenth of a full sort."""
+_USUAL_NUCLEUS = 256
+"""Top-p first looks among so many of the likeliest tokens: finding them costs half of a full sort."""
+
+_LOGITS_AT_ONCE = 1 << 20
+"""Whole rows are filtered so many logits at a time on a CPU: larger temporary tensors leave its cache and, being
+returned to the system after each use, cost more in page faults than in arithmetic."""
 
 
 # -- strategies --------------------------------------------------------------------------------------
@@ -44,19 +52,18 @@ def apply_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
     """
     vocab_size = logits.shape[-1]
     active = (top_k > 0) & (top_k < vocab_size)
-    largest = int(torch.where(active, top_k, 0).max())
-    if largest == 0:
+    deepest = int(torch.where(active, top_k, 0).max())
+    if deepest == 0:
         return logits
-    ranked = logits.topk(largest).values
-    smallest_kept = ranked.gather(1, (top_k.clamp(1, largest) - 1)[:, None])
-    return logits.masked_fill((logits < smallest_kept) & active[:, None], -math.inf)
+    smallest_kept = largest_values(logits, deepest).gather(1, (top_k.clamp(1, deepest) - 1)[:, None])
+    return torch.where((logits < smallest_kept) & active[:, None], -math.inf, logits)
 
 
 def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     """Keep the smallest set of tokens whose probability reaches ``top_p``.
 
     top_p: [num_seqs], in (0, 1]; 1 keeps all. The token that crosses ``top_p`` is kept, so at least
-    one stays. Of tokens that are equally likely at the border, the sort decides.
+    one stays. Of tokens that are equally likely at the border, the last in the vocabulary stay, as in HuggingFace.
     Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
     rows = (top_p < 1).nonzero()[:, 0]
@@ -70,33 +77,37 @@ def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
 
 def _keep_nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
     """Run top-p on rows that all ask for it; only those whose nucleus is large are sorted whole."""
-    weights = (logits - logits.max(dim=-1, keepdim=True).values).exp()
+    best = logits.amax(dim=-1, keepdim=True)
     # The last sum of a scan and not sum(), which splits a lone row over threads and so rounds it differently.
-    total = weights.cumsum(dim=-1, dtype=wide_dtype(logits.device))[:, -1:]
+    total = _weigh(logits, best).cumsum(dim=-1, dtype=wide_dtype(logits.device))[:, -1:]
     target = top_p.to(total.dtype)[:, None] * total
-    if logits.shape[-1] <= _USUAL_NUCLEUS:
-        dropped, _ = _outside_nucleus(weights, _ranked_ids(logits), target)
-    else:
-        dropped, found = _outside_nucleus(weights, logits.topk(_USUAL_NUCLEUS).indices, target)
-        large = (~found).nonzero()[:, 0]
-        if len(large) > 0:
-            dropped[large], _ = _outside_nucleus(weights[large], _ranked_ids(logits[large]), target[large])
-    return logits.masked_fill(dropped, -math.inf)
+    likeliest = largest_values(logits, min(_USUAL_NUCLEUS, logits.shape[-1]))
+    border, surplus, decided = _find_border(likeliest, best, target)
+    large = (~decided).nonzero()[:, 0]
+    if len(large) > 0 and likeliest.shape[-1] < logits.shape[-1]:
+        border[large], surplus[large], _ = _find_border(sort_values(logits[large]), best[large], target[large])
+    filtered = torch.where(logits < border, -math.inf, logits)
+    tied = (surplus > 0).nonzero()[:, 0]
+    if len(tied) > 0:
+        equal = filtered[tied] == border[tied]
+        goes = equal & (equal.cumsum(dim=-1) <= surplus[tied])
+        filtered[tied] = filtered[tied].masked_fill(goes, -math.inf)
+    return filtered
 
 
-def _outside_nucleus(weights: Tensor, ranked_ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens to drop, [num_seqs, vocab], and which rows' ranked tokens reach the target at all."""
-    ranked = weights.gather(1, ranked_ids).to(target.dtype)
-    reached = ranked.cumsum(dim=-1)
-    # A token goes if those ranked before it reach the target without it.
-    goes = reached - ranked >= target
-    dropped = torch.ones_like(weights, dtype=torch.bool).scatter_(1, ranked_ids, goes)
-    return dropped, reached[:, -1] >= target[:, 0]
+def _find_border(ranked: Tensor, best: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the least logit of each row's nucleus, and how many tokens that equal it are too many; [num_seqs, 1] each.
 
-
-def _ranked_ids(logits: Tensor) -> Tensor:
-    """Return each row's token ids, likeliest first; equal ones in the order of HuggingFace's ascending sort."""
-    return logits.sort(dim=-1).indices.flip(1)
+    ranked: the row's largest logits, the largest first, [num_seqs, width].  target: the sum of weights to reach.
+    The third result, [num_seqs], says for which rows no other token matters: the nucleus and all ties at its
+    border lie within ``ranked``. If ``ranked`` is the whole row, the answer holds in any case.
+    """
+    reached = _weigh(ranked, best).cumsum(dim=-1, dtype=target.dtype)
+    # Rounding may leave even the whole row short of its target; then all of it is the nucleus.
+    last = torch.searchsorted(reached, target).clamp(max=ranked.shape[-1] - 1)
+    border = ranked.gather(1, last)
+    at_least = (ranked >= border).sum(dim=-1, keepdim=True, dtype=torch.int32)
+    return border, at_least - last - 1, at_least[:, 0] < ranked.shape[-1]
 
 
 def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -105,8 +116,8 @@ def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
     min_p: [num_seqs], in [0, 1]; 0 keeps all. A ratio of probabilities is a difference of logits, so
     no softmax is needed. Nguyen et al. 2024, arXiv:2407.01082.
     """
-    threshold = logits.max(dim=-1, keepdim=True).values + min_p.log()[:, None]
-    return logits.masked_fill(logits < threshold, -math.inf)
+    threshold = logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]
+    return torch.where(logits < threshold, -math.inf, logits)
 
 
 def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -117,7 +128,8 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     row decide a draw, whatever stands beside them in the batch.
     """
     wide = wide_dtype(logits.device)
-    upper = logits.softmax(dim=-1).cumsum(dim=-1, dtype=wide)
+    # A dropped token adds an exact zero: the draw is the same among all tokens and among those that are left.
+    upper = _weigh(logits, logits.amax(dim=-1, keepdim=True)).cumsum(dim=-1, dtype=wide)
     total = upper[:, -1:]
     if not torch.isfinite(total).all():
         raise _no_choice(logits)
@@ -125,6 +137,15 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     # Rounding may carry the product up to the total itself, past the last token of any probability.
     last = torch.searchsorted(upper, total.contiguous())
     return torch.minimum(drawn, last)[:, 0]
+
+
+def _weigh(logits: Tensor, best: Tensor) -> Tensor:
+    """Return every token's probability as a share of its row's largest: what is below e^-87 counts as zero.
+
+    There float32 runs out of normal numbers, and MKL's exp takes a hundred times as long.
+    """
+    weights = (logits - best).clamp_(min=-87.0).exp_()
+    return functional.threshold(weights, 1.65e-38, 0.0, inplace=True)
 
 
 def choose_greedily(logits: Tensor) -> Tensor:
@@ -207,29 +228,77 @@ def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> Tensor:
     return logits
 
 
+@dataclass(frozen=True)
+class FilteredRows:
+    """Some rows of a batch after the filters.
+
+    rows: which they are, [n].  token_ids: [n, width], ascending, the tokens that ``logits``, [n, width],
+    stand for, all others being dropped; None if they are the whole vocabulary.
+    """
+
+    rows: Tensor
+    token_ids: Tensor | None
+    logits: Tensor
+
+
 def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder = "huggingface") -> Tensor:
     """Apply temperature and the filters to the rows that are drawn; its softmax is what they are drawn from.
 
     order: "huggingface" runs top-k, top-p, min-p; "vllm" runs min-p, top-k, top-p. Each works on what
     the one before left.
     """
-    if metadata.temperature is not None:
-        logits = apply_temperature(logits, metadata.temperature)
+    filtered = torch.full_like(logits, -math.inf)
+    for part in filter_in_parts(logits, metadata, order):
+        if part.token_ids is None:
+            filtered[part.rows] = part.logits
+        else:
+            filtered[part.rows[:, None], part.token_ids] = part.logits
+    return filtered
+
+
+def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder) -> Iterator[FilteredRows]:
+    """Do the work of :func:`filter_logits` on rows grouped by what they ask; each row is in one part.
+
+    Rows with a small top-k go through the same filters with their few likeliest tokens alone. The others
+    go whole, some at a time.
+    """
+
+    def temper(rows: Tensor) -> Tensor:
+        chosen = logits if len(rows) == len(logits) else logits[rows]
+        return chosen if metadata.temperature is None else apply_temperature(chosen, metadata.temperature[rows])
+
+    whole = torch.arange(len(logits), device=logits.device)
+    asking = whole[:0] if metadata.top_k is None else whole[is_small(metadata.top_k, logits.shape[-1])]
+    if metadata.top_k is not None and len(asking) > 0:
+        tempered = temper(asking)
+        decided, token_ids = find_candidates(tempered, metadata.top_k[asking])
+        rows = asking[decided]
+        if len(rows) > 0:
+            candidates = tempered[decided[:, None], token_ids]
+            yield FilteredRows(rows, token_ids, _apply_filters(candidates, metadata, rows, order))
+            whole = whole[torch.isin(whole, rows, invert=True)]
+    at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1] if logits.device.type == "cpu" else len(logits))
+    for first in range(0, len(whole), at_once):
+        rows = whole[first : first + at_once]
+        yield FilteredRows(rows, None, _apply_filters(temper(rows), metadata, rows, order))
+
+
+def _apply_filters(logits: Tensor, metadata: SamplingMetadata, rows: Tensor, order: SamplingOrder) -> Tensor:
     if metadata.min_p is not None and order == "vllm":
-        logits = apply_min_p(logits, metadata.min_p)
+        logits = apply_min_p(logits, metadata.min_p[rows])
     if metadata.top_k is not None:
-        logits = apply_top_k(logits, metadata.top_k)
+        logits = apply_top_k(logits, metadata.top_k[rows])
     if metadata.top_p is not None:
-        logits = apply_top_p(logits, metadata.top_p)
+        logits = apply_top_p(logits, metadata.top_p[rows])
     if metadata.min_p is not None and order == "huggingface":
-        logits = apply_min_p(logits, metadata.min_p)
+        logits = apply_min_p(logits, metadata.min_p[rows])
     return logits
 
 
 class Sampler:
     """Chooses the next token of every row.
 
-    A new strategy is a subclass that overrides :meth:`filter`, put in place of ``LLMEngine.sampler``.
+    A strategy of one's own is a subclass that overrides :meth:`refine`, put in place of ``LLMEngine.sampler``.
     """
 
     def __init__(self, order: SamplingOrder = "huggingface") -> None:
@@ -250,12 +319,21 @@ class Sampler:
             logprobs = compute_logprobs(raw, token_ids, metadata.num_logprobs)
         return SamplerOutput(token_ids, logprobs)
 
-    def filter(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-        """Return the logits whose softmax is drawn from.
+    def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+        """Return what is drawn from, given what the filters left: the place for a further strategy; here nothing.
 
-        logits: [num_random, vocab], float32, a row for each of ``metadata.params``: greedy rows never come here.
+        logits: [num_rows, width], rows that are drawn (never greedy ones).  params: theirs. Tokens that a
+        filter dropped are -inf or have no column at all, so a column's number is no token id.
         """
-        return filter_logits(logits, metadata, self.order)
+        return logits
 
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-        return sample_from_uniform(self.filter(logits, metadata), metadata.uniforms)
+        """Draw from what :func:`filter_logits` would return, without laying it out over the vocabulary."""
+        token_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        for part in filter_in_parts(logits, metadata, self.order):
+            refined = self.refine(part.logits, [metadata.params[row] for row in part.rows.tolist()])
+            drawn = sample_from_uniform(refined, metadata.uniforms[part.rows])
+            if part.token_ids is not None:
+                drawn = part.token_ids.gather(1, drawn[:, None])[:, 0]
+            token_ids[part.rows] = drawn
+        return token_ids

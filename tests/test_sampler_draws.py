@@ -324,19 +324,15 @@ def test_uniforms_keep_double_precision_up_to_the_draw() -> None:
     assert sample(logits.expand(2, -1), row(upper - 1e-12), row(upper + 1e-12)) == [0, 1]
 
 
-def test_a_subclass_filters_the_drawn_rows_and_sees_whose_they_are():
-    class OnlyOneToken(Sampler):
-        def filter(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-            assert len(logits) == len(metadata.params)
-            logits = super().filter(logits, metadata).clone()
-            for one, params in zip(logits, metadata.params, strict=True):
-                if params.max_tokens == 99:
-                    one[:] = -math.inf
-                    one[7] = 0.0
-            return logits
+def test_a_subclass_refines_the_drawn_rows_and_sees_whose_they_are():
+    class LeastLikely(Sampler):
+        def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+            assert len(logits) == len(params)
+            least = logits.masked_fill(logits.isneginf(), math.inf).argmin(dim=-1, keepdim=True)
+            turned = torch.full_like(logits, -math.inf).scatter_(1, least, 0.0)
+            return torch.where(torch.tensor([[each.max_tokens == 99] for each in params]), turned, logits)
 
-    logits = torch.arange(30.0).reshape(3, 10)
-    rows = [row(temperature=0, max_tokens=99), row(max_tokens=99), row(top_k=1)]
-    metadata = SamplingMetadata.build(rows, 10, CPU)
-    assert OnlyOneToken()(logits, metadata).token_ids.tolist() == [9, 7, 9]
-    assert [params.max_tokens for params in metadata.params] == [99, 16]
+    logits = torch.arange(4000.0).div(100).repeat(4, 1)
+    rows = [row(temperature=0, max_tokens=99), row(max_tokens=99, top_k=3), row(top_k=1), row(max_tokens=99)]
+    metadata = SamplingMetadata.build(rows, 4000, CPU)
+    assert LeastLikely()(logits, metadata).token_ids.tolist() == [3999, 3997, 3999, 0]

@@ -28,9 +28,8 @@ class EpsilonSampler(Sampler):
         super().__init__()
         self.function, self.epsilon_of = function, epsilon_of
 
-    def filter(self, logits, metadata):
-        epsilons = torch.tensor([self.epsilon_of(params) for params in metadata.params])
-        return self.function(super().filter(logits, metadata), epsilons)
+    def refine(self, logits, params):
+        return self.function(logits, torch.tensor([self.epsilon_of(each) for each in params]))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from folovllm.course.exercises import NOT_ATTEMPTED
 from folovllm.course.patterns_exercises import epsilon_solution
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
-from folovllm.sampler import Sampler, SamplingMetadata
+from folovllm.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
 _PROMPT = "The best thing about summer is"
@@ -27,9 +27,9 @@ class _ReferenceParams(SamplingParams):
 
 
 class _ReferenceSampler(Sampler):
-    def filter(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-        epsilons = [getattr(params, "epsilon", 0.0) for params in metadata.params]
-        return epsilon_solution(super().filter(logits, metadata), torch.tensor(epsilons, device=logits.device))
+    def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+        epsilons = [getattr(each, "epsilon", 0.0) for each in params]
+        return epsilon_solution(logits, torch.tensor(epsilons, device=logits.device))
 
 
 def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
