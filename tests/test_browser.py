@@ -51,6 +51,10 @@ def type_number(widget: Locator) -> None:
     box.press("Enter")
 
 
+def press_step(widget: Locator) -> None:
+    widget.get_by_role("button", name="Step").press("Enter")
+
+
 def type_step(widget: Locator) -> None:
     box = widget.locator("input[type=number]")
     box.fill("9")
@@ -74,6 +78,7 @@ MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
     "03_sequences": {"Timeline": [press_arrow, type_step]},
     "04_loading": {"PaddingExplorer": [next_choice]},
+    "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [press_arrow]},
     "06_patterns_and_next": {},
 }
 

@@ -2,6 +2,7 @@
 
 from folovllm.course import (
     config_exercises,
+    flow_exercises,
     loading_exercises,
     patterns_exercises,
     sampling_exercises,
@@ -14,6 +15,7 @@ CHAPTERS = {
     "02_sampling": sampling_exercises.EXERCISES,
     "03_sequences": sequence_exercises.EXERCISES,
     "04_loading": loading_exercises.EXERCISES,
+    "05_data_flow": flow_exercises.EXERCISES,
     "06_patterns_and_next": patterns_exercises.EXERCISES,
 }
 """The exercises of each notebook."""

@@ -1,0 +1,65 @@
+"""What the debugger says of a step is what the engine did in it."""
+
+import pytest
+
+from folovllm import SamplingParams
+from folovllm.course.step_debugger import StepDebugger
+from tests.tiny_models import VOCAB_SIZE, tiny_llm
+
+PROMPT = "abc"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return tiny_llm(record_history=True)
+
+
+@pytest.fixture
+def debugger(llm):
+    return StepDebugger(llm, PROMPT, max_tokens=3)
+
+
+def test_it_takes_the_prompt_through_the_engine_and_gets_what_generate_gives(llm, debugger):
+    params = SamplingParams(temperature=0, max_tokens=3)
+    [expected] = llm.with_settings().generate(PROMPT, params, use_tqdm=False)
+    length = len(expected.prompt_token_ids)
+    assert dict(debugger.hops)["tokenizer"] == f"{length} token ids: {expected.prompt_token_ids}"
+    for count, token in enumerate(expected.outputs[0].token_ids):
+        debugger.step()
+        hops = dict(debugger.hops)
+        tokens = length if count == 0 else 1
+        assert hops["model"] == f"input_ids [1, {tokens}] -> logits [1, {VOCAB_SIZE}]"
+        assert hops["sampler"].startswith(f"token {token}, ")
+        assert f"{count + 1} output tokens" in hops["sequence"]
+        assert ("prefill" if count == 0 else "decode") in debugger.status.value
+    assert dict(debugger.hops)["detokenizer"] == repr(expected.outputs[0].text)
+    assert "Ended: length" in debugger.status.value
+
+
+def test_a_step_after_the_end_and_a_new_prompt_begin_again(llm, debugger):
+    for _ in range(4):
+        debugger.step()
+    assert "Nothing is computed yet" in debugger.status.value
+    debugger.step()
+    debugger.prompt.value = "xyz"
+    assert "Nothing is computed yet" in debugger.summary()
+    debugger.prompt.value = ""
+    assert "prompt must hold at least one token" in debugger.status.value
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
+def test_others_in_the_engine_are_not_disturbed(llm, debugger):
+    params = SamplingParams(temperature=0, max_tokens=5)
+    [alone] = llm.with_settings().generate("hello", params, use_tqdm=False)
+    llm.llm_engine.add_request("other", "hello", params)
+    last = None
+    while last is None or not last.finished:
+        debugger.step()
+        # The debugger's own steps run the other one too; its outputs go to whoever calls step.
+        [last] = [o for o in llm.llm_engine.step() if o.request_id == "other"] or [last]
+    assert last.outputs[0].token_ids == alone.outputs[0].token_ids
+
+
+def test_an_llm_that_records_nothing_is_refused():
+    with pytest.raises(ValueError, match="record_history=True"):
+        StepDebugger(tiny_llm())
