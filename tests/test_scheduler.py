@@ -70,6 +70,43 @@ def test_at_most_max_num_seqs_run():
     assert tokens_by_request(run(scheduler)) == {"b": 4, "c": 4}
 
 
+def with_beginning(name: str, beginning: int, tail: int) -> Request:
+    """Return a request whose first ``beginning`` tokens are those of every other one made here."""
+    ids = [7 + i for i in range(beginning)] + [1000 * ord(name) + i for i in range(tail)]
+    return Request(name, None, ids, SamplingParams(max_tokens=50, seed=0))
+
+
+def test_a_prompt_waits_a_step_for_the_beginning_that_another_is_computing():
+    scheduler = make_scheduler(max_num_batched_tokens=64)
+    for name in "abc":
+        scheduler.add_request(with_beginning(name, 16, 2))
+    scheduler.add_request(make_request("d", 5))
+    assert tokens_by_request(run(scheduler)) == {"a": 18}  # d does not overtake b and c
+    assert tokens_by_request(run(scheduler)) == {"a": 1, "b": 2, "c": 2, "d": 5}
+
+
+def test_it_does_not_wait_for_less_than_half_of_what_it_needs_nor_without_prefix_caching():
+    scheduler = make_scheduler(max_num_batched_tokens=64)
+    for name in "ab":
+        scheduler.add_request(with_beginning(name, 8, 9))
+    assert tokens_by_request(run(scheduler)) == {"a": 17, "b": 17}
+    scheduler = make_scheduler(max_num_batched_tokens=64)
+    scheduler.block_manager.enable_prefix_caching = False
+    for name in "ab":
+        scheduler.add_request(with_beginning(name, 16, 2))
+    assert tokens_by_request(run(scheduler)) == {"a": 18, "b": 18}
+
+
+def test_it_goes_on_by_itself_when_the_one_it_waits_for_is_gone():
+    scheduler = make_scheduler(max_num_batched_tokens=10)
+    first = with_beginning("a", 16, 2)
+    scheduler.add_request(first)
+    scheduler.add_request(with_beginning("b", 16, 2))
+    assert tokens_by_request(run(scheduler)) == {"a": 10}
+    scheduler.remove_request(first)
+    assert tokens_by_request(run(scheduler)) == {"b": 10}
+
+
 def test_the_prompt_of_several_sequences_is_computed_once():
     scheduler = make_scheduler()
     scheduler.add_request(request := make_request("a", 6, n=3))

@@ -157,6 +157,19 @@ class BlockManager:
             found.append(block_id)
         return found
 
+    def count_arriving_blocks(self, seq: Sequence, num_cached: int, items: Iterable[tuple[Sequence, int, int]]) -> int:
+        """Count the blocks of ``seq``, from block ``num_cached`` on, that others are about to fill.
+
+        items: (sequence, first position, last position + 1) of what is being computed.
+        """
+        if not self.enable_prefix_caching:
+            return 0
+        arriving: set[bytes] = set()
+        for other, start, end in items:
+            arriving.update(self._full_block_hashes(other, end)[start // self.block_size :])
+        wanted = self._full_block_hashes(seq, seq.get_len() - 1)[num_cached:]
+        return next((i for i, block_hash in enumerate(wanted) if block_hash not in arriving), len(wanted))
+
     def adopt_prefix(self, seq: Sequence, block_ids: list[int]) -> None:
         """Start ``seq`` on blocks that hold its first tokens already."""
         assert not seq.block_ids, f"{seq.seq_id} has blocks already"

@@ -10,6 +10,7 @@ the new tokens of all scheduled sequences side by side; which token belongs to w
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ from transformers import AttentionInterface
 from folovllm.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "folovllm_paged"
+
+_MIN_SHARERS = 4
+_MIN_SHARED_BLOCKS = 4
+"""From these on, decoding sequences on the same first blocks read them once, not once each."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,14 @@ class _Group:
     """Sequences that are computed together: as many new tokens each, contexts of similar length.
 
     token_index: [num_seqs, num_new], places in the flat row.
-    block_table: [num_seqs * num_blocks], padded with block 0.
+    shared_table: [num_shared_blocks], blocks that hold the beginning of all of them; often none.
+    block_table: [num_seqs * num_own_blocks], the blocks after these, padded with block 0.
     positions: [num_seqs, num_new], of the new tokens in their sequences.
-    context: slots a sequence, ``num_blocks * block_size``.
+    context: slots a sequence, shared ones included.
     """
 
     token_index: Tensor
+    shared_table: Tensor
     block_table: Tensor
     positions: Tensor
     context: int
@@ -70,31 +77,79 @@ class PagedBatch:
         device = kv_cache.data.device
         slots: list[int] = []
         positions: list[int] = []
-        members: dict[tuple[int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
+        families = _find_families(runs)
+        members: dict[tuple[int, int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
         for run in runs:
             # Contexts are grouped by powers of two: padding at most doubles the blocks that are read.
             size_class = (len(run.block_ids) - 1).bit_length()
-            members[run.num_tokens, size_class].append((len(slots), run))
+            family = run.block_ids[0] if run.num_tokens == 1 and run.block_ids[0] in families else -1
+            members[run.num_tokens, size_class, family].append((len(slots), run))
             run_positions = range(run.start, run.start + run.num_tokens)
             positions.extend(run_positions)
             slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
         self.position_ids = torch.tensor(positions, device=device)
         self.slot_mapping = torch.tensor(slots, device=device)
-        self.groups = [self._make_group(rows, block_size) for rows in members.values()]
+        self.groups = [
+            self._make_group(rows, families.get(family, 0), block_size) for (_, _, family), rows in members.items()
+        ]
 
-    def _make_group(self, rows: list[tuple[int, TokenRun]], block_size: int) -> _Group:
+    def _make_group(self, rows: list[tuple[int, TokenRun]], num_shared: int, block_size: int) -> _Group:
         device = self.position_ids.device
         num_new = rows[0][1].num_tokens
         width = max(len(run.block_ids) for _, run in rows)
-        tables = [run.block_ids + [0] * (width - len(run.block_ids)) for _, run in rows]
+        tables = [run.block_ids[num_shared:] + [0] * (width - len(run.block_ids)) for _, run in rows]
         first = torch.tensor([offset for offset, _ in rows], device=device)
         token_index = first[:, None] + torch.arange(num_new, device=device)
         return _Group(
             token_index=token_index,
+            shared_table=torch.tensor(rows[0][1].block_ids[:num_shared], dtype=torch.long, device=device),
             block_table=torch.tensor(tables, device=device).flatten(),
             positions=self.position_ids[token_index],
             context=width * block_size,
         )
+
+
+def _find_families(runs: list[TokenRun]) -> dict[int, int]:
+    """Return how many blocks the decoding sequences with the same first block share, by that block.
+
+    Few sharers or short beginnings are left out: they would split the batch for little.
+    """
+    by_first: dict[int, list[list[int]]] = defaultdict(list)
+    for run in runs:
+        if run.num_tokens == 1:
+            by_first[run.block_ids[0]].append(run.block_ids)
+    families = {}
+    for first, tables in by_first.items():
+        if len(tables) >= _MIN_SHARERS:
+            # The last block of each is its own: it has just been written to.
+            columns = zip(*(table[:-1] for table in tables), strict=False)
+            num_shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+            if num_shared >= _MIN_SHARED_BLOCKS:
+                families[first] = num_shared
+    return families
+
+
+def _attend_with_shared_blocks(
+    q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float
+) -> Tensor:
+    """Attend over a beginning that all sequences share and over what each has of its own.
+
+    q: [num_seqs, num_kv_heads, rows, head_dim].  keys, values: [num_shared, num_kv_heads, head_dim].
+    k, v: [num_seqs, num_kv_heads, num_own, head_dim].  mask: [num_seqs, 1, rows, num_shared + num_own].
+
+    The queries of all sequences meet a shared key in one product, and one softmax runs over both
+    parts. (Juravsky et al. 2024, arXiv:2402.05099; vLLM calls it cascade attention.)
+    """
+    num_seqs, num_kv_heads, rows, _ = q.shape
+    num_shared = len(keys)
+    together = q.transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, -1)
+    shared = (together @ keys.permute(1, 2, 0)).view(num_kv_heads, num_seqs, rows, num_shared).transpose(0, 1)
+    scores = torch.cat([shared, q @ k.transpose(2, 3)], dim=-1) * scaling + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    own = weights[..., num_shared:] @ v
+    together = weights[..., :num_shared].transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, num_shared)
+    shared = (together @ values.transpose(0, 1)).view(num_kv_heads, num_seqs, rows, -1).transpose(0, 1)
+    return own + shared
 
 
 def paged_attention(
@@ -134,7 +189,14 @@ def paged_attention(
             for blocks in (keys, values)
         )
         mask = group.mask(sliding_window, repeat, query.dtype)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        if len(group.shared_table):
+            shared_k, shared_v = (
+                blocks.index_select(0, group.shared_table).view(-1, num_kv_heads, head_dim) for blocks in (keys, values)
+            )
+            scale = head_dim**-0.5 if scaling is None else scaling
+            attended = _attend_with_shared_blocks(q, shared_k, shared_v, k, v, mask, scale)
+        else:
+            attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
         attended = attended.view(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
         output[group.token_index] = attended.reshape(num_seqs, num_new, num_heads, head_dim)
     return output[None], None

@@ -2,9 +2,10 @@
 
 First come, first served, under two budgets: ``max_num_batched_tokens`` a step and ``max_num_seqs``
 running sequences. Requests that run go on first (so decoding is never starved by new prompts),
-then swapped ones come back, then waiting ones start with what is left of the budgets. When
-blocks run out, the latest request gives way. (vLLM: ``v1/core/sched/scheduler.py``; swapping and
-several sequences a request are V0's ``core/scheduler.py``.)
+then swapped ones come back, then waiting ones start with what is left of the budgets; one whose
+beginning another is just computing waits a step to share it. When blocks run out, the latest
+request gives way. (vLLM: ``v1/core/sched/scheduler.py``; swapping and several sequences a request
+are V0's ``core/scheduler.py``.)
 """
 
 from collections import deque
@@ -165,6 +166,8 @@ class Scheduler:
                 return
             cached = [] if self._needs_prompt_logits(request) else self.block_manager.find_cached_prefix(seqs[0])
             num_cached = len(cached) * self.block_manager.block_size
+            if self._should_wait_for_prefix(request, len(cached), step):
+                return
             num_tokens = self._num_new_tokens(seqs[0].get_len() - num_cached, step)
             if num_tokens == 0 or not self.block_manager.can_start(cached, num_cached + num_tokens):
                 return
@@ -172,6 +175,22 @@ class Scheduler:
             if request.num_cached_tokens is None:
                 request.num_cached_tokens = num_cached
             self._start(self.waiting, step)
+
+    def _should_wait_for_prefix(self, request: Request, num_cached: int, step: SchedulerOutput) -> bool:
+        """Say whether this step computes, for someone else, at least half of what ``request`` still needs.
+
+        num_cached: how many blocks of its prompt can be found already.
+
+        One step later the request finds those blocks; computing them twice, side by side, would take
+        longer. Nobody overtakes it meanwhile, and it cannot wait for ever: what it waits for is
+        computed when the step is done.
+        """
+        if self._needs_prompt_logits(request):
+            return False
+        seq = request.get_unfinished_seqs()[0]
+        items = ((item.sequence, item.start, item.start + item.num_known_tokens) for item in step.scheduled)
+        num_saved = self.block_manager.count_arriving_blocks(seq, num_cached, items) * self.block_manager.block_size
+        return num_saved > 0 and 2 * num_saved >= seq.get_len() - num_cached * self.block_manager.block_size
 
     def _start(self, queue: deque[Request], step: SchedulerOutput) -> None:
         """Move the first request of a queue to the running ones and give it its share of the step."""
