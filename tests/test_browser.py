@@ -55,6 +55,12 @@ def press_step(widget: Locator) -> None:
     widget.get_by_role("button", name="Step").press("Enter")
 
 
+def type_temperature(widget: Locator) -> None:
+    box = widget.locator("input[type=number]")
+    box.fill("1.5")
+    box.press("Enter")
+
+
 def type_step(widget: Locator) -> None:
     box = widget.locator("input[type=number]")
     box.fill("9")
@@ -78,7 +84,7 @@ MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
     "03_sequences": {"Timeline": [press_arrow, type_step]},
     "04_loading": {"PaddingExplorer": [next_choice]},
-    "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [press_arrow]},
+    "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [type_temperature]},
     "06_patterns_and_next": {},
 }
 

@@ -28,12 +28,19 @@ def test_the_probabilities_are_those_of_a_pass_over_the_text_so_far(llm, colours
         ids = [*ids, token]
 
 
-def test_every_token_can_be_focused_and_names_itself_and_its_alternatives(colours):
-    spans = re.findall(r'<span class="folovllm-token" tabindex="0" aria-label="([^"]*)"', colours.text.value)
-    assert len(spans) == len(colours.completion.token_ids)
-    assert all(re.search(r", \d+%$", each) for each in spans)
-    tips = re.findall(r"<span>([^<]*)</span></span>", colours.text.value)
-    assert all(tip.count("%") in (NUM_ALTERNATIVES, NUM_ALTERNATIVES + 1) for tip in tips)
+def test_every_token_can_be_focused_and_names_itself_and_its_alternatives(llm, colours):
+    spans = re.findall(r'tabindex="0" role="group" aria-label="([^"]*)"', colours.text.value)
+    tips = re.findall(r'<span aria-hidden="true">([^<]*)</span></span>', colours.text.value)
+    assert len(spans) == len(tips) == len(colours.completion.token_ids)
+    ids = llm.get_tokenizer()("abc")["input_ids"]
+    for token, told, tip in zip(colours.completion.token_ids, spans, tips, strict=True):
+        logits = llm.llm_engine.compute_logits({"prompt_token_ids": ids}).double()
+        likeliest = torch.softmax(logits, 0).topk(NUM_ALTERNATIVES).values.tolist()
+        # Greedy: the token itself is the first of the likeliest, and the others follow in their order.
+        assert [float(each) / 100 for each in re.findall(r"([\d.]+)%", tip)] == pytest.approx(likeliest, abs=0.001)
+        assert [float(each) / 100 for each in re.findall(r"(\d+)%", told)] == pytest.approx(likeliest, abs=0.01)
+        assert told.index("; else ") > 0
+        ids = [*ids, token]
 
 
 def test_a_moved_control_changes_text_and_words(colours):

@@ -1,9 +1,12 @@
 """The exercises of chapter 05, with their solutions and the mistakes that they catch."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from folovllm.config import SchedulerConfig
 from folovllm.course.exercises import NOT_ATTEMPTED, Answer, Exercise, Mistake
@@ -14,14 +17,23 @@ from folovllm.request import Request
 from folovllm.sampler import choose_greedily
 from folovllm.sampling_params import SamplingParams
 
-NextLogits = Callable[[list[int]], Tensor]
+
+@dataclass(frozen=True)
+class GreedySampler:
+    """The engine's greedy choice as one object: logits [num_seqs, vocab] -> token ids [num_seqs]."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return each row's likeliest token."""
+        return choose_greedily(logits)
 
 
-def generate_solution(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    """Return the greedy continuation, an end-of-sequence token included."""
+def generate_solution(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    """Return the ids of the greedy continuation, an end-of-sequence token included."""
+    prompt = tokenizer.encode(text)
     output: list[int] = []
-    while len(output) < max_tokens and (not output or output[-1] != eos):
-        output.append(int(choose_greedily(next_logits(prompt + output)[None])))
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        logits = model(torch.tensor([prompt + output])).logits
+        output.append(int(sampler(logits[:, -1])))
     return output
 
 
@@ -43,50 +55,81 @@ def share_solution(waiting: list[int], budget: int) -> list[int]:
     return [given.get(request.request_id, 0) for request in requests]
 
 
-def compare_with_engine(llm: LLM, answer: Answer) -> None:
-    """Run a learner's loop on the real model, and print whether it gives what ``LLM.generate`` gives."""
-    tokenizer, engine = llm.get_tokenizer(), llm.llm_engine
-    eos = tokenizer.convert_tokens_to_ids(tokenizer.eos_token)
+def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> None:
+    """Run a learner's loop on a real model, and print whether it gives what ``LLM.generate`` gives.
 
-    def next_logits(token_ids: list[int]) -> Tensor:
-        return engine.compute_logits({"prompt_token_ids": token_ids})
-
+    model: the one that ``llm`` runs, loaded once more and on the CPU, so that no part of the engine takes part.
+    """
+    params = SamplingParams(temperature=0, max_tokens=10)
     for text in ("The capital of France is", "Once upon a time"):
-        [expected] = llm.generate(text, SamplingParams(temperature=0, max_tokens=10), use_tqdm=False)
+        [expected] = llm.generate(text, params, use_tqdm=False)
         try:
-            given = answer(next_logits, list(expected.prompt_token_ids), eos, 10)
+            with torch.inference_mode():
+                given = answer(llm.get_tokenizer(), model, GreedySampler(), text, 10)
         except NotImplementedError:
             print(f"your loop on the real model: {NOT_ATTEMPTED}")
             return
         print(f"{text!r}: same tokens as LLM.generate: {given == expected.outputs[0].token_ids}")
 
 
-def _toy_model(token_ids: list[int]) -> Tensor:
-    """Ten logits that depend on all tokens and their order, so that a wrong context shows."""
+@dataclass(frozen=True)
+class _ToyTokenizer:
+    """Digits are tokens; ``eos_token_id`` can be chosen, so that some runs end early."""
+
+    eos_token_id: int
+
+    def encode(self, text: str) -> list[int]:
+        return [int(digit) for digit in text]
+
+
+@dataclass(frozen=True)
+class _ToyModel:
+    """Ten logits a place, which depend on all tokens up to it and on their order, so that a wrong context shows."""
+
+    def __call__(self, input_ids: Tensor) -> SimpleNamespace:
+        rows = input_ids[0].tolist()
+        return SimpleNamespace(logits=torch.stack([_toy_logits(rows[: i + 1]) for i in range(len(rows))])[None])
+
+
+def _toy_logits(token_ids: list[int]) -> Tensor:
     scores = torch.zeros(10, dtype=torch.float64)
     for place, token in enumerate(token_ids, start=1):
         scores[(3 * token + place) % 10] += 1 + place % 3 + 0.01 * place
     return scores.float()
 
 
-def _only_the_last_token(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    return generate_solution(lambda token_ids: next_logits(token_ids[-1:]), prompt, eos, max_tokens)
+def _only_the_last_token(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(tokenizer, lambda ids: model(ids[:, -1:]), sampler, text, max_tokens)
 
 
-def _prompt_only(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    return generate_solution(lambda _: next_logits(prompt), prompt, eos, max_tokens)
+def _prompt_only(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    length = len(tokenizer.encode(text))
+    return generate_solution(tokenizer, lambda ids: model(ids[:, :length]), sampler, text, max_tokens)
 
 
-def _never_stops(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    return generate_solution(next_logits, prompt, -1, max_tokens)
+def _first_row(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    def turned(input_ids: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=model(input_ids).logits.flip(1))
+
+    return generate_solution(tokenizer, turned, sampler, text, max_tokens)
 
 
-def _with_the_prompt(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    return prompt + generate_solution(next_logits, prompt, eos, max_tokens)
+def _never_stops(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    endless = SimpleNamespace(encode=tokenizer.encode, eos_token_id=None)
+    return generate_solution(endless, model, sampler, text, max_tokens)
 
 
-def _one_too_many(next_logits: NextLogits, prompt: list[int], eos: int, max_tokens: int) -> list[int]:
-    return generate_solution(next_logits, prompt, eos, max_tokens + 1)
+def _without_the_end(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    output = generate_solution(tokenizer, model, sampler, text, max_tokens)
+    return [token for token in output if token != tokenizer.eos_token_id]
+
+
+def _with_the_prompt(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return list(tokenizer.encode(text)) + generate_solution(tokenizer, model, sampler, text, max_tokens)
+
+
+def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(tokenizer, model, sampler, text, max_tokens + 1)
 
 
 def _length_first(output: list[int], eos: int, max_tokens: int) -> str | None:
@@ -125,7 +168,10 @@ def _shortest_first(waiting: list[int], budget: int) -> list[int]:
     return given
 
 
-_RUNS = [(_toy_model, [1, 2], 7, 6), (_toy_model, [4], 8, 8), (_toy_model, [5, 5, 1], 3, 8), (_toy_model, [8, 3], 2, 8)]
+_RUNS = [
+    (_ToyTokenizer(eos), _ToyModel(), GreedySampler(), text, max_tokens)
+    for text, eos, max_tokens in (("12", 7, 6), ("4", 8, 8), ("551", 3, 8), ("83", 2, 8))
+]
 
 EXERCISES = [
     Exercise(
@@ -175,7 +221,7 @@ EXERCISES = [
     ),
     Exercise(
         name="generate",
-        task="the whole loop: from a prompt to its greedy continuation",
+        task="the whole loop, from tokenizer, model and sampler: from a text to its greedy continuation",
         solution=generate_solution,
         cases=_RUNS,
         mistakes=[
@@ -184,18 +230,29 @@ EXERCISES = [
                 "you show the model the newest token alone; without a KV cache it must see everything so far",
             ),
             Mistake(_prompt_only, "the model never sees its own output: add each token to what you show it next"),
+            Mistake(
+                _first_row,
+                "you draw from the first row of logits; the model answers for every place, and what follows the text "
+                "is in the last row",
+            ),
+            Mistake(
+                _without_the_end,
+                "you leave the end-of-sequence token out; it was generated, and `token_ids` holds it",
+            ),
             Mistake(_never_stops, "you go on after the end-of-sequence token; it is the last one"),
             Mistake(_with_the_prompt, "you return the prompt too; the completion is what came after it"),
             Mistake(_one_too_many, "one token too many: `max_tokens` counts the generated ones"),
         ],
         hints=(
             "What does the model see in the second round?",
-            "Repeat: `next_logits(prompt + output)`, take `argmax`, append; stop after `eos` or `max_tokens`.",
+            "Encode the text. Repeat: `model(torch.tensor([ids])).logits`, `sampler` on its last row, append; stop "
+            "after `tokenizer.eos_token_id` or `max_tokens`.",
         ),
         code=(
-            "output = []\n"
-            "while len(output) < max_tokens and eos not in output:\n"
-            "    output.append(int(next_logits(prompt + output).argmax()))\n"
+            "prompt, output = tokenizer.encode(text), []\n"
+            "while len(output) < max_tokens and tokenizer.eos_token_id not in output:\n"
+            "    logits = model(torch.tensor([prompt + output])).logits\n"
+            "    output.append(int(sampler(logits[:, -1])))\n"
             "return output"
         ),
     ),

@@ -89,10 +89,14 @@ class TokenColours(CourseWidget):
             table = "\n".join(f"{math.exp(each.logprob):6.1%} {decode_token(tokenizer, i)!r}" for i, each in others)
             name = html.escape(decode_token(tokenizer, token))
             look = f"background: {colour}; border-color: {edge}"
-            told = html.escape(f"{decode_token(tokenizer, token)!r}, {probability:.0%}", quote=True)
+            spoken = [
+                f"{math.exp(each.logprob):.0%} {decode_token(tokenizer, i)!r}" for i, each in others if i != token
+            ]
+            told = f"{decode_token(tokenizer, token)!r}, {probability:.0%}; else {', '.join(spoken)}"
+            # A bare span may not carry a name: without the role screen readers pass over it.
             spans.append(
-                f'<span class="folovllm-token" tabindex="0" aria-label="{told}" style="{look}">{name}'
-                f"<span>{html.escape(table)}</span></span>"
+                f'<span class="folovllm-token" tabindex="0" role="group" aria-label="{html.escape(told)}" '
+                f'style="{look}">{name}<span aria-hidden="true">{html.escape(table)}</span></span>'
             )
         return "".join(spans)
 
