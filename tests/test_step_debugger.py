@@ -11,7 +11,7 @@ PROMPT = "abc"
 
 @pytest.fixture(scope="module")
 def llm():
-    return tiny_llm(record_history=True)
+    return tiny_llm()
 
 
 @pytest.fixture
@@ -45,21 +45,23 @@ def test_a_step_after_the_end_and_a_new_prompt_begin_again(llm, debugger):
     assert "Nothing is computed yet" in debugger.summary()
     debugger.prompt.value = ""
     assert "prompt must hold at least one token" in debugger.status.value
-    assert not llm.llm_engine.has_unfinished_requests()
+    assert not debugger.llm.llm_engine.has_unfinished_requests()
 
 
-def test_others_in_the_engine_are_not_disturbed(llm, debugger):
+def test_it_and_others_do_not_disturb_each_other(llm, debugger):
     params = SamplingParams(temperature=0, max_tokens=5)
     [alone] = llm.with_settings().generate("hello", params, use_tqdm=False)
-    llm.llm_engine.add_request("other", "hello", params)
-    last = None
-    while last is None or not last.finished:
-        debugger.step()
-        # The debugger's own steps run the other one too; its outputs go to whoever calls step.
-        [last] = [o for o in llm.llm_engine.step() if o.request_id == "other"] or [last]
-    assert last.outputs[0].token_ids == alone.outputs[0].token_ids
+    debugger.step()
+    [beside] = llm.generate("hello", params, use_tqdm=False)
+    assert beside.outputs[0].token_ids == alone.outputs[0].token_ids
+    before = debugger.summary()
+    debugger.step()
+    assert "Step 2: decode" in debugger.status.value
+    assert debugger.summary() != before
 
 
-def test_an_llm_that_records_nothing_is_refused():
-    with pytest.raises(ValueError, match="record_history=True"):
-        StepDebugger(tiny_llm())
+def test_a_step_without_a_request_changes_nothing(debugger):
+    debugger.prompt.value = ""
+    before = debugger.status.value
+    debugger.step()
+    assert debugger.status.value == before

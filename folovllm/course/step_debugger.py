@@ -20,13 +20,13 @@ _REQUEST_ID = "debugged"
 class StepDebugger(CourseWidget):
     """Takes one prompt through the engine, step by step.
 
-    llm: one that records its history (``record_history=True``).  prompt, max_tokens: of the request.
+    llm: whose model is used; the debugger has an engine of its own, so that nobody else steps its request.
+    prompt, max_tokens: of the request.
     ``hops`` holds, for the newest step, a pair (part of the engine, what it did) for each part.
     """
 
     def __init__(self, llm: LLM, prompt: str = "The capital of France is", *, max_tokens: int = 8) -> None:
-        recorded(llm)
-        self.llm = llm
+        self.llm = llm.with_settings(record_history=True)
         self._params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0)
         self._shapes: tuple[list[int], list[int]] = ([], [])
         self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
@@ -62,16 +62,16 @@ class StepDebugger(CourseWidget):
             return
         watching = engine.model_runner.model.register_forward_hook(self._note_shapes, with_kwargs=True)
         try:
-            # Others may be running too: the request that is watched gets on when its turn comes.
-            mine = [output for output in engine.step() if output.request_id == _REQUEST_ID]
+            outputs = engine.step()
         finally:
             watching.remove()
-        if mine:
-            self._count += 1
-            self._output = mine[0]
-            [record] = [r for r in recorded(self.llm)[-1].sequences if r.request_id == _REQUEST_ID]
-            self.hops = self._describe(record, self._output)
-            self._say(f"Step {self._count}: {phase_of(record)}.")
+        if not outputs:  # there is no request: its prompt was refused
+            return
+        [self._output] = outputs
+        [record] = recorded(self.llm)[-1].sequences
+        self._count += 1
+        self.hops = self._describe(record, self._output)
+        self._say(f"Step {self._count}: {phase_of(record)}.")
 
     def summary(self) -> str:
         """Say what every part did in the newest step."""
