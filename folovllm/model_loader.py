@@ -21,7 +21,7 @@ from transformers import logging as transformers_logging
 
 from folovllm import bundled_model
 from folovllm.config import BUNDLED_MODEL, EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
-from folovllm.engine.model_probe import probe_attention
+from folovllm.engine.model_probe import probe_attention, remember_attention
 
 
 def resolve_device(device: str) -> torch.device:
@@ -79,10 +79,11 @@ class ModelLoader:
         target = resolve_device(device)
         path = _locate(self.config.model)
         hf_config: PreTrainedConfig = self._load("config", AutoConfig, path)
-        probe_attention(hf_config, self.config.trust_remote_code)
+        attention = probe_attention(hf_config, self.config.trust_remote_code)
         dtype = getattr(torch, self._resolve_dtype(hf_config, target))
         model: PreTrainedModel = self._load("model", AutoModelForCausalLM, path, config=hf_config, dtype=dtype)
         tokenizer: PreTrainedTokenizerBase = self._load("tokenizer", AutoTokenizer, _locate(self.config.tokenizer))
+        remember_attention(model, attention)
         return model.to(target).eval(), tokenizer  # type: ignore[arg-type]
 
     def _load(self, what: str, auto_class: Any, path: str, **options: Any) -> Any:

@@ -38,11 +38,13 @@ class KVCache:
         self.data = (
             _lazy_zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
         )
+        # The views that every layer asks for in every step, made once.
+        self._layers = [(keys, values) for keys, values in self.data.flatten(2, 3)]
         self._host: dict[int, Tensor] = {}
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one layer's keys and values, each ``[num_blocks, block_size, num_kv_heads, head_dim]``."""
-        return self.data[index, 0], self.data[index, 1]
+        """Return one layer's keys and values, each ``[num_blocks * block_size, num_kv_heads, head_dim]``."""
+        return self._layers[index]
 
     def copy_blocks(self, copies: list[BlockCopy]) -> None:
         """Copy blocks within the device (copy on write)."""

@@ -20,7 +20,7 @@ from folovllm.engine.draws import Draw, draw_tokens
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.memory import make_cache, size_cache
-from folovllm.engine.model_probe import probe_attention
+from folovllm.engine.model_probe import get_attention
 from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
@@ -52,7 +52,7 @@ class LLMEngine:
         if model is None or tokenizer is None:
             model, tokenizer = loader.load_model_and_tokenizer(config.device)
         config = loader.resolve(config, model, tokenizer)
-        self.attention_spec = spec = probe_attention(model.config, config.model_config.trust_remote_code)
+        self.attention_spec = spec = get_attention(model, config.model_config.trust_remote_code)
         max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens
         assert max_num_batched_tokens is not None, "resolving decides the token budget"
         cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens)

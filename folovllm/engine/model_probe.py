@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 _PROBE_NAME = "folovllm_probe"
@@ -49,6 +50,22 @@ class _Call:
     causal: bool
     masked: bool
     extras: list[str]
+
+
+_known: WeakKeyDictionary[PreTrainedModel, AttentionSpec] = WeakKeyDictionary()
+"""What was found out about loaded models: building one on ``meta`` takes a third of a second."""
+
+
+def remember_attention(model: PreTrainedModel, spec: AttentionSpec) -> None:
+    """Note the attention of a model that was probed by its config before it was loaded."""
+    _known[model] = spec
+
+
+def get_attention(model: PreTrainedModel, trust_remote_code: bool = False) -> AttentionSpec:
+    """Return the attention of a loaded model; probe it (:func:`probe_attention`) if it is not known."""
+    if model not in _known:
+        remember_attention(model, probe_attention(model.config, trust_remote_code))
+    return _known[model]
 
 
 def probe_attention(config: PreTrainedConfig, trust_remote_code: bool = False) -> AttentionSpec:

@@ -35,23 +35,45 @@ class TokenRun:
     block_ids: list[int]
 
 
+class _Slots:
+    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered."""
+
+    def __init__(self, block_ids: list[int], block_size: int, device: torch.device) -> None:
+        first, count = (block_ids[0], len(block_ids)) if block_ids else (0, 0)
+        self.num_slots = count * block_size
+        self._start = first * block_size
+        self._index: Tensor | None = None
+        if block_ids != list(range(first, first + count)):
+            blocks = torch.tensor(block_ids, device=device)
+            self._index = (blocks[:, None] * block_size + torch.arange(block_size, device=device)).flatten()
+
+    def read(self, cache: Tensor) -> Tensor:
+        """Return [num_slots, num_kv_heads, head_dim] of one layer's keys or values."""
+        if self._index is None:
+            return cache.narrow(0, self._start, self.num_slots)
+        return cache.index_select(0, self._index)
+
+
 @dataclass
 class _Group:
     """Sequences that are computed together: as many new tokens each, contexts of similar length.
 
     token_index: [num_seqs, num_new], places in the flat row.
-    shared_table: [num_shared_blocks], blocks that hold the beginning of all of them; often none.
-    block_table: [num_seqs * num_own_blocks], the blocks after these, padded with block 0.
+    shared: the slots of the blocks that hold the beginning of all of them; often none.
+    own: the slots of the blocks after these, of one sequence after the other, padded with block 0.
     positions: [num_seqs, num_new], of the new tokens in their sequences.
-    context: slots a sequence, shared ones included.
     """
 
     token_index: Tensor
-    shared_table: Tensor
-    block_table: Tensor
+    shared: _Slots
+    own: _Slots
     positions: Tensor
-    context: int
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def context(self) -> int:
+        """Count the slots of a sequence, shared ones included."""
+        return self.shared.num_slots + self.own.num_slots // len(self.token_index)
 
     def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor:
         """Return 0 where a token may look and -inf elsewhere: [num_seqs, 1, repeat * num_new, context].
@@ -102,10 +124,9 @@ class PagedBatch:
         token_index = first[:, None] + torch.arange(num_new, device=device)
         return _Group(
             token_index=token_index,
-            shared_table=torch.tensor(rows[0][1].block_ids[:num_shared], dtype=torch.long, device=device),
-            block_table=torch.tensor(tables, device=device).flatten(),
+            shared=_Slots(rows[0][1].block_ids[:num_shared], block_size, device),
+            own=_Slots([block_id for table in tables for block_id in table], block_size, device),
             positions=self.position_ids[token_index],
-            context=width * block_size,
         )
 
 
@@ -142,14 +163,39 @@ def _attend_with_shared_blocks(
     """
     num_seqs, num_kv_heads, rows, _ = q.shape
     num_shared = len(keys)
+    q = q * scaling
     together = q.transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, -1)
-    shared = (together @ keys.permute(1, 2, 0)).view(num_kv_heads, num_seqs, rows, num_shared).transpose(0, 1)
-    scores = torch.cat([shared, q @ k.transpose(2, 3)], dim=-1) * scaling + mask
+    shared = (together @ keys.permute(1, 2, 0)).view(num_kv_heads, num_seqs, rows, num_shared)
+    scores = torch.cat([shared.transpose(0, 1), q @ k.transpose(2, 3)], dim=-1).add_(mask)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     own = weights[..., num_shared:] @ v
     together = weights[..., :num_shared].transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, num_shared)
     shared = (together @ values.transpose(0, 1)).view(num_kv_heads, num_seqs, rows, -1).transpose(0, 1)
     return own + shared
+
+
+def _attend(group: _Group, queries: Tensor, cache: tuple[Tensor, Tensor], scaling: float, window: int | None) -> Tensor:
+    """Attend for one group.
+
+    queries and result: [num_seqs * num_new, num_heads, head_dim].  cache: the layer's keys and values,
+    each [num_slots, num_kv_heads, head_dim].
+    """
+    num_seqs, num_new = group.token_index.shape
+    num_heads, head_dim = queries.shape[1:]
+    num_kv_heads = cache[0].shape[1]
+    repeat = num_heads // num_kv_heads
+    # The heads that share a key head become further query rows, so that keys are never repeated.
+    q = queries.reshape(num_seqs, num_new, num_kv_heads, repeat, head_dim)
+    q = q.permute(0, 2, 3, 1, 4).reshape(num_seqs, num_kv_heads, repeat * num_new, head_dim)
+    k, v = (group.own.read(part).view(num_seqs, -1, num_kv_heads, head_dim).transpose(1, 2) for part in cache)
+    mask = group.mask(window, repeat, queries.dtype)
+    if group.shared.num_slots:
+        keys, values = (group.shared.read(part) for part in cache)
+        attended = _attend_with_shared_blocks(q, keys, values, k, v, mask, scaling)
+    else:
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    attended = attended.view(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
+    return attended.reshape(num_seqs * num_new, num_heads, head_dim)
 
 
 def paged_attention(
@@ -170,35 +216,18 @@ def paged_attention(
     Returns [1, num_tokens, num_heads, head_dim]. Other keyword arguments are transformers' own
     bookkeeping; those that would change the result are refused before loading (``model_probe.py``).
     """
-    num_heads, _, head_dim = query.shape[1:]
-    num_kv_heads = key.shape[1]
-    keys, values = paged_batch.kv_cache.layer(module.layer_idx)  # type: ignore[arg-type]
-    for blocks, new in ((keys, key), (values, value)):
-        blocks.view(-1, num_kv_heads, head_dim).index_copy_(0, paged_batch.slot_mapping, new[0].transpose(0, 1))
-
+    cache = paged_batch.kv_cache.layer(module.layer_idx)  # type: ignore[arg-type]
+    for part, new in zip(cache, (key, value), strict=True):
+        part.index_copy_(0, paged_batch.slot_mapping, new[0].transpose(0, 1))
     queries = query[0].transpose(0, 1)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups = paged_batch.groups
+    if len(groups) == 1:  # all tokens, in their order: nothing to pick out, nothing to put back
+        return _attend(groups[0], queries, cache, scaling, sliding_window)[None], None
     output = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    repeat = num_heads // num_kv_heads
-    for group in paged_batch.groups:
-        num_seqs, num_new = group.token_index.shape
-        # The heads that share a key head become further query rows, so that keys are never repeated.
-        q = queries[group.token_index].view(num_seqs, num_new, num_kv_heads, repeat, head_dim)
-        q = q.permute(0, 2, 3, 1, 4).reshape(num_seqs, num_kv_heads, repeat * num_new, head_dim)
-        k, v = (
-            blocks.index_select(0, group.block_table).view(num_seqs, -1, num_kv_heads, head_dim).transpose(1, 2)
-            for blocks in (keys, values)
-        )
-        mask = group.mask(sliding_window, repeat, query.dtype)
-        if len(group.shared_table):
-            shared_k, shared_v = (
-                blocks.index_select(0, group.shared_table).view(-1, num_kv_heads, head_dim) for blocks in (keys, values)
-            )
-            scale = head_dim**-0.5 if scaling is None else scaling
-            attended = _attend_with_shared_blocks(q, shared_k, shared_v, k, v, mask, scale)
-        else:
-            attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-        attended = attended.view(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
-        output[group.token_index] = attended.reshape(num_seqs, num_new, num_heads, head_dim)
+    for group in groups:
+        index = group.token_index.flatten()
+        output[index] = _attend(group, queries[index], cache, scaling, sliding_window)
     return output[None], None
 
 
