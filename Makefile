@@ -2,10 +2,12 @@
 #   PYTHON=python3.12 make lab                     the Python to make .venv with
 #   make lab LAB_ARGS="--no-browser --port 9000"   further options for JupyterLab
 #   make test-unit PYTEST_ARGS="-k top_p -x"       further options for pytest
+#   make test WORKERS=4                            tests side by side (1 GB of memory each); 0: in one process, for --pdb
 
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
-NBVAL := --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
+WORKERS := 2
+PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
+NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
@@ -47,7 +49,7 @@ test-unit: venv ## all tests that need no bundled model; quick
 	$(PYTEST) -m "not bundled and not browser" tests
 
 test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
-	$(PYTEST) -m "bundled and not browser" tests
+	$(PYTEST) --dist=loadfile -m "bundled and not browser" tests
 
 test-notebooks: model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
@@ -57,7 +59,7 @@ test-browser: model ## run every notebook in JupyterLab in a headless Chromium; 
 	$(PYTEST) -m browser tests
 
 test-gpu: model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
-	$(PYTEST) -m gpu tests
+	$(PYTEST) --numprocesses=0 -m gpu tests
 	$(PYTEST) --nbval-lax $(NBVAL)
 
 format: venv ## let ruff mend style and formatting
