@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -78,6 +78,9 @@ bench-sampler: model ## measure the sampler beside Hugging Face's warpers
 bench-widgets: model ## measure how long a learner waits for a widget's picture
 	@sh scripts/ensure_chromium.sh
 	PYTHONPATH=. $(PY) benchmarks/widgets.py
+
+bench-kernels: model ## measure the memory of 1, 4 and 8 notebooks
+	$(PY) benchmarks/kernels.py
 
 lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
 	sh scripts/make_lock.sh

@@ -1,8 +1,8 @@
 """The tensors behind the block ids: keys and values of all layers, and the host copies of swapped blocks."""
 
 import math
+import mmap
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +14,11 @@ def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
     Zeros matter: attention multiplies the empty slots of a block by probability 0, and 0 * NaN is NaN.
     """
-    num_bytes = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        # With huge pages the first block alone takes 2 MB in every layer's keys and values.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 class KVCache:
