@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels slides lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -81,6 +81,9 @@ bench-widgets: model ## measure how long a learner waits for a widget's picture
 
 bench-kernels: model ## measure the memory of 1, 4 and 8 notebooks
 	$(PY) benchmarks/kernels.py
+
+slides: venv ## write slides of all notebooks to build/slides (they need no network once written)
+	$(PY) -m folovllm course slides --output build/slides
 
 lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
 	sh scripts/make_lock.sh

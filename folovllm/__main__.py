@@ -40,12 +40,15 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("--remove", action="store_true", help="delete it from the cache")
     model.set_defaults(run=_model)
 
-    course = commands.add_parser("course", help="the instructor's edition; a fresh copy of a notebook")
+    course = commands.add_parser("course", help="the instructor's edition; slides; a fresh copy of a notebook")
     course.add_argument("--notebooks", type=Path, default=_NOTEBOOKS, help="their folder (default: this checkout's)")
     parts = course.add_subparsers(required=True, metavar="PART")
     instructor = parts.add_parser("instructor", help="write the notebooks with solutions and notes")
     instructor.add_argument("--output", type=Path, required=True, metavar="DIR")
     instructor.set_defaults(run=_instructor)
+    slides = parts.add_parser("slides", help="write slides of the notebooks, with notes for the speaker")
+    slides.add_argument("--output", type=Path, required=True, metavar="DIR")
+    slides.set_defaults(run=_slides)
     reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
     reset.add_argument("chapter", help="two digits, as in the notebook's name: 02")
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
@@ -106,6 +109,14 @@ def _instructor(options: argparse.Namespace) -> int:
     from folovllm.course.instructor import write_edition
 
     for path in write_edition(options.notebooks, options.output):
+        print(path)
+    return 0
+
+
+def _slides(options: argparse.Namespace) -> int:
+    from folovllm.course.slides import write_slides
+
+    for path in write_slides(options.notebooks, options.output):
         print(path)
     return 0
 

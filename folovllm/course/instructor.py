@@ -33,21 +33,39 @@ def _write_one(source: Path, target: Path) -> Path:
     return target
 
 
-def with_times(cells: list[Cell]) -> list[Cell]:
-    """Return the cells with a line under every heading that says when its section begins and how long it takes.
+def section_times(cells: list[Cell]) -> list[str]:
+    """Say for every heading when its section begins and how long it takes ("" for the other cells).
 
     How long is in the heading's metadata: ``minutes``.
     """
-    timed, clock = [], 0
+    times, clock = [], 0
     for cell in cells:
         minutes = cell["metadata"].get("minutes")
-        if minutes is not None:
-            heading, _, rest = "".join(cell["source"]).partition("\n")
-            times = f"*{clock // 60}:{clock % 60:02}, {minutes} min*"
-            cell = cell | {"source": f"{heading}\n\n{times}\n{rest}"}
-            clock += minutes
-        timed.append(cell)
+        times.append("" if minutes is None else f"*{clock // 60}:{clock % 60:02}, {minutes} min*")
+        clock += minutes or 0
+    return times
+
+
+def with_times(cells: list[Cell]) -> list[Cell]:
+    """Return the cells with their :func:`section_times` as a line under every heading."""
+    timed = []
+    for cell, times in zip(cells, section_times(cells), strict=True):
+        heading, _, rest = "".join(cell["source"]).partition("\n")
+        timed.append(cell | {"source": f"{heading}\n\n{times}\n{rest}"} if times else cell)
     return timed
+
+
+def _exercise_of(cell: Cell) -> Exercise | None:
+    """Return the exercise whose stub the cell is."""
+    source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+    stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB in source)
+    return next(stubs, None)
+
+
+def exercise_notes(cell: Cell) -> str:
+    """Return what an instructor should know of the exercise whose stub the cell is; "" for any other cell."""
+    exercise = _exercise_of(cell)
+    return "" if exercise is None else _notes(exercise)
 
 
 def instructor_cells(cell: Cell) -> list[Cell]:
@@ -55,13 +73,16 @@ def instructor_cells(cell: Cell) -> list[Cell]:
     if cell["cell_type"] != "code":
         return [cell]
     cell = cell | {"outputs": [], "execution_count": None}
-    source = "".join(cell["source"])
-    for exercise in EXERCISES:
-        if f"def my_{exercise.name}(" in source and _STUB in source:
-            solved = cell | {"source": source.replace(_STUB, textwrap.indent(exercise.code, "    "))}
-            notes = {"cell_type": "markdown", "id": f"{cell['id']}-notes", "metadata": {}, "source": _notes(exercise)}
-            return [solved, notes]
-    return [cell]
+    exercise = _exercise_of(cell)
+    if exercise is None:
+        return [cell]
+    solved = cell | {"source": "".join(cell["source"]).replace(_STUB, textwrap.indent(exercise.code, "    "))}
+    return [solved, notes_cell(cell, _notes(exercise))]
+
+
+def notes_cell(cell: Cell, text: str) -> Cell:
+    """Return a Markdown cell of notes on ``cell``."""
+    return {"cell_type": "markdown", "id": f"{cell['id']}-notes", "metadata": {}, "source": text}
 
 
 def _notes(exercise: Exercise) -> str:
