@@ -12,12 +12,12 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels slides lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
-test-unit test-parity test-notebooks test-browser test-gpu notebooks: export HF_HUB_OFFLINE = 1
-test-unit test-parity test-notebooks test-browser test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
-test-unit test-parity test-notebooks test-browser test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
+test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
+test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
+test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ lab: venv ## prepare everything, and open the course in JupyterLab
 doctor: venv ## check this machine
 	@$(PY) -m folovllm doctor
 
-test: lint types test-unit test-parity test-notebooks test-browser ## all that CI runs
+test: lint types test-unit test-parity test-notebooks test-browser test-hub ## all that CI runs
 
 lint: venv ## style, formatting, and which module may import which
 	$(PY) -m ruff check .
@@ -46,10 +46,10 @@ types: venv ## mypy, strict
 	$(PY) -m mypy
 
 test-unit: venv ## all tests that need no bundled model; quick
-	$(PYTEST) -m "not bundled and not browser" tests
+	$(PYTEST) -m "not bundled and not browser and not hub" tests
 
 test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
-	$(PYTEST) --dist=loadfile -m "bundled and not browser" tests
+	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub" tests
 
 test-notebooks: model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
@@ -57,6 +57,11 @@ test-notebooks: model ## run every notebook and compare every output
 test-browser: model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
 	@sh scripts/ensure_chromium.sh
 	$(PYTEST) -m browser tests
+
+test-hub: model ## two learners run a notebook at the same time on a JupyterHub, each in a headless Chromium
+	@sh scripts/ensure_chromium.sh
+	@sh scripts/ensure_hub_proxy.sh
+	$(PYTEST) -m hub tests
 
 test-gpu: model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
 	$(PYTEST) --numprocesses=0 -m gpu tests
@@ -84,6 +89,9 @@ bench-kernels: model ## measure the memory of 1, 4 and 8 notebooks
 
 slides: venv ## write slides of all notebooks to build/slides (they need no network once written)
 	$(PY) -m folovllm course slides --output build/slides
+
+kit: venv ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
+	@sh scripts/make_kit.sh
 
 lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
 	sh scripts/make_lock.sh

@@ -8,7 +8,7 @@ torch=${TORCH:-$(sed -n 's/^torch==//p' requirements.lock)}
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 "${PYTHON:-python3}" -m venv "$room/venv"
-"$room/venv/bin/python" -m pip install --no-input -e '.[course,dev]' "torch==$torch"
+"$room/venv/bin/python" -m pip install --no-input -e '.[course,dev,hub]' "torch==$torch"
 
 {
     echo "# Made by \`make lock\`: the exact version of everything. Do not edit by hand."

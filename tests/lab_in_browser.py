@@ -16,7 +16,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _SETTINGS = Path(__file__).parent.parent / "jupyter"
 # The numbers that came with the notebook are cleared, so that those that are seen are new.
-_RUN_ALL = """async () => {
+_START_RUN_ALL = """async () => {
     const app = window.jupyterapp
     await app.restored
     await app.activatePlugin("@jupyter-widgets/jupyterlab-manager:plugin")
@@ -25,7 +25,8 @@ _RUN_ALL = """async () => {
     while (!context.session?.kernel) await new Promise(resolve => setTimeout(resolve, 100))
     await context.session.kernel.info
     await app.commands.execute("editmenu:clear-all")
-    await app.commands.execute("notebook:run-all-cells")
+    window.runAll = app.commands.execute("notebook:run-all-cells")
+    window.runAll.finally(() => { window.runAllEnded = true })
 }"""
 
 
@@ -80,16 +81,28 @@ class LabPage:
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         # Without "reset" JupyterLab opens the tabs of the page before beside it.
-        self.page.goto(address.replace("/lab?", f"/lab/tree/{notebook}?reset&"))
+        self._open(address.replace("/lab?", f"/lab/tree/{notebook}?reset&"))
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+
+    def _open(self, address: str) -> None:
+        self.page.goto(address)
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.problems.append(message.text)
 
+    def start_run_all(self) -> None:
+        """Do what the menu's "Run All Cells" does, once the kernel answers."""
+        self.page.evaluate(_START_RUN_ALL)
+
+    def run_all_ended(self) -> bool:
+        """Return whether the last cell was run, or one failed."""
+        return bool(self.page.evaluate("() => window.runAllEnded === true"))
+
     def run_all(self) -> None:
-        """Do what the menu's "Run All Cells" does, once the kernel answers, and wait for the last cell."""
-        self.page.evaluate(_RUN_ALL)
+        """Run all cells, and wait for the last one."""
+        self.start_run_all()
+        self.page.evaluate("() => window.runAll")
         unnumbered = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_not_text=re.compile(r"\d"))
         self.wait_until(lambda: unnumbered.count() == 0, "not all cells were run")
 

@@ -24,6 +24,9 @@ SETUP_FILES = [
     ".github/workflows/ci.yml",
     "scripts/make_venv.sh",
     "scripts/make_lock.sh",
+    "scripts/make_kit.sh",
+    "scripts/ensure_hub_proxy.sh",
+    "postBuild",
 ]
 
 
