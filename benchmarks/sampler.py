@@ -12,15 +12,17 @@ import argparse
 import json
 import os
 import random
-import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from tables import sampler_table
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
@@ -137,26 +139,32 @@ def measure(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, lis
     return times
 
 
+class SamplerBench:
+    """W5, to be called from another process."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._logits = cache(lambda kind: LOGITS[kind]())
+
+    def measure(self, kind: str, case: str, rounds: int) -> dict[str, list[float]]:
+        """Return the milliseconds of every way to sample, by name."""
+        return measure(contenders(case, self._logits(kind)), rounds)
+
+
 def main() -> None:
-    """Measure every case, print a Markdown table as it grows, and write JSON if asked to."""
+    """Measure every case, print a Markdown table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=[*FILTERS, MIXED], default=[*FILTERS, MIXED])
     parser.add_argument("--logits", nargs="+", choices=LOGITS, default=list(LOGITS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", help="write the milliseconds to this file too")
     options = parser.parse_args()
-    results: dict[str, dict[str, list[float]]] = {}
-    print(f"W5, {NUM_ROWS} rows x {VOCAB_SIZE} logits: milliseconds, median (minimum-maximum)\n")
-    print("| logits | filters | ours | hf batched | hf by row | faster hf / ours |\n" + "|---" * 6 + "|")
+    bench, results = SamplerBench(torch.get_num_threads()), {}
     for kind in options.logits:
-        logits = LOGITS[kind]()
         for case in options.cases:
-            times = measure(contenders(case, logits), options.rounds)
-            medians = {name: statistics.median(each) for name, each in times.items()}
-            cells = [f"{medians[name]:.1f} ({min(each):.1f}-{max(each):.1f})" for name, each in times.items()]
-            ratio = min(medians["hf batched"], medians["hf by row"]) / medians["ours"]
-            print(f"| {kind} | {case} | {' | '.join(cells)} | {ratio:.1f} |", flush=True)
-            results[f"{kind}, {case}"] = times
+            results[f"{kind}, {case}"] = bench.measure(kind, case, options.rounds)
+            print(f"{kind}, {case}", file=sys.stderr, flush=True)
+    print(f"{NUM_ROWS} rows x {VOCAB_SIZE} logits, median (minimum-maximum)\n\n{sampler_table(results)}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=1)

@@ -1,10 +1,10 @@
 """What is measured: prompts, how many tokens each is to give, and how they are chosen.
 
-Everything is fixed by a seed, and EOS is masked until the end, so that every engine does the same work.
+Everything is fixed by a seed, and EOS is masked or ignored until the end, so that every engine does the same work.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 VOCAB_SIZE = 49_000
 """Prompts are random token ids below this: text would make no difference to the time."""
@@ -26,6 +26,11 @@ class Workload:
     def num_output_tokens(self) -> int:
         """Count the tokens that an engine has to generate."""
         return sum(self.max_tokens) * self.num_completions
+
+    def shortened(self, factor: int) -> "Workload":
+        """Return it with outputs a ``factor`` shorter (rounded up), and a title that says so."""
+        max_tokens = [-(-count // factor) for count in self.max_tokens]
+        return replace(self, title=f"{self.title}, outputs / {factor}", max_tokens=max_tokens)
 
 
 def _tokens(rng: random.Random, count: int) -> list[int]:
@@ -51,3 +56,7 @@ def make_workloads() -> dict[str, Workload]:
         ),
         "W4": Workload("8 completions of one 256-token prompt, 64 out", [_tokens(rng, 256)], [64], num_completions=8),
     }
+
+
+WARM_UP = Workload("warm-up", [[1, 2, 3]], [4])
+FIRST_TOKEN = Workload("one token", [[504, 2105, 314]], [1])
