@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_question_its_code_and_the_reading_are_one_step():
         make("code", "setup"),
         make("code", "answer", printed="1"),
         make("markdown", "**Explain.** It is so."),
-        make("markdown", "And now?"),
+        make("markdown", "**Predict.** And now?"),
         make("code", "more", printed="2"),
         make("code", "most", printed="3"),
         make("markdown", "<details>hint</details>"),
@@ -55,7 +56,7 @@ def test_a_question_its_code_and_the_reading_are_one_step():
         make("code", "first", printed="4"),
     ]
     types = [slide_type(cell) for cell in slides.slide_cells(cells)]
-    assert types == ["slide", "-", "-", "fragment", "subslide", "-", "subslide", "skip", "slide", "-"]
+    assert types == ["slide", "-", "-", "fragment", "subslide", "fragment", "subslide", "skip", "slide", "-"]
 
 
 def test_the_speaker_sees_when_a_section_begins_and_what_people_write_instead():
@@ -73,6 +74,20 @@ def test_a_failed_download_is_one_clear_error_and_leaves_nothing(tmp_path, monke
     assert main(["course", "slides", "--output", str(tmp_path / "new")]) == 2
     assert "could not be downloaded; pip said" in capsys.readouterr().err
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_wheel_that_is_not_the_one_we_know_is_not_used(tmp_path, monkeypatch):
+    name, version = slides.REVEAL_WHEEL.split("==")
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    with zipfile.ZipFile(tmp_path / f"{name.replace('-', '_')}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("sphinx_revealjs/_static/revealjs/dist/reveal.js", "alert('not reveal.js')")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ValueError, match="another SHA-256"):
+        slides.obtain_reveal(tmp_path / "reveal")
+    assert not (tmp_path / "reveal").exists()
 
 
 @pytest.mark.browser

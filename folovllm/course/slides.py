@@ -1,11 +1,12 @@
 """Slides of a notebook, made from its own cells: reveal.js pages that need no network, with notes for the speaker.
 
 Which cells share a slide follows from what they are, so nothing about slides is kept in the notebooks:
-a heading begins a slide; a question and the cell that answers it are one step of it (arrow down); the reading or
-explanation after an output appears at the next key; folded hints and answers stay in the notebook.
+a heading begins a slide; a question and the cell that answers it are one step of it (arrow down). Where a prediction
+is asked for, the cell waits for a key, and so does the explanation of an output; hints stay in the notebook.
 """
 
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from folovllm.course.instructor import Cell, exercise_notes, notes_cell, section
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
+_WHEEL_SHA256 = "805bed3ca459346e0f01967d5ed1c40d6b7b917de1541e1e4566c8341fe7017b"
 _REVEAL_IN_WHEEL = "sphinx_revealjs/_static/revealjs/"
 _REVEAL_PARTS = ("dist/", "plugin/notes/", "LICENSE")
 _LOOKS_BACK = ("**Reading", "**Explain", "**Read it again")
@@ -52,6 +54,8 @@ def obtain_reveal(folder: Path) -> None:
         if pip.returncode != 0:
             raise ValueError(f"{REVEAL_WHEEL} (reveal.js) could not be downloaded; pip said: {pip.stderr.strip()}")
         [wheel] = Path(work).glob("*.whl")
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != _WHEEL_SHA256:
+            raise ValueError(f"{wheel.name} has another SHA-256 than {_WHEEL_SHA256}; it is not used")
         unpacked = Path(work, "reveal")
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
@@ -102,8 +106,9 @@ def _slide_type(cell: Cell, before: Cell | None, answered: bool) -> str:
     source = "".join(cell["source"])
     if cell["cell_type"] == "code":
         # Cells that print nothing prepare the next one; what follows an output is a step of its own.
-        continues = before is None or not answered or (before["cell_type"] == "code" and not before["outputs"])
-        return "-" if continues else "subslide"
+        if before is not None and answered and (before["cell_type"] != "code" or before["outputs"]):
+            return "subslide"
+        return "fragment" if before is not None and "**Predict" in "".join(before["source"]) else "-"
     if source.startswith("#"):
         return "slide"
     if "<details>" in source:
