@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 ModelDType = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
+ModelImpl = Literal["auto", "folovllm", "transformers"]
 SamplingOrder = Literal["huggingface", "vllm"]
 
 BUNDLED_MODEL = "SmolLM2-135M-Instruct"
@@ -58,6 +59,8 @@ class ModelConfig(_Config):
     trust_remote_code: run Python code that comes with the model. No model here needs it.
     seed: of the seeds that requests without one of their own get, >= 0.
     max_logprobs: most log-probabilities a request may ask for, >= 0; -1: no limit.
+    model_impl: whose forward pass runs: "folovllm" is the engine's own (``engine/flat_decoder.py``), "transformers"
+        HuggingFace's; "auto" takes the first where it can run the model: Llama's family in float32.
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made
@@ -67,6 +70,7 @@ class ModelConfig(_Config):
     trust_remote_code: bool = False
     seed: int = 0
     max_logprobs: int = 20
+    model_impl: ModelImpl = "auto"
 
     def __post_init__(self) -> None:
         model = self.model
@@ -82,6 +86,7 @@ class ModelConfig(_Config):
         true_or_false(self._checked("trust_remote_code"), self.trust_remote_code)
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
+        one_of(self._checked("model_impl"), self.model_impl, get_args(ModelImpl))
 
     @property
     def torch_dtype(self) -> "torch.dtype | None":

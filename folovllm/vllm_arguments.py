@@ -24,6 +24,7 @@ _SAME_NAMES = {
     ),
     "scheduler_config": ("max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill"),
 }
+_MODEL_IMPLS = {"folovllm": "vllm"}
 _BUNDLED_MODEL_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BLOCK_SIZE_UNIT = 16
 """What block sizes of vLLM's FlashAttention and Triton backends are multiples of."""
@@ -35,6 +36,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(model.tokenizer)}
     for part, names in _SAME_NAMES.items():
         arguments |= {name: getattr(getattr(config, part), name) for name in names}
+    arguments["model_impl"] = _MODEL_IMPLS.get(model.model_impl, model.model_impl)
     if cache.block_size % _BLOCK_SIZE_UNIT == 0:
         arguments["block_size"] = cache.block_size
     if scheduler.num_speculative_tokens:

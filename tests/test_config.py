@@ -23,6 +23,7 @@ BAD = [
     *[(ModelConfig, "trust_remote_code", value) for value in (1, "yes", None)],
     *[(ModelConfig, "seed", value) for value in (-1, 1.5, True, None, 2**63)],
     *[(ModelConfig, "max_logprobs", value) for value in (-2, 1.5, True, None)],
+    *[(ModelConfig, "model_impl", value) for value in ("vllm", "hf", None, 1)],
     *[(CacheConfig, "block_size", value) for value in (0, -16, 16.0, True, "16", None)],
     *[(CacheConfig, "gpu_memory_utilization", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9", None)],
     *[(CacheConfig, "swap_space", value) for value in (-1, NAN, INF, "4", None, True, np.bool_(True), 10**400)],

@@ -121,6 +121,18 @@ def test_ModelConfig_max_logprobs(model):
         run(tiny_llm(model, max_logprobs=5), logprobs=6)
 
 
+def test_ModelConfig_model_impl():
+    model = tiny_model()
+    calls = []
+    model.register_forward_hook(lambda *given: calls.append(1))
+    called = {}
+    for model_impl in ("auto", "folovllm", "transformers"):
+        calls.clear()
+        run(tiny_llm(model, model_impl=model_impl))
+        called[model_impl] = len(calls)
+    assert called == {"auto": 0, "folovllm": 0, "transformers": 12}
+
+
 # -- CacheConfig -----------------------------------------------------------------------------------------
 
 

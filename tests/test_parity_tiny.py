@@ -21,12 +21,18 @@ def random_prompts(seed: int = 0) -> list[list[int]]:
     return [[rng.randrange(3, VOCAB_SIZE) for _ in range(length)] for length in LENGTHS]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_equal_huggingface(family):
+FLAT = ("llama", "qwen2", "qwen3", "mistral", "mistral-window")
+"""The families that the engine has a forward pass of its own for; the default takes it."""
+
+RUNS = [*((family, "auto") for family in FAMILIES), *((family, "transformers") for family in FLAT)]
+
+
+@pytest.mark.parametrize(("family", "model_impl"), RUNS)
+def test_greedy_tokens_equal_huggingface(family, model_impl):
     model = tiny_model(family)
     prompts = random_prompts()
     expected = [hf_greedy(model, prompt, GREEDY.max_tokens) for prompt in prompts]
-    llm = tiny_llm(model, max_num_batched_tokens=32, max_num_seqs=8, block_size=4)
+    llm = tiny_llm(model, max_num_batched_tokens=32, max_num_seqs=8, block_size=4, model_impl=model_impl)
     together = llm.generate([{"prompt_token_ids": p} for p in prompts], GREEDY, use_tqdm=False)
     assert [output.outputs[0].token_ids for output in together] == expected
     alone = [llm.generate({"prompt_token_ids": p}, GREEDY, use_tqdm=False)[0] for p in prompts]
@@ -51,14 +57,14 @@ def test_a_beginning_shared_by_the_batch_changes_no_token(family, monkeypatch):
     assert max(calls) >= 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_within_1e_4_of_huggingface(family):
+@pytest.mark.parametrize(("family", "model_impl"), RUNS)
+def test_logits_are_within_1e_4_of_huggingface(family, model_impl):
     model = tiny_model(family)
     prompts = random_prompts(seed=1)
     model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         expected = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
-    llm = tiny_llm(model)
+    llm = tiny_llm(model, model_impl=model_impl)
     engine = llm.llm_engine
     for i, prompt in enumerate(prompts):
         engine.add_request(str(i), {"prompt_token_ids": prompt}, GREEDY)

@@ -28,7 +28,7 @@ def test_it_takes_the_prompt_through_the_engine_and_gets_what_generate_gives(llm
         debugger.step()
         hops = dict(debugger.hops)
         tokens = length if count == 0 else 1
-        assert hops["model"] == f"input_ids [1, {tokens}] -> logits [1, {VOCAB_SIZE}]"
+        assert hops["model"] == f"token_ids [{tokens}] -> logits [1, {VOCAB_SIZE}]"
         assert hops["sampler"].startswith(f"token {token}, ")
         assert f"{count + 1} output tokens" in hops["sequence"]
         assert ("prefill" if count == 0 else "decode") in debugger.status.value

@@ -29,6 +29,7 @@ CONFIGS = {
     "trust_remote_code": EngineConfig(replace(MODEL, trust_remote_code=True)),
     "seed": EngineConfig(replace(MODEL, seed=7)),
     "max_logprobs": EngineConfig(replace(MODEL, max_logprobs=-1)),
+    "model_impl": EngineConfig(replace(MODEL, model_impl="folovllm")),
     "block_size": EngineConfig(MODEL, CacheConfig(block_size=32)),
     "gpu_memory_utilization": EngineConfig(MODEL, CacheConfig(gpu_memory_utilization=0.5)),
     "swap_space": EngineConfig(MODEL, CacheConfig(swap_space=1)),
@@ -168,7 +169,7 @@ def test_what_is_said_to_be_lost_is_nowhere_in_vllm():
 
 def test_values_arrive_unchanged():
     config = EngineConfig(
-        ModelConfig("some/model", "a/tokenizer", "half", 512, seed=3, max_logprobs=5),
+        ModelConfig("some/model", "a/tokenizer", "half", 512, seed=3, max_logprobs=5, model_impl="folovllm"),
         CacheConfig(block_size=32, gpu_memory_utilization=0.4, num_gpu_blocks_override=9, kv_cache_memory_bytes=1000),
         SchedulerConfig(512, 16, enable_chunked_prefill=False, num_speculative_tokens=4, prompt_lookup_max=2),
     )
@@ -180,6 +181,7 @@ def test_values_arrive_unchanged():
         "trust_remote_code": False,
         "seed": 3,
         "max_logprobs": 5,
+        "model_impl": "vllm",
         "block_size": 32,
         "gpu_memory_utilization": 0.4,
         "enable_prefix_caching": True,

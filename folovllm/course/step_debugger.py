@@ -1,15 +1,17 @@
 """A widget: run the engine one step a click, and see what each part of it did, with real shapes."""
 
 import html
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ipywidgets
-import torch
 from torch import Tensor
 
 from folovllm.course.engine_figures import phase_of, recorded
 from folovllm.course.widget import CourseWidget, wide
 from folovllm.engine.history import SequenceRecord
+from folovllm.engine.model_runner import ModelRunner
+from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.llm import LLM
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -60,11 +62,8 @@ class StepDebugger(CourseWidget):
         if self._output is not None and self._output.finished:
             self.restart()
             return
-        watching = engine.model_runner.model.register_forward_hook(self._note_shapes, with_kwargs=True)
-        try:
+        with self._watching(engine.model_runner):
             outputs = engine.step()
-        finally:
-            watching.remove()
         if not outputs:  # there is no request: its prompt was refused
             return
         [self._output] = outputs
@@ -78,8 +77,21 @@ class StepDebugger(CourseWidget):
         lines = [f"StepDebugger: {self.prompt.value!r}, {self._sentence}"]
         return "\n".join(lines + [f"{part:12} {what}" for part, what in self.hops])
 
-    def _note_shapes(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Tensor], output: Any) -> None:
-        self._shapes = list(kwargs["input_ids"].shape), list(output.logits[0].shape)
+    @contextmanager
+    def _watching(self, runner: ModelRunner) -> Iterator[None]:
+        """Note how many token ids go into the model and what shape comes out, whoever's forward pass runs."""
+        execute = runner.execute
+
+        def watched(step: SchedulerOutput) -> Tensor:
+            logits = execute(step)
+            self._shapes = [sum(len(item.token_ids) for item in step.scheduled)], list(logits.shape)
+            return logits
+
+        runner.execute = watched  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del runner.execute  # the method is back
 
     def _describe(self, record: SequenceRecord, output: RequestOutput) -> list[tuple[str, str]]:
         [completion] = output.outputs
@@ -90,7 +102,7 @@ class StepDebugger(CourseWidget):
         return [
             ("scheduler", f"{count} token{'s' if count > 1 else ''}, {places}"),
             ("KV blocks", f"{list(record.block_table)}, {record.num_computed_tokens} tokens are in them now"),
-            ("model", f"input_ids {self._shapes[0]} -> logits {self._shapes[1]}"),
+            ("model", f"token_ids {self._shapes[0]} -> logits {self._shapes[1]}"),
             ("sampler", f"token {completion.token_ids[-1]}, {entry.decoded_token!r}"),
             ("sequence", f"{record.status}, {record.num_output_tokens} output tokens"),
             ("detokenizer", f"{completion.text!r}"),

@@ -43,11 +43,24 @@ class KVCache:
         )
         # The views that every layer asks for in every step, made once.
         self._layers = [(keys, values) for keys, values in self.data.flatten(2, 3)]
+        self._scratch: dict[str, Tensor] = {}
         self._host: dict[int, Tensor] = {}
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Return one layer's keys and values, each ``[num_blocks * block_size, num_kv_heads, head_dim]``."""
         return self._layers[index]
+
+    def gather(self, part: Tensor, slots: Tensor, purpose: str) -> Tensor:
+        """Copy slots of one layer's keys or values side by side: [len(slots), num_kv_heads, head_dim].
+
+        purpose: names the memory that is copied into; it holds until the next call with the same name. The memory is
+        kept, because the system hands out new memory page by page, which takes ten times as long as the copy.
+        """
+        scratch = self._scratch.get(purpose)
+        if scratch is None or len(scratch) < len(slots):
+            # A quarter more, because contexts grow.
+            self._scratch[purpose] = scratch = part.new_empty(len(slots) * 5 // 4, *part.shape[1:])
+        return torch.index_select(part, 0, slots, out=scratch[: len(slots)])
 
     def copy_blocks(self, copies: list[BlockCopy]) -> None:
         """Copy blocks within the device (copy on write)."""

@@ -4,7 +4,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-from folovllm.config import CacheConfig
+from folovllm.config import CacheConfig, ModelImpl
 from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.model_probe import AttentionSpec
 from folovllm.engine.model_runner import ModelRunner
@@ -17,6 +17,7 @@ def size_cache(
     spec: AttentionSpec,
     model: PreTrainedModel,
     max_num_batched_tokens: int,
+    model_impl: ModelImpl = "auto",
 ) -> CacheConfig:
     """Return ``config`` with ``num_gpu_blocks`` and ``num_cpu_blocks`` worked out.
 
@@ -33,7 +34,7 @@ def size_cache(
         source, budget = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
     elif model.device.type == "cuda":
         source = "gpu_memory_utilization"
-        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens)
+        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
     else:
         source, budget = "the free memory", min(GIB, psutil.virtual_memory().available // 4)
     if budget < block_bytes:
@@ -50,13 +51,17 @@ def bytes_per_block(config: CacheConfig, spec: AttentionSpec, dtype: torch.dtype
 
 
 def _free_cuda_bytes(
-    config: CacheConfig, spec: AttentionSpec, model: PreTrainedModel, max_num_batched_tokens: int
+    config: CacheConfig,
+    spec: AttentionSpec,
+    model: PreTrainedModel,
+    max_num_batched_tokens: int,
+    model_impl: ModelImpl,
 ) -> int:
     """Measure the largest step, and return what the card's share leaves beside that peak and other programs."""
     num_blocks = -(-max_num_batched_tokens // config.block_size)
     cache = make_cache(spec, config.with_num_blocks(num_blocks, 0), model)
     torch.cuda.reset_peak_memory_stats(model.device)
-    ModelRunner(model, cache).profile(max_num_batched_tokens)
+    ModelRunner(model, cache, model_impl).profile(max_num_batched_tokens)
     cache_bytes = cache.data.nbytes
     peak = torch.cuda.max_memory_allocated(model.device) - cache_bytes
     del cache

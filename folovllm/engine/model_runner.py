@@ -8,22 +8,56 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from folovllm.config import ModelImpl
+from folovllm.engine.flat_decoder import FlatDecoder, why_not_flat
 from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.paged_attention import ATTENTION_NAME, PagedBatch, TokenRun
 from folovllm.engine.scheduler import SchedulerOutput
 
 
+class TransformersForward:
+    """The forward pass of HuggingFace's own code, with our attention in it: any model that is not refused."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model.set_attn_implementation(ATTENTION_NAME)
+        self._model = model
+
+    def __call__(self, token_ids: Tensor, rows: Tensor, batch: PagedBatch) -> Tensor:
+        """Return the logits that follow some tokens of a flat batch, as :class:`FlatDecoder` does."""
+        output = self._model(
+            input_ids=token_ids[None],
+            # Nothing is masked by it; without one some models search every prompt for padding tokens.
+            attention_mask=torch.ones_like(token_ids)[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            logits_to_keep=rows,
+            paged_batch=batch,
+        )
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> FlatDecoder | TransformersForward:
+    reason = why_not_flat(model)
+    if model_impl == "folovllm" and reason is not None:
+        raise ValueError(
+            f"ModelConfig.model_impl='folovllm' cannot run this model: {reason}; 'auto' and 'transformers' can"
+        )
+    return TransformersForward(model) if model_impl == "transformers" or reason is not None else FlatDecoder(model)
+
+
 class ModelRunner:
     """Owns the model and the KV tensors.
 
+    model_impl: as in :class:`folovllm.config.ModelConfig`.
     num_tokens_run: tokens that went through the model since it was made, for whoever wants to count.
     """
 
-    def __init__(self, model: PreTrainedModel, kv_cache: KVCache) -> None:
-        model.set_attn_implementation(ATTENTION_NAME)
+    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto") -> None:
         self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
         self.kv_cache = kv_cache
         self.num_tokens_run = 0
+        self._compute_logits = _choose_forward(model, model_impl)
 
     @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:
@@ -49,19 +83,11 @@ class ModelRunner:
     def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
         device = self.kv_cache.data.device
         batch = PagedBatch(runs, self.kv_cache)
-        input_ids = torch.tensor([token_ids], device=device)
-        output = self.model(
-            input_ids=input_ids,
-            # Nothing is masked by it; without one some models search every prompt for padding tokens.
-            attention_mask=torch.ones_like(input_ids),
-            position_ids=batch.position_ids[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(rows, dtype=torch.long, device=device),
-            paged_batch=batch,
+        logits = self._compute_logits(
+            torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device), batch
         )
         self.num_tokens_run += len(token_ids)
-        logits: Tensor = output.logits[0].float()
-        return logits
+        return logits.float()
 
     @torch.inference_mode()
     def profile(self, num_tokens: int) -> None:

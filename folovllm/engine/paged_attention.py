@@ -14,12 +14,15 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from folovllm.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "folovllm_paged"
+
+_MOST_PADDING = 800
+"""Slots that a group of sequences may read for nothing, for each of its new tokens: another group costs as much."""
 
 _MIN_SHARERS = 4
 _MIN_SHARED_BLOCKS = 4
@@ -36,22 +39,30 @@ class TokenRun:
 
 
 class _Slots:
-    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered."""
+    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered.
 
-    def __init__(self, block_ids: list[int], block_size: int, device: torch.device) -> None:
+    purpose: "shared" or "own": what is gathered for the one must not overwrite what is for the other.
+    """
+
+    def __init__(self, block_ids: list[int], kv_cache: KVCache, purpose: str) -> None:
         first, count = (block_ids[0], len(block_ids)) if block_ids else (0, 0)
+        block_size, device = kv_cache.data.shape[3], kv_cache.data.device
         self.num_slots = count * block_size
+        self._kv_cache = kv_cache
+        self._purpose = purpose
         self._start = first * block_size
         self._index: Tensor | None = None
         if block_ids != list(range(first, first + count)):
             blocks = torch.tensor(block_ids, device=device)
             self._index = (blocks[:, None] * block_size + torch.arange(block_size, device=device)).flatten()
 
-    def read(self, cache: Tensor) -> Tensor:
-        """Return [num_slots, num_kv_heads, head_dim] of one layer's keys or values."""
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return one layer's keys and values, each [num_slots, num_kv_heads, head_dim]."""
+        keys, values = self._kv_cache.layer(layer)
         if self._index is None:
-            return cache.narrow(0, self._start, self.num_slots)
-        return cache.index_select(0, self._index)
+            return keys.narrow(0, self._start, self.num_slots), values.narrow(0, self._start, self.num_slots)
+        gather, purpose = self._kv_cache.gather, self._purpose
+        return gather(keys, self._index, f"{purpose} keys"), gather(values, self._index, f"{purpose} values")
 
 
 @dataclass
@@ -68,7 +79,7 @@ class _Group:
     shared: _Slots
     own: _Slots
     positions: Tensor
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     @property
     def context(self) -> int:
@@ -81,13 +92,13 @@ class _Group:
         window: how many latest positions a token sees, itself included; None for all before it.
         Made once a step and shared by all layers with the same window.
         """
-        if window not in self._masks:
+        if (window, repeat) not in self._masks:
             slots = torch.arange(self.context, device=self.positions.device)
             distance = self.positions[:, :, None] - slots
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
-            self._masks[window] = mask.repeat(1, repeat, 1)[:, None]
-        return self._masks[window]
+            self._masks[window, repeat] = mask.repeat(1, repeat, 1)[:, None]
+        return self._masks[window, repeat]
 
 
 class PagedBatch:
@@ -100,22 +111,22 @@ class PagedBatch:
         slots: list[int] = []
         positions: list[int] = []
         families = _find_families(runs)
-        members: dict[tuple[int, int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
+        members: dict[tuple[int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
         for run in runs:
-            # Contexts are grouped by powers of two: padding at most doubles the blocks that are read.
-            size_class = (len(run.block_ids) - 1).bit_length()
             family = run.block_ids[0] if run.num_tokens == 1 and run.block_ids[0] in families else -1
-            members[run.num_tokens, size_class, family].append((len(slots), run))
+            members[run.num_tokens, family].append((len(slots), run))
             run_positions = range(run.start, run.start + run.num_tokens)
             positions.extend(run_positions)
             slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
         self.position_ids = torch.tensor(positions, device=device)
         self.slot_mapping = torch.tensor(slots, device=device)
         self.groups = [
-            self._make_group(rows, families.get(family, 0), block_size) for (_, _, family), rows in members.items()
+            self._make_group(rows, families.get(family, 0))
+            for (num_tokens, family), alike in members.items()
+            for rows in _split_by_length(alike, _MOST_PADDING // num_tokens // block_size)
         ]
 
-    def _make_group(self, rows: list[tuple[int, TokenRun]], num_shared: int, block_size: int) -> _Group:
+    def _make_group(self, rows: list[tuple[int, TokenRun]], num_shared: int) -> _Group:
         device = self.position_ids.device
         num_new = rows[0][1].num_tokens
         width = max(len(run.block_ids) for _, run in rows)
@@ -124,10 +135,26 @@ class PagedBatch:
         token_index = first[:, None] + torch.arange(num_new, device=device)
         return _Group(
             token_index=token_index,
-            shared=_Slots(rows[0][1].block_ids[:num_shared], block_size, device),
-            own=_Slots([block_id for table in tables for block_id in table], block_size, device),
+            shared=_Slots(rows[0][1].block_ids[:num_shared], self.kv_cache, "shared"),
+            own=_Slots([block_id for table in tables for block_id in table], self.kv_cache, "own"),
             positions=self.position_ids[token_index],
         )
+
+
+def _split_by_length(rows: list[tuple[int, TokenRun]], most_padding: int) -> list[list[tuple[int, TokenRun]]]:
+    """Divide sequences into groups in which at most so many blocks are read for nothing.
+
+    rows: offsets in the flat batch, and the sequences.  All contexts of a group are read as long as its longest.
+    """
+    groups: list[list[tuple[int, TokenRun]]] = []
+    longest, padding = 0, 0
+    for row in sorted(rows, key=lambda row: -len(row[1].block_ids)):
+        padding += longest - len(row[1].block_ids)
+        if not groups or padding > most_padding:
+            groups.append([])
+            longest, padding = len(row[1].block_ids), 0
+        groups[-1].append(row)
+    return [sorted(group, key=lambda row: row[0]) for group in groups]
 
 
 def _find_families(runs: list[TokenRun]) -> dict[int, int]:
@@ -174,28 +201,48 @@ def _attend_with_shared_blocks(
     return own + shared
 
 
-def _attend(group: _Group, queries: Tensor, cache: tuple[Tensor, Tensor], scaling: float, window: int | None) -> Tensor:
-    """Attend for one group.
-
-    queries and result: [num_seqs * num_new, num_heads, head_dim].  cache: the layer's keys and values,
-    each [num_slots, num_kv_heads, head_dim].
-    """
+def _attend(group: _Group, queries: Tensor, layer: int, scaling: float, window: int | None) -> Tensor:
+    """Attend for one group; queries and result: [num_seqs * num_new, num_heads, head_dim]."""
     num_seqs, num_new = group.token_index.shape
     num_heads, head_dim = queries.shape[1:]
-    num_kv_heads = cache[0].shape[1]
+    k, v = (part.view(num_seqs, -1, *part.shape[1:]).transpose(1, 2) for part in group.own.read(layer))
+    num_kv_heads = k.shape[1]
     repeat = num_heads // num_kv_heads
     # The heads that share a key head become further query rows, so that keys are never repeated.
     q = queries.reshape(num_seqs, num_new, num_kv_heads, repeat, head_dim)
     q = q.permute(0, 2, 3, 1, 4).reshape(num_seqs, num_kv_heads, repeat * num_new, head_dim)
-    k, v = (group.own.read(part).view(num_seqs, -1, num_kv_heads, head_dim).transpose(1, 2) for part in cache)
-    mask = group.mask(window, repeat, queries.dtype)
     if group.shared.num_slots:
-        keys, values = (group.shared.read(part) for part in cache)
-        attended = _attend_with_shared_blocks(q, keys, values, k, v, mask, scaling)
+        mask = group.mask(window, repeat, queries.dtype)
+        attended = _attend_with_shared_blocks(q, *group.shared.read(layer), k, v, mask, scaling)
+    elif num_new == 1 and repeat % 2 and repeat > 1:
+        # An odd number of rows takes half as long again as one more (MKL).
+        mask = group.mask(window, repeat + 1, queries.dtype)
+        attended = scaled_dot_product_attention(pad(q, (0, 0, 0, 1)), k, v, attn_mask=mask, scale=scaling)[:, :, :-1]
     else:
+        mask = group.mask(window, repeat, queries.dtype)
         attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    attended = attended.view(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
+    attended = attended.reshape(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
     return attended.reshape(num_seqs * num_new, num_heads, head_dim)
+
+
+def attend(
+    layer: int, queries: Tensor, keys: Tensor, values: Tensor, batch: PagedBatch, scaling: float, window: int | None
+) -> Tensor:
+    """Write one layer's new keys and values into their blocks, then attend within every sequence of a flat batch.
+
+    queries and result: [num_tokens, num_heads, head_dim].  keys, values: [num_tokens, num_kv_heads, head_dim].
+    window: how many latest positions a token sees, itself included; None for all before it.
+    """
+    for part, new in zip(batch.kv_cache.layer(layer), (keys, values), strict=True):
+        part.index_copy_(0, batch.slot_mapping, new)
+    if len(batch.groups) == 1:  # all tokens, in their order: nothing to pick out, nothing to put back
+        return _attend(batch.groups[0], queries, layer, scaling, window)
+    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    for group in batch.groups:
+        index = group.token_index.flatten()
+        attended = _attend(group, queries.index_select(0, index), layer, scaling, window)
+        output.index_copy_(0, index, attended)
+    return output
 
 
 def paged_attention(
@@ -216,19 +263,10 @@ def paged_attention(
     Returns [1, num_tokens, num_heads, head_dim]. Other keyword arguments are transformers' own
     bookkeeping; those that would change the result are refused before loading (``model_probe.py``).
     """
-    cache = paged_batch.kv_cache.layer(module.layer_idx)  # type: ignore[arg-type]
-    for part, new in zip(cache, (key, value), strict=True):
-        part.index_copy_(0, paged_batch.slot_mapping, new[0].transpose(0, 1))
-    queries = query[0].transpose(0, 1)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    groups = paged_batch.groups
-    if len(groups) == 1:  # all tokens, in their order: nothing to pick out, nothing to put back
-        return _attend(groups[0], queries, cache, scaling, sliding_window)[None], None
-    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    for group in groups:
-        index = group.token_index.flatten()
-        output[index] = _attend(group, queries[index], cache, scaling, sliding_window)
-    return output[None], None
+    queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return attend(layer, queries, keys, values, paged_batch, scaling, sliding_window)[None], None
 
 
 # No mask function goes with it: transformers then builds no mask and passes None.
