@@ -50,6 +50,7 @@ class ModelRunner:
     """Owns the model and the KV tensors.
 
     model_impl: as in :class:`folovllm.config.ModelConfig`.
+    forward: what computes the logits, HuggingFace's code or the engine's own.
     num_tokens_run: tokens that went through the model since it was made, for whoever wants to count.
     """
 
@@ -57,7 +58,7 @@ class ModelRunner:
         self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
         self.kv_cache = kv_cache
         self.num_tokens_run = 0
-        self._compute_logits = _choose_forward(model, model_impl)
+        self.forward = _choose_forward(model, model_impl)
 
     @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:
@@ -83,7 +84,7 @@ class ModelRunner:
     def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
         device = self.kv_cache.data.device
         batch = PagedBatch(runs, self.kv_cache)
-        logits = self._compute_logits(
+        logits = self.forward(
             torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device), batch
         )
         self.num_tokens_run += len(token_ids)
