@@ -7,9 +7,10 @@ import torch
 from transformers import BartConfig, BloomConfig, Gemma2Config, LlamaConfig, MambaConfig
 
 from folovllm import SamplingParams
-from folovllm.engine import model_probe, paged_attention
+from folovllm.engine import model_probe
 from folovllm.engine.draws import plan_draws
 from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
+from folovllm.engine.paged_attention import PagedBatch
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -41,20 +42,22 @@ def test_greedy_tokens_equal_huggingface(family, model_impl):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "mistral-window", "gemma3-window"])
 def test_a_beginning_shared_by_the_batch_changes_no_token(family, monkeypatch):
-    calls = []
-    attend = paged_attention._attend_with_shared_blocks
+    sizes = []
+    make_family = PagedBatch._make_family
     monkeypatch.setattr(
-        paged_attention, "_attend_with_shared_blocks", lambda q, *rest: calls.append(len(q)) or attend(q, *rest)
+        PagedBatch,
+        "_make_family",
+        lambda self, members, *rest: sizes.append(len(members)) or make_family(self, members, *rest),
     )
     model = tiny_model(family)
     rng = random.Random(5)
-    beginning = [rng.randrange(3, VOCAB_SIZE) for _ in range(33)]
+    beginning = [rng.randrange(3, VOCAB_SIZE) for _ in range(97)]
     prompts = [beginning + prompt for prompt in random_prompts()]
     expected = [hf_greedy(model, prompt, GREEDY.max_tokens) for prompt in prompts]
     llm = tiny_llm(model, block_size=4)
     outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], GREEDY, use_tqdm=False)
     assert [output.outputs[0].token_ids for output in outputs] == expected
-    assert max(calls) >= 4
+    assert max(sizes) >= 4
 
 
 @pytest.mark.parametrize(("family", "model_impl"), RUNS)

@@ -51,6 +51,8 @@ class SplitLinear:
         self._biases = [None if layer.bias is None else layer.bias.detach() for layer in layers]
         self._num_blocks = _choose_num_blocks(self._weights)
         self._blocks = [weight.view(self._num_blocks, -1, weight.shape[1]) for weight in self._weights]
+        self._sizes = [layer.out_features for layer in layers]
+        self._has_bias = any(bias is not None for bias in self._biases)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Return ``x @ W.T + bias`` of each layer: [num_rows, in] -> [num_rows, out], perhaps transposed in memory."""
@@ -61,12 +63,12 @@ class SplitLinear:
         x = x.contiguous() if padded == num_rows else pad(x, (0, 0, 0, padded - num_rows))
         # Transposed, once for every block. Other strides of a single row mean the same but take MKL four times as long.
         columns = x.as_strided((self._num_blocks, in_features, padded), (0, 1, in_features))
-        products = [torch.bmm(blocks, columns) for blocks in self._blocks]
         outputs = [
-            product.as_strided((num_rows, len(weight)), (1, padded))
-            for product, weight in zip(products, self._weights, strict=True)
+            torch.bmm(blocks, columns).as_strided((num_rows, size), (1, padded))
+            for blocks, size in zip(self._blocks, self._sizes, strict=True)
         ]
-        for output, bias in zip(outputs, self._biases, strict=True):
-            if bias is not None:
-                output.add_(bias)
+        if self._has_bias:
+            for output, bias in zip(outputs, self._biases, strict=True):
+                if bias is not None:
+                    output.add_(bias)
         return outputs

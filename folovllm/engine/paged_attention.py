@@ -10,7 +10,7 @@ the new tokens of all scheduled sequences side by side; which token belongs to w
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ _MIN_SHARERS = 4
 _MIN_SHARED_BLOCKS = 4
 """From these on, decoding sequences on the same first blocks read them once, not once each."""
 
+_MOST_OWNED = 2
+"""How many times as many as the shared blocks the members' own ones may be: each reads those of all, for nothing."""
+
+_NO_FAMILY = -1
+
+_NOBODYS = 2**30
+"""The position of a key that a query must not see: it lies beyond every sequence."""
+
 
 @dataclass(frozen=True)
 class TokenRun:
@@ -38,19 +46,18 @@ class TokenRun:
     block_ids: list[int]
 
 
+_Member = tuple[int, TokenRun]
+"""A sequence, and the place of its first new token in the flat row."""
+
+
 class _Slots:
-    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered.
+    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered."""
 
-    purpose: "shared" or "own": what is gathered for the one must not overwrite what is for the other.
-    """
-
-    def __init__(self, block_ids: list[int], kv_cache: KVCache, purpose: str) -> None:
-        first, count = (block_ids[0], len(block_ids)) if block_ids else (0, 0)
+    def __init__(self, block_ids: list[int], kv_cache: KVCache) -> None:
         block_size, device = kv_cache.data.shape[3], kv_cache.data.device
-        self.num_slots = count * block_size
+        first, count = block_ids[0], len(block_ids)
         self._kv_cache = kv_cache
-        self._purpose = purpose
-        self._start = first * block_size
+        self._start, self._num_slots = first * block_size, count * block_size
         self._index: Tensor | None = None
         if block_ids != list(range(first, first + count)):
             blocks = torch.tensor(block_ids, device=device)
@@ -60,41 +67,36 @@ class _Slots:
         """Return one layer's keys and values, each [num_slots, num_kv_heads, head_dim]."""
         keys, values = self._kv_cache.layer(layer)
         if self._index is None:
-            return keys.narrow(0, self._start, self.num_slots), values.narrow(0, self._start, self.num_slots)
-        gather, purpose = self._kv_cache.gather, self._purpose
-        return gather(keys, self._index, f"{purpose} keys"), gather(values, self._index, f"{purpose} values")
+            return keys.narrow(0, self._start, self._num_slots), values.narrow(0, self._start, self._num_slots)
+        return self._kv_cache.gather(keys, self._index, "keys"), self._kv_cache.gather(values, self._index, "values")
 
 
 @dataclass
 class _Group:
-    """Sequences that are computed together: as many new tokens each, contexts of similar length.
+    """Queries that are computed together, in rows: those of a row meet the same keys.
 
-    token_index: [num_seqs, num_new], places in the flat row.
-    shared: the slots of the blocks that hold the beginning of all of them; often none.
-    own: the slots of the blocks after these, of one sequence after the other, padded with block 0.
-    positions: [num_seqs, num_new], of the new tokens in their sequences.
+    A row is one sequence with its new tokens, or a family: sequences with a common beginning, the newest token of each.
+
+    token_index: [num_rows, num_queries], places in the flat row.
+    slots: of one row after the other, padded with block 0.
+    positions: [num_rows, num_queries], of the tokens in their sequences.
+    key_positions: [context] or, in a family, [num_queries, context]: what position a slot has for a query.
     """
 
     token_index: Tensor
-    shared: _Slots
-    own: _Slots
+    slots: _Slots
     positions: Tensor
+    key_positions: Tensor
     _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
-    @property
-    def context(self) -> int:
-        """Count the slots of a sequence, shared ones included."""
-        return self.shared.num_slots + self.own.num_slots // len(self.token_index)
-
     def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor:
-        """Return 0 where a token may look and -inf elsewhere: [num_seqs, 1, repeat * num_new, context].
+        """Return 0 where a token may look and -inf elsewhere: [num_rows, 1, repeat * num_queries, context].
 
         window: how many latest positions a token sees, itself included; None for all before it.
         Made once a step and shared by all layers with the same window.
         """
         if (window, repeat) not in self._masks:
-            slots = torch.arange(self.context, device=self.positions.device)
-            distance = self.positions[:, :, None] - slots
+            distance = self.positions[:, :, None] - self.key_positions
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
             self._masks[window, repeat] = mask.repeat(1, repeat, 1)[:, None]
@@ -111,56 +113,82 @@ class PagedBatch:
         slots: list[int] = []
         positions: list[int] = []
         families = _find_families(runs)
-        members: dict[tuple[int, int], list[tuple[int, TokenRun]]] = defaultdict(list)
+        alike: dict[tuple[int, int], list[_Member]] = defaultdict(list)
         for run in runs:
-            family = run.block_ids[0] if run.num_tokens == 1 and run.block_ids[0] in families else -1
-            members[run.num_tokens, family].append((len(slots), run))
+            family = run.block_ids[0] if _belongs_to(families, run) else _NO_FAMILY
+            alike[run.num_tokens, family].append((len(slots), run))
             run_positions = range(run.start, run.start + run.num_tokens)
             positions.extend(run_positions)
             slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
         self.position_ids = torch.tensor(positions, device=device)
         self.slot_mapping = torch.tensor(slots, device=device)
-        self.groups = [
-            self._make_group(rows, families.get(family, 0))
-            for (num_tokens, family), alike in members.items()
-            for rows in _split_by_length(alike, _MOST_PADDING // num_tokens // block_size)
-        ]
+        self.groups: list[_Group] = []
+        for (num_tokens, family), members in alike.items():
+            for group in _split_by_length(members, _MOST_PADDING // num_tokens // block_size):
+                if family == _NO_FAMILY:
+                    self.groups.append(self._make_group(group))
+                else:
+                    self.groups += self._make_families(group, families[family])
 
-    def _make_group(self, rows: list[tuple[int, TokenRun]], num_shared: int) -> _Group:
+    def _make_families(self, members: list[_Member], num_shared: int) -> list[_Group]:
+        """Divide sequences that share so many blocks: in a family each query meets the blocks of all members."""
+        width = max(len(run.block_ids) for _, run in members)
+        most = _MOST_OWNED * num_shared // (width - num_shared)
+        size = math.ceil(len(members) / math.ceil(len(members) / most))
+        parts = [members[first : first + size] for first in range(0, len(members), size)]
+        return [self._make_family(part, width, num_shared) for part in parts]
+
+    def _make_group(self, members: list[_Member]) -> _Group:
         device = self.position_ids.device
-        num_new = rows[0][1].num_tokens
-        width = max(len(run.block_ids) for _, run in rows)
-        tables = [run.block_ids[num_shared:] + [0] * (width - len(run.block_ids)) for _, run in rows]
-        first = torch.tensor([offset for offset, _ in rows], device=device)
-        token_index = first[:, None] + torch.arange(num_new, device=device)
+        width = max(len(run.block_ids) for _, run in members)
+        tables = [run.block_ids + [0] * (width - len(run.block_ids)) for _, run in members]
+        first = torch.tensor([offset for offset, _ in members], device=device)
+        token_index = first[:, None] + torch.arange(members[0][1].num_tokens, device=device)
         return _Group(
             token_index=token_index,
-            shared=_Slots(rows[0][1].block_ids[:num_shared], self.kv_cache, "shared"),
-            own=_Slots([block_id for table in tables for block_id in table], self.kv_cache, "own"),
+            slots=_Slots(list(chain.from_iterable(tables)), self.kv_cache),
             positions=self.position_ids[token_index],
+            key_positions=torch.arange(width * self.kv_cache.data.shape[3], device=device),
+        )
+
+    def _make_family(self, members: list[_Member], width: int, num_shared: int) -> _Group:
+        device, block_size = self.position_ids.device, self.kv_cache.data.shape[3]
+        tables = [run.block_ids[num_shared:] + [0] * (width - len(run.block_ids)) for _, run in members]
+        token_index = torch.tensor([[offset for offset, _ in members]], device=device)
+        positions = torch.arange(width * block_size, device=device)
+        shared, own = positions[: num_shared * block_size], positions[num_shared * block_size :]
+        count = len(members)
+        owned = torch.full((count, count, len(own)), _NOBODYS, device=device)
+        owned[range(count), range(count)] = own
+        return _Group(
+            token_index=token_index,
+            slots=_Slots([*members[0][1].block_ids[:num_shared], *chain.from_iterable(tables)], self.kv_cache),
+            positions=self.position_ids[token_index],
+            key_positions=torch.cat([shared.expand(count, -1), owned.flatten(1)], dim=1),
         )
 
 
-def _split_by_length(rows: list[tuple[int, TokenRun]], most_padding: int) -> list[list[tuple[int, TokenRun]]]:
+def _split_by_length(members: list[_Member], most_padding: int) -> list[list[_Member]]:
     """Divide sequences into groups in which at most so many blocks are read for nothing.
 
-    rows: offsets in the flat batch, and the sequences.  All contexts of a group are read as long as its longest.
+    All contexts of a group are read as long as its longest.
     """
-    groups: list[list[tuple[int, TokenRun]]] = []
+    groups: list[list[_Member]] = []
     longest, padding = 0, 0
-    for row in sorted(rows, key=lambda row: -len(row[1].block_ids)):
-        padding += longest - len(row[1].block_ids)
+    for member in sorted(members, key=lambda member: -len(member[1].block_ids)):
+        padding += longest - len(member[1].block_ids)
         if not groups or padding > most_padding:
             groups.append([])
-            longest, padding = len(row[1].block_ids), 0
-        groups[-1].append(row)
-    return [sorted(group, key=lambda row: row[0]) for group in groups]
+            longest, padding = len(member[1].block_ids), 0
+        groups[-1].append(member)
+    return [sorted(group, key=lambda member: member[0]) for group in groups]
 
 
 def _find_families(runs: list[TokenRun]) -> dict[int, int]:
     """Return how many blocks the decoding sequences with the same first block share, by that block.
 
-    Few sharers or short beginnings are left out: they would split the batch for little.
+    Few sharers or short beginnings are left out: they would split the batch for little. (Juravsky et al. 2024,
+    arXiv:2402.05099; vLLM: cascade attention.)
     """
     by_first: dict[int, list[list[int]]] = defaultdict(list)
     for run in runs:
@@ -177,52 +205,30 @@ def _find_families(runs: list[TokenRun]) -> dict[int, int]:
     return families
 
 
-def _attend_with_shared_blocks(
-    q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float
-) -> Tensor:
-    """Attend over a beginning that all sequences share and over what each has of its own.
-
-    q: [num_seqs, num_kv_heads, rows, head_dim].  keys, values: [num_shared, num_kv_heads, head_dim].
-    k, v: [num_seqs, num_kv_heads, num_own, head_dim].  mask: [num_seqs, 1, rows, num_shared + num_own].
-
-    The queries of all sequences meet a shared key in one product, and one softmax runs over both
-    parts. (Juravsky et al. 2024, arXiv:2402.05099; vLLM calls it cascade attention.)
-    """
-    num_seqs, num_kv_heads, rows, _ = q.shape
-    num_shared = len(keys)
-    q = q * scaling
-    together = q.transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, -1)
-    shared = (together @ keys.permute(1, 2, 0)).view(num_kv_heads, num_seqs, rows, num_shared)
-    scores = torch.cat([shared.transpose(0, 1), q @ k.transpose(2, 3)], dim=-1).add_(mask)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    own = weights[..., num_shared:] @ v
-    together = weights[..., :num_shared].transpose(0, 1).reshape(num_kv_heads, num_seqs * rows, num_shared)
-    shared = (together @ values.transpose(0, 1)).view(num_kv_heads, num_seqs, rows, -1).transpose(0, 1)
-    return own + shared
+def _belongs_to(families: dict[int, int], run: TokenRun) -> bool:
+    """Say whether a decoding sequence shares so much that its own blocks are few beside it."""
+    num_shared = families.get(run.block_ids[0], 0)
+    own = len(run.block_ids) - num_shared
+    return run.num_tokens == 1 and own * _MIN_SHARERS <= _MOST_OWNED * num_shared
 
 
 def _attend(group: _Group, queries: Tensor, layer: int, scaling: float, window: int | None) -> Tensor:
-    """Attend for one group; queries and result: [num_seqs * num_new, num_heads, head_dim]."""
-    num_seqs, num_new = group.token_index.shape
+    """Attend for one group; queries and result: [num_rows * num_queries, num_heads, head_dim]."""
+    num_rows, num_queries = group.token_index.shape
     num_heads, head_dim = queries.shape[1:]
-    k, v = (part.view(num_seqs, -1, *part.shape[1:]).transpose(1, 2) for part in group.own.read(layer))
+    k, v = (part.view(num_rows, -1, *part.shape[1:]).transpose(1, 2) for part in group.slots.read(layer))
     num_kv_heads = k.shape[1]
     repeat = num_heads // num_kv_heads
-    # The heads that share a key head become further query rows, so that keys are never repeated.
-    q = queries.reshape(num_seqs, num_new, num_kv_heads, repeat, head_dim)
-    q = q.permute(0, 2, 3, 1, 4).reshape(num_seqs, num_kv_heads, repeat * num_new, head_dim)
-    if group.shared.num_slots:
-        mask = group.mask(window, repeat, queries.dtype)
-        attended = _attend_with_shared_blocks(q, *group.shared.read(layer), k, v, mask, scaling)
-    elif num_new == 1 and repeat % 2 and repeat > 1:
-        # An odd number of rows takes half as long again as one more (MKL).
-        mask = group.mask(window, repeat + 1, queries.dtype)
-        attended = scaled_dot_product_attention(pad(q, (0, 0, 0, 1)), k, v, attn_mask=mask, scale=scaling)[:, :, :-1]
-    else:
-        mask = group.mask(window, repeat, queries.dtype)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    attended = attended.reshape(num_seqs, num_kv_heads, repeat, num_new, head_dim).permute(0, 3, 1, 2, 4)
-    return attended.reshape(num_seqs * num_new, num_heads, head_dim)
+    # The heads that share a key head become further queries, so that keys are never repeated.
+    q = queries.reshape(num_rows, num_queries, num_kv_heads, repeat, head_dim)
+    q = q.permute(0, 2, 3, 1, 4).reshape(num_rows, num_kv_heads, repeat * num_queries, head_dim)
+    # Of few queries an odd number takes MKL half as long again as one more.
+    missing = 1 if num_queries == 1 and repeat % 2 and repeat > 1 else 0
+    q = pad(q, (0, 0, 0, missing)) if missing else q
+    mask = group.mask(window, repeat + missing, queries.dtype)
+    attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)[:, :, : repeat * num_queries]
+    attended = attended.reshape(num_rows, num_kv_heads, repeat, num_queries, head_dim).permute(0, 3, 1, 2, 4)
+    return attended.reshape(num_rows * num_queries, num_heads, head_dim)
 
 
 def attend(
