@@ -10,7 +10,7 @@ from folovllm import SamplingParams
 from folovllm.engine import model_probe
 from folovllm.engine.draws import plan_draws
 from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
-from folovllm.engine.paged_attention import PagedBatch
+from folovllm.engine.paged_batch import PagedBatch
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)

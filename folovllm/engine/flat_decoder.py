@@ -16,7 +16,8 @@ from torch.nn.functional import embedding, silu
 from transformers import PreTrainedModel
 
 from folovllm.engine.linear import SplitLinear
-from folovllm.engine.paged_attention import PagedBatch, attend
+from folovllm.engine.paged_attention import attend
+from folovllm.engine.paged_batch import PagedBatch
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 

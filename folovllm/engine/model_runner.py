@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from folovllm.config import ModelImpl
 from folovllm.engine.flat_decoder import FlatDecoder, why_not_flat
 from folovllm.engine.kv_cache import KVCache
-from folovllm.engine.paged_attention import ATTENTION_NAME, PagedBatch, TokenRun
+from folovllm.engine.paged_attention import ATTENTION_NAME
+from folovllm.engine.paged_batch import PagedBatch, TokenRun
 from folovllm.engine.scheduler import SchedulerOutput
 
 
