@@ -80,6 +80,16 @@ class SchedulerOutput:
     blocks_to_copy: list[BlockCopy] = field(default_factory=list)
     preempted: dict[str, SequenceStatus] = field(default_factory=dict)
     """Requests that gave way in this step, with what became of them: WAITING or SWAPPED."""
+    num_batched_tokens: int = field(default=0, init=False)
+    """How many tokens go through the model; kept as a number, because every sequence that is planned asks for it."""
+
+    def __post_init__(self) -> None:
+        self.num_batched_tokens = sum(len(item.token_ids) for item in self.scheduled)
+
+    def add(self, items: list[ScheduledSequence]) -> None:
+        """Put further sequences into the step."""
+        self.scheduled += items
+        self.num_batched_tokens += sum(len(item.token_ids) for item in items)
 
     def rows(self) -> Iterator[tuple[ScheduledSequence, range, range]]:
         """Return for each sequence which rows of the step's logits judge its prompt, and which its next tokens."""
@@ -88,11 +98,6 @@ class SchedulerOutput:
             middle, last = first + len(item.judged_positions), first + len(item.logits_positions)
             yield item, range(first, middle), range(middle, last)
             first = last
-
-    @property
-    def num_batched_tokens(self) -> int:
-        """Count the tokens that go through the model."""
-        return sum(len(item.token_ids) for item in self.scheduled)
 
 
 class Scheduler:
@@ -260,7 +265,7 @@ class Scheduler:
                 return False
         for item in plan:
             step.blocks_to_copy += self.block_manager.append_slots(item.sequence, len(item.token_ids))
-        step.scheduled += plan
+        step.add(plan)
         return True
 
     def _fits(self, plan: list[ScheduledSequence]) -> bool:
