@@ -44,7 +44,7 @@ def plot_speed(data: dict[str, Any]) -> bytes:
 def plot_growth(data: dict[str, Any]) -> bytes:
     """Draw a panel a table of ``growth.py``, both axes logarithmic: nothing may be steeper than the dotted line."""
     parts = data["parts"]
-    figure, grid = new_figure(4.4 * len(parts), 3.6, ncols=len(parts), squeeze=False)
+    figure, grid = new_figure(4.4 * len(parts), 4.2, ncols=len(parts), squeeze=False)
     for axes, part in zip(grid[0], parts, strict=True):
         for (name, points), marker in zip(part["costs"].items(), "osd^vx*", strict=False):
             sizes = [float(size) for size in points]
@@ -54,7 +54,8 @@ def plot_growth(data: dict[str, Any]) -> bytes:
         axes.set_xlabel(part["title"])
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.minorticks_off()
-        axes.legend(fontsize=8)
+        # Above the panel: inside, it would hide a line.
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     grid[0][0].set_ylabel("milliseconds")
     return to_small_png(figure)
 
