@@ -32,14 +32,17 @@ def blocks(data: dict[str, Any]) -> dict[str, str]:
                 "roofline": tables.roofline_table(data),
                 "sampler": tables.sampler_table(data["sampler"]) if data["sampler"] else "",
             }
+        case "speed-default":
+            parts = [tables.settings_line(data), tables.speed_table(data), tables.goals_table(data)]
+            found = {"speed-default": "\n\n".join(parts)}
         case "growth":
             found = {"growth": "\n\n".join(tables.growth_table(part) for part in data["parts"])}
         case "waits":
             found = {"waits": f"{tables.waits_table(data)}\n\n{tables.imports_table(data)}"}
         case kind:
             raise ValueError(f"figures of kind {kind!r} have no place in the README")
-    # The block that has the kind's name ends with its plot.
-    found[data["kind"]] += f"\n\n![{ALT_TEXTS[data['kind']]}](figures/{data['kind']}.png)"
+    if data["kind"] in ALT_TEXTS:  # the block that has the kind's name ends with its plot
+        found[data["kind"]] += f"\n\n![{ALT_TEXTS[data['kind']]}](figures/{data['kind']}.png)"
     return {name: text for name, text in found.items() if text}
 
 
@@ -73,8 +76,9 @@ def main() -> None:
             continue
         for name, block in found.items():
             text = insert(text, name, block)
-        (FOLDER / "figures").mkdir(exist_ok=True)
-        (FOLDER / "figures" / f"{data['kind']}.png").write_bytes(plot(data))
+        if data["kind"] in ALT_TEXTS:
+            (FOLDER / "figures").mkdir(exist_ok=True)
+            (FOLDER / "figures" / f"{data['kind']}.png").write_bytes(plot(data))
         print(f"{path}: {', '.join(found)}")
     readme.write_text(text, encoding="utf-8")
 

@@ -105,7 +105,7 @@ class Run:
         loads = {name: worker.seconds_to_load for name, worker in engines.items()}
         peaks = {name: worker.stop() for name, worker in engines.items()}
         return {
-            "kind": "speed-quick" if self.options.quick else "speed",
+            "kind": kind_of(self.options),
             "settings": describe(self.options, self.setting),
             "workloads": {name: workload.title for name, workload in self.workloads.items()},
             "tokens_per_second": self.speeds,
@@ -138,6 +138,13 @@ def differences(workload_name: str, outputs: dict[str, list[list[int]]]) -> Iter
         count = sum(a != b for a, b in zip(outputs[name], outputs[first], strict=True))
         if count:
             yield f"  {workload_name}: {name} differs from {first} on {count} of {len(outputs[first])} prompts"
+
+
+def kind_of(options: argparse.Namespace) -> str:
+    """Return what the run's figures are called, and so where ``report.py`` puts them."""
+    if options.quick:
+        return "speed-quick"
+    return "speed" if options.omp_wait_policy == "passive" else f"speed-{options.omp_wait_policy}"
 
 
 def describe(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:

@@ -132,6 +132,14 @@ def test_figures_without_a_place_are_refused():
         report.blocks(SPEED | {"kind": "speed-quick"})
 
 
+def test_spinning_threads_have_a_table_of_their_own_and_no_plot(monkeypatch):
+    kinds = [run.kind_of(run.parse([*each])) for each in ([], ["--omp-wait-policy", "default"], ["--quick"])]
+    assert kinds == ["speed", "speed-default", "speed-quick"]
+    [(name, text)] = report.blocks(SPEED | {"kind": "speed-default"}).items()
+    assert name == "speed-default"
+    assert "![" not in text
+
+
 def test_the_readme_has_a_place_for_every_block():
     growth = {"kind": "growth", "parts": [{"title": "ms", "costs": {"find": {"1": 1.0, "10": 2.0}}}]}
     waited = {"kind": "waits", "seconds": {"import": [1.0]}, "import_statement": "import x", "imports": {"x": 0.1}}
