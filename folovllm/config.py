@@ -60,7 +60,8 @@ class ModelConfig(_Config):
     seed: of the seeds that requests without one of their own get, >= 0.
     max_logprobs: most log-probabilities a request may ask for, >= 0; -1: no limit.
     model_impl: whose forward pass runs: "folovllm" is the engine's own (``engine/flat_decoder.py``), "transformers"
-        HuggingFace's; "auto" takes the first where it can run the model: Llama's family in float32.
+        HuggingFace's, and with it the hooks of its modules; "auto" takes the first where it can run the model:
+        Llama's family in float32.
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made

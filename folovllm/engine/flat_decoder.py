@@ -90,7 +90,10 @@ class _Layer:
 
 
 class FlatDecoder:
-    """Runs a model that :func:`why_not_flat` has nothing against."""
+    """Runs a model that :func:`why_not_flat` has nothing against.
+
+    Its matrices are views of the model's parameters; the weights of its norms are scaled copies.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         decoder: Any = model.model
