@@ -28,7 +28,7 @@ from folovllm.sampling_params import SamplingParams
 _USUAL_NUCLEUS = 256
 """Top-p first looks among so many of the likeliest tokens: finding them costs half of a full sort."""
 
-_LOGITS_AT_ONCE = 1 << 20
+_LOGITS_AT_ONCE = 1 << 19
 """Whole rows are filtered so many logits at a time on a CPU: larger temporary tensors leave its cache and, being
 returned to the system after each use, cost more in page faults than in arithmetic."""
 
