@@ -3,7 +3,6 @@
 One token of one text needs every weight once, so no engine in this dtype is faster than the weights can be read.
 """
 
-import math
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,8 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 from transformers import logging as transformers_logging
 
+from folovllm.engine.linear import SplitLinear
+
 PASSES = 5
 
 
@@ -25,8 +26,9 @@ class Roofline:
         torch.set_num_threads(setting.threads)
         transformers_logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32)
-        self.blocks = math.gcd(setting.threads, *(len(m.weight) for m in model.modules() if isinstance(m, Linear)))
-        self.weights = [module.weight.detach() for module in model.modules() if isinstance(module, Linear)]
+        layers = [module for module in model.modules() if isinstance(module, Linear)]
+        self.weights = [layer.weight.detach() for layer in layers]
+        self.split = [SplitLinear(layer) for layer in layers]
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
@@ -37,25 +39,24 @@ class Roofline:
         vectors = {weight.shape[1]: torch.randn(weight.shape[1]) for weight in self.weights}
         gigabytes = sum(weight.nbytes for weight in self.weights) / 1e9
         # MKL reads on one thread for one product, on all for a batch of products: the better of the two is the bound.
-        columns = {width: vector.expand(1, -1).t().expand(self.blocks, -1, 1) for width, vector in vectors.items()}
         seconds = min(
-            self._best(lambda weight: torch.mv(weight, vectors[weight.shape[1]])),
-            self._best(lambda w: torch.bmm(w.view(self.blocks, -1, w.shape[1]), columns[w.shape[1]])),
+            self._best(lambda weight, split: torch.mv(weight, vectors[weight.shape[1]])),
+            self._best(lambda weight, split: split(vectors[weight.shape[1]][None])),
         )
         figures = {"gigabytes": gigabytes, "gigabytes_per_second": gigabytes / seconds, "one_stream": 1 / seconds}
         for rows in (1, 32):
             inputs = {width: torch.randn(rows, width) for width in vectors}
             figures[f"linear_{rows}"] = rows / self._best(
-                lambda weight, given=inputs: linear(given[weight.shape[1]], weight)
+                lambda weight, split, given=inputs: linear(given[weight.shape[1]], weight)
             )
         return figures
 
-    def _best(self, use: Callable[[Tensor], Tensor]) -> float:
+    def _best(self, use: Callable[[Tensor, SplitLinear], object]) -> float:
         """Return the seconds of the fastest pass."""
         passes = []
         for _ in range(PASSES):
             started = time.perf_counter()
-            for weight in self.weights:
-                use(weight)
+            for weight, split in zip(self.weights, self.split, strict=True):
+                use(weight, split)
             passes.append(time.perf_counter() - started)
         return min(passes)

@@ -132,8 +132,8 @@ def test_figures_without_a_place_are_refused():
         report.blocks(SPEED | {"kind": "speed-quick"})
 
 
-def test_spinning_threads_have_a_table_of_their_own_and_no_plot(monkeypatch):
-    kinds = [run.kind_of(run.parse([*each])) for each in ([], ["--omp-wait-policy", "default"], ["--quick"])]
+def test_spinning_threads_have_a_table_of_their_own_and_no_plot():
+    kinds = [run.kind_of(run.parse(each)) for each in ([], ["--omp-wait-policy", "default"], ["--quick"])]
     assert kinds == ["speed", "speed-default", "speed-quick"]
     [(name, text)] = report.blocks(SPEED | {"kind": "speed-default"}).items()
     assert name == "speed-default"

@@ -6,16 +6,14 @@ from transformers import LlamaForCausalLM
 
 from folovllm import SamplingParams
 from folovllm.engine.flat_decoder import _RMSNorm, _rotate, why_not_flat
-from tests.tiny_models import FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
-
-FLAT = {"llama", "qwen2", "qwen3", "mistral", "mistral-window"}
+from tests.tiny_models import FAMILIES, FLAT_FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_takes_the_llama_family_and_names_what_else_it_is_given(family):
     model = tiny_model(family)
     reason = why_not_flat(model)
-    assert (reason is None) == (family in FLAT)
+    assert (reason is None) == (family in FLAT_FAMILIES)
     if reason is not None:
         assert type(model).__name__ in reason
         with pytest.raises(ValueError, match=rf"model_impl='folovllm' cannot run this model: {type(model).__name__}"):

@@ -55,6 +55,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+FLAT_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "mistral-window")
+"""Those that the engine has a forward pass of its own for; the default takes it."""
+
 
 def tiny_config(family: str = "llama", **overrides: Any) -> transformers.PreTrainedConfig:
     """Return the config of a tiny model of one of the ``FAMILIES``."""
