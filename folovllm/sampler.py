@@ -5,28 +5,26 @@ ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/sample/samp
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from folovllm.config import SamplingOrder
+from folovllm.filtered_rows import FilteredRows
 from folovllm.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
     apply_logit_bias,
     apply_penalties,
 )
-from folovllm.ranking import find_candidates, is_small, largest_values, sort_values
+from folovllm.nucleus import find_nuclei, weigh
+from folovllm.ranking import find_candidates, is_small, largest_values
 from folovllm.sampling_metadata import SamplingMetadata as SamplingMetadata
 from folovllm.sampling_metadata import SamplingRow as SamplingRow
 from folovllm.sampling_metadata import wide_dtype
 from folovllm.sampling_params import SamplingParams
-
-_USUAL_NUCLEUS = 256
-"""Top-p first looks among so many of the likeliest tokens: finding them costs half of a full sort."""
 
 _LOGITS_AT_ONCE = 1 << 19
 """Whole rows are filtered so many logits at a time on a CPU: larger temporary tensors leave its cache and, being
@@ -66,48 +64,10 @@ def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     one stays. Of tokens that are equally likely at the border, the last in the vocabulary stay, as in HuggingFace.
     Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
-    rows = (top_p < 1).nonzero()[:, 0]
-    if len(rows) == 0:
-        return logits
-    everywhere = len(rows) == len(logits)
-    chosen = logits if everywhere else logits[rows]
-    filtered = _keep_nucleus(chosen, top_p[rows])
-    return filtered if everywhere else logits.index_copy(0, rows, filtered)
-
-
-def _keep_nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
-    """Run top-p on rows that all ask for it; only those whose nucleus is large are sorted whole."""
-    best = logits.amax(dim=-1, keepdim=True)
-    # The last sum of a scan and not sum(), which splits a lone row over threads and so rounds it differently.
-    total = _weigh(logits, best).cumsum(dim=-1, dtype=wide_dtype(logits.device))[:, -1:]
-    target = top_p.to(total.dtype)[:, None] * total
-    likeliest = largest_values(logits, min(_USUAL_NUCLEUS, logits.shape[-1]))
-    border, surplus, decided = _find_border(likeliest, best, target)
-    large = (~decided).nonzero()[:, 0]
-    if len(large) > 0 and likeliest.shape[-1] < logits.shape[-1]:
-        border[large], surplus[large], _ = _find_border(sort_values(logits[large]), best[large], target[large])
-    filtered = torch.where(logits < border, -math.inf, logits)
-    tied = (surplus > 0).nonzero()[:, 0]
-    if len(tied) > 0:
-        equal = filtered[tied] == border[tied]
-        goes = equal & (equal.cumsum(dim=-1) <= surplus[tied])
-        filtered[tied] = filtered[tied].masked_fill(goes, -math.inf)
+    filtered = torch.empty_like(logits)
+    for part in find_nuclei(logits, top_p):
+        part.lay_out(filtered)
     return filtered
-
-
-def _find_border(ranked: Tensor, best: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the least logit of each row's nucleus, and how many tokens that equal it are too many; [num_seqs, 1] each.
-
-    ranked: the row's largest logits, the largest first, [num_seqs, width].  target: the sum of weights to reach.
-    The third result, [num_seqs], says for which rows no other token matters: the nucleus and all ties at its
-    border lie within ``ranked``. If ``ranked`` is the whole row, the answer holds in any case.
-    """
-    reached = _weigh(ranked, best).cumsum(dim=-1, dtype=target.dtype)
-    # Rounding may leave even the whole row short of its target; then all of it is the nucleus.
-    last = torch.searchsorted(reached, target).clamp(max=ranked.shape[-1] - 1)
-    border = ranked.gather(1, last)
-    at_least = (ranked >= border).sum(dim=-1, keepdim=True, dtype=torch.int32)
-    return border, at_least - last - 1, at_least[:, 0] < ranked.shape[-1]
 
 
 def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -129,7 +89,7 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     """
     wide = wide_dtype(logits.device)
     # A dropped token adds an exact zero: the draw is the same among all tokens and among those that are left.
-    upper = _weigh(logits, logits.amax(dim=-1, keepdim=True)).cumsum(dim=-1, dtype=wide)
+    upper = weigh(logits, logits.amax(dim=-1, keepdim=True)).cumsum(dim=-1, dtype=wide)
     total = upper[:, -1:]
     if not torch.isfinite(total).all():
         raise _no_choice(logits)
@@ -137,15 +97,6 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     # Rounding may carry the product up to the total itself, past the last token of any probability.
     last = torch.searchsorted(upper, total.contiguous())
     return torch.minimum(drawn, last)[:, 0]
-
-
-def _weigh(logits: Tensor, best: Tensor) -> Tensor:
-    """Return every token's probability as a share of its row's largest: what is below e^-87 counts as zero.
-
-    There float32 runs out of normal numbers, and MKL's exp takes a hundred times as long.
-    """
-    weights = (logits - best).clamp_(min=-87.0).exp_()
-    return functional.threshold(weights, 1.65e-38, 0.0, inplace=True)
 
 
 def choose_greedily(logits: Tensor) -> Tensor:
@@ -228,19 +179,6 @@ def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> Tensor:
     return logits
 
 
-@dataclass(frozen=True)
-class FilteredRows:
-    """Some rows of a batch after the filters.
-
-    rows: which they are, [n].  token_ids: [n, width], ascending, the tokens that ``logits``, [n, width],
-    stand for, all others being dropped; None if they are the whole vocabulary.
-    """
-
-    rows: Tensor
-    token_ids: Tensor | None
-    logits: Tensor
-
-
 def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder = "huggingface") -> Tensor:
     """Apply temperature and the filters to the rows that are drawn; its softmax is what they are drawn from.
 
@@ -249,10 +187,7 @@ def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrd
     """
     filtered = torch.full_like(logits, -math.inf)
     for part in filter_in_parts(logits, metadata, order):
-        if part.token_ids is None:
-            filtered[part.rows] = part.logits
-        else:
-            filtered[part.rows[:, None], part.token_ids] = part.logits
+        part.lay_out(filtered)
     return filtered
 
 
@@ -260,7 +195,7 @@ def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingO
     """Do the work of :func:`filter_logits` on rows grouped by what they ask; each row is in one part.
 
     Rows with a small top-k go through the same filters with their few likeliest tokens alone. The others
-    go whole, some at a time.
+    start whole, some at a time; a top-p leaves few tokens of most.
     """
 
     def temper(rows: Tensor) -> Tensor:
@@ -274,25 +209,29 @@ def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingO
         decided, token_ids = find_candidates(tempered, metadata.top_k[asking])
         rows = asking[decided]
         if len(rows) > 0:
-            candidates = tempered[decided[:, None], token_ids]
-            yield FilteredRows(rows, token_ids, _apply_filters(candidates, metadata, rows, order))
+            candidates = FilteredRows(rows, token_ids, tempered[decided[:, None], token_ids])
+            yield from _apply_filters(candidates, metadata, order)
             whole = whole[torch.isin(whole, rows, invert=True)]
     at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1] if logits.device.type == "cpu" else len(logits))
     for first in range(0, len(whole), at_once):
         rows = whole[first : first + at_once]
-        yield FilteredRows(rows, None, _apply_filters(temper(rows), metadata, rows, order))
+        yield from _apply_filters(FilteredRows(rows, None, temper(rows)), metadata, order)
 
 
-def _apply_filters(logits: Tensor, metadata: SamplingMetadata, rows: Tensor, order: SamplingOrder) -> Tensor:
+def _apply_filters(given: FilteredRows, metadata: SamplingMetadata, order: SamplingOrder) -> Iterator[FilteredRows]:
+    rows, logits = given.rows, given.logits
     if metadata.min_p is not None and order == "vllm":
         logits = apply_min_p(logits, metadata.min_p[rows])
     if metadata.top_k is not None:
         logits = apply_top_k(logits, metadata.top_k[rows])
-    if metadata.top_p is not None:
-        logits = apply_top_p(logits, metadata.top_p[rows])
-    if metadata.min_p is not None and order == "huggingface":
-        logits = apply_min_p(logits, metadata.min_p[rows])
-    return logits
+    if metadata.top_p is None:
+        parts: Iterable[FilteredRows] = [replace(given, logits=logits)]
+    else:
+        parts = map(given.part, find_nuclei(logits, metadata.top_p[rows]))
+    for part in parts:
+        if metadata.min_p is not None and order == "huggingface":
+            part = replace(part, logits=apply_min_p(part.logits, metadata.min_p[part.rows]))
+        yield part
 
 
 class Sampler:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import folovllm.sampler as sampler_module
+from folovllm import nucleus
 from folovllm.ranking import find_candidates, is_small, largest, largest_values, sort_values
 from folovllm.sampler import (
     Sampler,
@@ -181,8 +182,8 @@ def slowly_falling(vocab_size: int = 5000) -> tuple[Tensor, Tensor]:
 def sorted_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record how many rows each full sort takes."""
     seen: list[int] = []
-    original = sampler_module.sort_values
-    monkeypatch.setattr(sampler_module, "sort_values", lambda x: seen.append(len(x)) or original(x))
+    original = nucleus.sort_values
+    monkeypatch.setattr(nucleus, "sort_values", lambda x: seen.append(len(x)) or original(x))
     return seen
 
 
@@ -317,6 +318,30 @@ def test_the_engine_draws_what_the_notebooks_functions_draw(order: Any) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_most_rows_with_a_top_p_are_left_as_few_tokens(order: Any) -> None:
+    logits = noise(4, 5000) * torch.tensor([[4.0], [4.0], [0.1], [4.0]])
+    params = [SamplingParams(top_p=top_p) for top_p in (0.9, 1.0, 0.9, 0.5)]
+    parts = {tuple(part.rows.tolist()): part for part in filter_in_parts(logits, metadata_for(*params), order)}
+    assert {rows: part.token_ids is None for rows, part in parts.items()} == {(0, 3): False, (1,): True, (2,): True}
+    filtered = filter_logits(logits, metadata_for(*params), order)
+    for row, place in ((0, 0), (3, 1)):
+        few = parts[0, 3]
+        assert few.token_ids is not None
+        assert few.token_ids[place].tolist() == sorted(set(few.token_ids[place].tolist()))
+        kept = few.token_ids[place][few.logits[place] > -math.inf]
+        assert kept.tolist() == (filtered[row] > -math.inf).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [1, 9, 511, 512, 513, 3001, 49_152, 100_003])
+def test_a_rows_weights_add_up_to_the_same_whatever_stands_beside_it(vocab_size: int) -> None:
+    weights = noise(40, vocab_size).exp()
+    together = nucleus._add_up(weights)
+    assert torch.equal(torch.cat([nucleus._add_up(row[None]) for row in weights]), together)
+    assert torch.equal(torch.cat([nucleus._add_up(part) for part in weights.split(7)]), together)
+    torch.testing.assert_close(together[:, 0], weights.double().sum(dim=-1), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_candidates_give_the_same_bits_as_whole_rows(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(2)
     params = [random_params(rng, 300) for _ in range(80)]
@@ -327,6 +352,8 @@ def test_candidates_give_the_same_bits_as_whole_rows(order: Any, monkeypatch: py
     assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(80))
     fast, drawn = filter_logits(logits, metadata, order), Sampler(order)(logits, metadata).token_ids
     monkeypatch.setattr(sampler_module, "is_small", lambda top_k, _: torch.zeros_like(top_k, dtype=torch.bool))
+    monkeypatch.setattr(nucleus, "_USUAL_SIZE", 1)  # of one token nobody knows whether others are as likely
+    assert {part.token_ids is None for part in filter_in_parts(logits, metadata, order)} == {True}
     for at_once in (1, 5000 * 7, 1 << 20):
         monkeypatch.setattr(sampler_module, "_LOGITS_AT_ONCE", at_once)
         assert torch.equal(filter_logits(logits, metadata, order).view(torch.int32), fast.view(torch.int32))
@@ -335,7 +362,7 @@ def test_candidates_give_the_same_bits_as_whole_rows(order: Any, monkeypatch: py
 
 def test_weights_are_exact_down_to_where_they_count_as_zero() -> None:
     logits = torch.cat([torch.linspace(-86.9, 0, 1000), torch.tensor([-87.1, -90, -104, -1e30, -math.inf])])[None]
-    weights = sampler_module._weigh(logits, logits.amax(dim=-1, keepdim=True))[0].double().numpy()
+    weights = nucleus.weigh(logits, logits.amax(dim=-1, keepdim=True))[0].double().numpy()
     np.testing.assert_allclose(weights[:1000], np.exp(logits[0, :1000].double().numpy()), rtol=2e-7)
     assert weights[1000:].tolist() == [0.0] * 5
 

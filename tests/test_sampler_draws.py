@@ -265,7 +265,7 @@ STAGES = {
     "apply_penalties": {"presence_penalty": 1.0},
     "apply_temperature": {"temperature": 0.5},
     "apply_top_k": {"top_k": 2},
-    "apply_top_p": {"top_p": 0.5},
+    "find_nuclei": {"top_p": 0.5},
     "apply_min_p": {"min_p": 0.5},
     "sample_from_uniform": {},
     "choose_greedily": {"temperature": 0.0},
@@ -301,16 +301,16 @@ def test_the_stages_run_in_the_order_asked_for(calls: list[str]) -> None:
     head = ["apply_allowed_token_ids", "apply_bans", "apply_logit_bias", "apply_penalties"]
     tail = ["sample_from_uniform", "compute_logprobs"]
     sample(torch.zeros(1, 5), row(**everything), order="huggingface")
-    assert calls == [*head, "apply_temperature", "apply_top_k", "apply_top_p", "apply_min_p", *tail]
+    assert calls == [*head, "apply_temperature", "apply_top_k", "find_nuclei", "apply_min_p", *tail]
     calls.clear()
     sample(torch.zeros(1, 5), row(**everything), order="vllm")
-    assert calls == [*head, "apply_temperature", "apply_min_p", "apply_top_k", "apply_top_p", *tail]
+    assert calls == [*head, "apply_temperature", "apply_min_p", "apply_top_k", "find_nuclei", *tail]
 
 
 def test_filters_are_run_on_random_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
-    original = sampler_module.apply_top_p
-    monkeypatch.setattr(sampler_module, "apply_top_p", lambda x, p: shapes.append(tuple(x.shape)) or original(x, p))
+    original = sampler_module.find_nuclei
+    monkeypatch.setattr(sampler_module, "find_nuclei", lambda x, p: shapes.append(tuple(x.shape)) or original(x, p))
     sample(torch.zeros(3, 5), row(temperature=0.0), row(top_p=0.5), row(temperature=0.0))
     assert shapes == [(1, 5)]
 

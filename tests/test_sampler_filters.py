@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-import folovllm.sampler as sampler_module
+from folovllm import nucleus
 from folovllm.sampler import (
     SamplingMetadata,
     SamplingRow,
@@ -245,8 +245,8 @@ def test_the_filters_leave_their_input_alone() -> None:
 
 def test_top_p_sorts_only_rows_whose_nucleus_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     sorted_rows: list[int] = []
-    original = sampler_module.sort_values
-    monkeypatch.setattr(sampler_module, "sort_values", lambda x: sorted_rows.append(len(x)) or original(x))
+    original = nucleus.sort_values
+    monkeypatch.setattr(nucleus, "sort_values", lambda x: sorted_rows.append(len(x)) or original(x))
     logits = torch.zeros(4, 49_152)
     logits[:3, :20] = 15.0
     apply_top_p(logits[:3], column(3, 0.9))

@@ -1,0 +1,36 @@
+"""Some rows of a batch's logits on their way through the filters, as wide as what is left of them."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FilteredRows:
+    """Rows that are treated together.
+
+    rows: which they are, [n].  token_ids: [n, width], ascending, the tokens that ``logits``, [n, width],
+    stand for, all others being dropped; None if they are the whole vocabulary.
+    """
+
+    rows: Tensor
+    token_ids: Tensor | None
+    logits: Tensor
+
+    def part(self, inner: "FilteredRows") -> "FilteredRows":
+        """Return ``inner``, which counts its rows and tokens within this one, as rows and tokens of the batch."""
+        mine = None if self.token_ids is None else self.token_ids[inner.rows]
+        if mine is None:
+            token_ids = inner.token_ids
+        else:
+            token_ids = mine if inner.token_ids is None else mine.gather(1, inner.token_ids)
+        return FilteredRows(self.rows[inner.rows], token_ids, inner.logits)
+
+    def lay_out(self, whole: Tensor) -> None:
+        """Write the rows to their places in logits of the whole vocabulary, [num_seqs, vocab]."""
+        if self.token_ids is None:
+            whole[self.rows] = self.logits
+        else:
+            whole[self.rows] = -math.inf
+            whole[self.rows[:, None], self.token_ids] = self.logits
