@@ -56,15 +56,21 @@ def by_definition(runs, cache, queries, window):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(0, 2**32), st.sampled_from([1, 4, 16]), st.sampled_from([1, 2, 3]), st.sampled_from([None, 1, 7, 50])
+    seed=st.integers(0, 2**32),
+    block_size=st.sampled_from([1, 4, 16]),
+    repeat=st.sampled_from([1, 2, 3]),
+    window=st.sampled_from([None, 1, 7, 50]),
+    most_queries=st.sampled_from([1, 5, 16, 256]),
 )
-def test_attention_is_its_definition(seed, block_size, repeat, window):
+def test_attention_is_its_definition(seed, block_size, repeat, window, most_queries):
     torch.manual_seed(seed)
     cache, runs = make_cache(block_size), make_runs(random.Random(seed), block_size)
     count = sum(run.num_tokens for run in runs)
     queries = torch.randn(count, repeat * NUM_KV_HEADS, HEAD_DIM)
     keys, values = torch.randn(2, count, NUM_KV_HEADS, HEAD_DIM)
-    batch = PagedBatch(runs, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paged_batch, "_MOST_QUERIES", most_queries)
+        batch = PagedBatch(runs, cache)
     attended = attend(0, queries, keys, values, batch, SCALING, window)
     # The new keys and values are in their places now.
     assert torch.equal(cache.layer(0)[0][batch.slot_mapping], keys)
@@ -73,12 +79,20 @@ def test_attention_is_its_definition(seed, block_size, repeat, window):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32))
-def test_every_token_is_in_one_group(seed):
+@given(st.integers(0, 2**32), st.sampled_from([3, 256]))
+def test_every_token_is_in_one_group(seed, most_queries):
     runs = make_runs(random.Random(seed), 4)
-    groups = PagedBatch(runs, make_cache(4)).groups
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paged_batch, "_MOST_QUERIES", most_queries)
+        groups = PagedBatch(runs, make_cache(4)).groups
     tokens = torch.cat([group.token_index.flatten() for group in groups])
     assert sorted(tokens.tolist()) == list(range(sum(run.num_tokens for run in runs)))
+
+
+def test_a_long_prompt_is_divided_and_each_piece_reads_up_to_its_own_end(cache):
+    groups = PagedBatch([TokenRun(40, 600, list(range(40)))], cache).groups
+    pieces = {tuple(group.token_index[0, [0, -1]].tolist()): len(group.key_positions) for group in groups}
+    assert pieces == {(0, 199): 240, (200, 399): 448, (400, 599): 640}, "240, 440 and 640, in whole blocks"
 
 
 def decoding(*tables: list[int]) -> list[TokenRun]:

@@ -6,6 +6,7 @@ nothing. Sequences that decode on a common beginning read it once.
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 
@@ -16,6 +17,9 @@ from folovllm.engine.kv_cache import KVCache
 
 _MOST_PADDING = 800
 """Slots that a group of sequences may read for nothing, for each of its new tokens: another group costs as much."""
+
+_MOST_QUERIES = 256
+"""A sequence's new tokens are divided into pieces of at most so many: each reads the context up to its own end only."""
 
 _MIN_SHARERS = 4
 _MIN_SHARED_BLOCKS = 4
@@ -109,7 +113,8 @@ class PagedBatch:
         alike: dict[tuple[int, int], list[_Member]] = defaultdict(list)
         for run in runs:
             family = run.block_ids[0] if _belongs_to(families, run) else _NO_FAMILY
-            alike[run.num_tokens, family].append((len(slots), run))
+            for offset, piece in _divide(run, block_size):
+                alike[piece.num_tokens, family].append((len(slots) + offset, piece))
             run_positions = range(run.start, run.start + run.num_tokens)
             positions.extend(run_positions)
             slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
@@ -159,6 +164,17 @@ class PagedBatch:
             positions=self.position_ids[token_index],
             key_positions=torch.cat([shared.expand(count, -1), owned.flatten(1)], dim=1),
         )
+
+
+def _divide(run: TokenRun, block_size: int) -> Iterator[tuple[int, TokenRun]]:
+    """Yield equal pieces of a run, each with its place in it and the blocks up to its end.
+
+    A token sees only what lies before it: attention of a long prompt as a whole computes twice what is needed.
+    """
+    size = math.ceil(run.num_tokens / math.ceil(run.num_tokens / _MOST_QUERIES))
+    for first in range(0, run.num_tokens, size):
+        start, num_tokens = run.start + first, min(size, run.num_tokens - first)
+        yield first, TokenRun(start, num_tokens, run.block_ids[: -(-(start + num_tokens) // block_size)])
 
 
 def _split_by_length(members: list[_Member], most_padding: int) -> list[list[_Member]]:
