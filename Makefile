@@ -94,7 +94,7 @@ bench-widgets: model ## measure how long a learner waits for a widget's picture
 	PYTHONPATH=. $(PY) benchmarks/widgets.py
 
 bench-kernels: model ## measure the memory of 1, 4 and 8 notebooks
-	$(PY) benchmarks/kernels.py
+	$(PY) benchmarks/notebook_kernels.py
 
 slides: venv ## write slides of all notebooks to build/slides (they need no network once written)
 	$(PY) -m folovllm course slides --output build/slides

@@ -11,6 +11,7 @@ import run
 import tables
 import waits
 from peers import PEERS, Setting, why_not
+from transformers.utils import import_utils
 from worker import Worker, WorkerError
 from workloads import make_workloads
 
@@ -229,6 +230,12 @@ def test_the_adapters_speak_to_their_engines_as_documented(name, module, tmp_pat
     assert [len(tokens) for tokens in result.token_ids] == make_workloads()["W2"].shortened(8).max_tokens
     assert len(result.first_token_seconds) == 32
     worker.stop()
+
+
+def test_no_module_takes_the_name_of_a_package_that_transformers_looks_for():
+    # This folder is where Python looks first: transformers would take a kernels.py here for the package "kernels".
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    assert not {name for name in names if hasattr(import_utils, f"is_{name}_available")}
 
 
 def test_the_benchmarks_start_without_loading_an_engine():

@@ -91,8 +91,8 @@ def test_every_token_is_in_one_group(seed, most_queries):
 
 def test_a_long_prompt_is_divided_and_each_piece_reads_up_to_its_own_end(cache):
     groups = PagedBatch([TokenRun(40, 600, list(range(40)))], cache).groups
-    pieces = {tuple(group.token_index[0, [0, -1]].tolist()): len(group.key_positions) for group in groups}
-    assert pieces == {(0, 199): 240, (200, 399): 448, (400, 599): 640}, "240, 440 and 640, in whole blocks"
+    pieces = {tuple(group.token_index[0, [0, -1]].tolist()): group.context for group in groups}
+    assert pieces == {(0, 199): 240, (200, 399): 440, (400, 599): 640}
 
 
 def decoding(*tables: list[int]) -> list[TokenRun]:
@@ -141,4 +141,14 @@ def test_what_is_gathered_for_one_group_does_not_reach_another(cache):
     keys = [PagedBatch(decoding(*tables), cache).groups[0].slots.read(0)[0].clone() for tables in (first, second)]
     all_keys = cache.layer(0)[0].view(NUM_BLOCKS, 16, NUM_KV_HEADS, HEAD_DIM)
     for gathered, [table] in zip(keys, (first, second), strict=True):
-        assert torch.equal(gathered, all_keys[table].flatten(0, 1))
+        assert torch.equal(gathered[0].transpose(0, 1), all_keys[table].flatten(0, 1))
+
+
+def test_a_lone_sequence_in_neighbouring_blocks_is_read_where_it_lies_and_without_a_mask(cache):
+    [group] = PagedBatch([TokenRun(40, 1, [7, 8, 9])], cache).groups
+    for part, there in zip(group.slots.read(0), cache.layer(0), strict=True):
+        assert part.data_ptr() == there[7 * 16].data_ptr()
+        assert torch.equal(part[0].transpose(0, 1), there[7 * 16 : 7 * 16 + 41])
+    assert group.mask(None, 3, torch.float32) is None
+    assert group.mask(41, 3, torch.float32) is None
+    assert group.mask(40, 3, torch.float32) is not None

@@ -50,6 +50,16 @@ class KVCache:
         """Return one layer's keys and values, each ``[num_blocks * block_size, num_kv_heads, head_dim]``."""
         return self._layers[index]
 
+    def in_place(self, first: int, num_rows: int, width: int, context: int) -> tuple[Tensor, ...]:
+        """Return each layer's keys, then its values, where they lie: [num_rows, num_kv_heads, context, head_dim].
+
+        Row i begins at slot ``first + i * width``. All layers at once, since a view costs as much as a small operator.
+        """
+        slots = self.data.flatten(2, 3).narrow(2, first, num_rows * width)
+        rows = slots.view(*slots.shape[:2], num_rows, width, *slots.shape[3:])[:, :, :, :context]
+        views: tuple[Tensor, ...] = rows.transpose(3, 4).flatten(0, 1).unbind()
+        return views
+
     def gather(self, part: Tensor, slots: Tensor, purpose: str) -> Tensor:
         """Copy slots of one layer's keys or values side by side: [len(slots), num_kv_heads, head_dim].
 

@@ -48,24 +48,36 @@ _Member = tuple[int, TokenRun]
 
 
 class _Slots:
-    """The slots of some blocks, in order: read in place where the blocks lie side by side, else gathered."""
+    """The first ``context`` slots of each row's blocks: read in place where all blocks lie side by side, else gathered.
 
-    def __init__(self, block_ids: list[int], kv_cache: KVCache) -> None:
+    tables: block ids, equally many a row.
+    """
+
+    def __init__(self, tables: list[list[int]], context: int, kv_cache: KVCache) -> None:
         block_size, device = kv_cache.data.shape[3], kv_cache.data.device
-        first, count = block_ids[0], len(block_ids)
-        self._kv_cache = kv_cache
-        self._start, self._num_slots = first * block_size, count * block_size
+        self._kv_cache, self._num_rows, self._context = kv_cache, len(tables), context
         self._index: Tensor | None = None
-        if block_ids != list(range(first, first + count)):
-            blocks = torch.tensor(block_ids, device=device)
-            self._index = (blocks[:, None] * block_size + torch.arange(block_size, device=device)).flatten()
+        self._in_place: tuple[Tensor, ...] = ()
+        block_ids = list(chain.from_iterable(tables))
+        if block_ids == list(range(block_ids[0], block_ids[0] + len(block_ids))):
+            width = len(tables[0]) * block_size
+            self._in_place = kv_cache.in_place(block_ids[0] * block_size, len(tables), width, context)
+        else:
+            blocks = torch.tensor(tables, device=device)
+            slots = (blocks[:, :, None] * block_size + torch.arange(block_size, device=device)).flatten(1)
+            self._index = slots[:, :context].flatten()
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return one layer's keys and values, each [num_slots, num_kv_heads, head_dim]."""
-        keys, values = self._kv_cache.layer(layer)
+        """Return one layer's keys and values, each [num_rows, num_kv_heads, context, head_dim]."""
         if self._index is None:
-            return keys.narrow(0, self._start, self._num_slots), values.narrow(0, self._start, self._num_slots)
-        return self._kv_cache.gather(keys, self._index, "keys"), self._kv_cache.gather(values, self._index, "values")
+            return self._in_place[2 * layer], self._in_place[2 * layer + 1]
+        keys, values = self._kv_cache.layer(layer)
+        return self._gather(keys, "keys"), self._gather(values, "values")
+
+    def _gather(self, part: Tensor, purpose: str) -> Tensor:
+        assert self._index is not None, "else it is read in place"
+        gathered = self._kv_cache.gather(part, self._index, purpose)
+        return gathered.view(self._num_rows, self._context, *part.shape[1:]).transpose(1, 2)
 
 
 @dataclass
@@ -75,23 +87,32 @@ class Group:
     A row is one sequence with its new tokens, or a family: sequences with a common beginning, the newest token of each.
 
     token_index: [num_rows, num_queries], places in the flat row.
-    slots: of one row after the other, padded with block 0.
+    slots: what the rows read.
     positions: [num_rows, num_queries], of the tokens in their sequences.
     key_positions: [context] or, in a family, [num_queries, context]: what position a slot has for a query.
+    sees_all: no slot lies behind a query of its row.
     """
 
     token_index: Tensor
     slots: _Slots
     positions: Tensor
     key_positions: Tensor
+    sees_all: bool
     _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor:
-        """Return 0 where a token may look and -inf elsewhere: [num_rows, 1, repeat * num_queries, context].
+    @property
+    def context(self) -> int:
+        """How many slots a row reads."""
+        return self.key_positions.shape[-1]
+
+    def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
+        """Return 0 where a token may look and -inf elsewhere, [num_rows, 1, repeat * num_queries, context]; or no mask.
 
         window: how many latest positions a token sees, itself included; None for all before it.
         Made once a step and shared by all layers with the same window.
         """
+        if self.sees_all and (window is None or window >= self.context):
+            return None
         if (window, repeat) not in self._masks:
             distance = self.positions[:, :, None] - self.key_positions
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
@@ -140,13 +161,16 @@ class PagedBatch:
         device = self.position_ids.device
         width = max(len(run.block_ids) for _, run in members)
         tables = [run.block_ids + [0] * (width - len(run.block_ids)) for _, run in members]
+        ends = {run.start + run.num_tokens for _, run in members}
+        num_tokens, context = members[0][1].num_tokens, max(ends)
         first = torch.tensor([offset for offset, _ in members], device=device)
-        token_index = first[:, None] + torch.arange(members[0][1].num_tokens, device=device)
+        token_index = first[:, None] + torch.arange(num_tokens, device=device)
         return Group(
             token_index=token_index,
-            slots=_Slots(list(chain.from_iterable(tables)), self.kv_cache),
+            slots=_Slots(tables, context, self.kv_cache),
             positions=self.position_ids[token_index],
-            key_positions=torch.arange(width * self.kv_cache.data.shape[3], device=device),
+            key_positions=torch.arange(context, device=device),
+            sees_all=num_tokens == 1 and len(ends) == 1,
         )
 
     def _make_family(self, members: list[_Member], width: int, num_shared: int) -> Group:
@@ -158,11 +182,13 @@ class PagedBatch:
         count = len(members)
         owned = torch.full((count, count, len(own)), _NOBODYS, device=device)
         owned[range(count), range(count)] = own
+        table = [*members[0][1].block_ids[:num_shared], *chain.from_iterable(tables)]
         return Group(
             token_index=token_index,
-            slots=_Slots([*members[0][1].block_ids[:num_shared], *chain.from_iterable(tables)], self.kv_cache),
+            slots=_Slots([table], len(table) * block_size, self.kv_cache),
             positions=self.position_ids[token_index],
             key_positions=torch.cat([shared.expand(count, -1), owned.flatten(1)], dim=1),
+            sees_all=False,
         )
 
 

@@ -1,6 +1,6 @@
 """How much memory a room full of notebooks takes: 1, 4 and 8 Jupyter kernels on one machine.
 
-    python benchmarks/kernels.py
+    python benchmarks/notebook_kernels.py
 
 Each kernel does what a notebook does first: it loads the bundled model and generates 16 tokens. The
 weights are the pages of one file, which the system keeps once for all kernels; only what a kernel writes is
