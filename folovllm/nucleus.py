@@ -15,8 +15,8 @@ from folovllm.filtered_rows import FilteredRows
 from folovllm.ranking import largest, sort_values
 from folovllm.sampling_metadata import wide_dtype
 
-_USUAL_SIZE = 256
-"""So many of the likeliest tokens are looked at first: finding them costs a tenth of a sort of the row's values."""
+_USUAL_SIZE = 512
+"""So many of the likeliest tokens are looked at first: finding them costs a third of a sort of all values."""
 
 _PIECE = 512
 """Weights are added up in pieces of this length, which no number of threads divides."""
@@ -69,12 +69,12 @@ def _add_up(weights: Tensor) -> Tensor:
     """Return each row's sum, [num_rows, 1]: the same whatever rows stand beside it.
 
     sum() divides a long row that is alone among the threads, and so rounds it in another way; it never divides
-    these pieces.
+    these pieces. Within a piece float32 is wide enough: the weights themselves are no more exact.
     """
     count, wide = weights.shape[-1] // _PIECE, wide_dtype(weights.device)
-    pieces = weights[:, : count * _PIECE].view(len(weights), count, _PIECE).sum(dim=-1, dtype=wide)
+    pieces = weights[:, : count * _PIECE].view(len(weights), count, _PIECE).sum(dim=-1)
     rest = weights[:, count * _PIECE :].sum(dim=-1, keepdim=True, dtype=wide)
-    return pieces.sum(dim=-1, keepdim=True) + rest
+    return pieces.sum(dim=-1, keepdim=True, dtype=wide) + rest
 
 
 def _find_border(ranked: Tensor, best: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from folovllm.sampling_metadata import SamplingRow as SamplingRow
 from folovllm.sampling_metadata import wide_dtype
 from folovllm.sampling_params import SamplingParams
 
-_LOGITS_AT_ONCE = 1 << 19
+_LOGITS_AT_ONCE = 16 * 49_152
 """Whole rows are filtered so many logits at a time on a CPU: larger temporary tensors leave its cache and, being
 returned to the system after each use, cost more in page faults than in arithmetic."""
 

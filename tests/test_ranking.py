@@ -26,7 +26,7 @@ from folovllm.sampler import (
 from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")
-USUAL = 256
+USUAL = 512
 """How many of the likeliest tokens top-p looks at before it sorts all."""
 
 ORDERS = ["huggingface", "vllm"]
@@ -338,7 +338,7 @@ def test_a_rows_weights_add_up_to_the_same_whatever_stands_beside_it(vocab_size:
     together = nucleus._add_up(weights)
     assert torch.equal(torch.cat([nucleus._add_up(row[None]) for row in weights]), together)
     assert torch.equal(torch.cat([nucleus._add_up(part) for part in weights.split(7)]), together)
-    torch.testing.assert_close(together[:, 0], weights.double().sum(dim=-1), rtol=1e-14, atol=0)
+    torch.testing.assert_close(together[:, 0], weights.double().sum(dim=-1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("order", ORDERS)
