@@ -29,7 +29,8 @@ def plot_speed(data: dict[str, Any]) -> bytes:
         above = [max(by_engine[e]) - m for m, e in zip(middles, engines, strict=True)]
         colours = [BLUE if engine == "folovllm" else GREY for engine in engines]
         bars = axes.barh(engines, middles, xerr=(below, above), color=colours, ecolor="black", capsize=3)
-        axes.bar_label(bars, fmt="%.0f", label_type="center", color="white", fontsize=10)
+        axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=10)
+        axes.margins(x=0.2)
         if name == "W1":
             bound = max(round_["one_stream"] for round_ in data["roofline"])
             axes.axvline(bound, color="black", linestyle="--", linewidth=1)

@@ -22,7 +22,6 @@ _MOST_ROWS = 192
 _GOOD_NUMBERS = (1, 2, 4, 5, 6, 8)
 """Numbers of rows that MKL is quick with; beyond 8, multiples of 16. 15 rows take twice as long as 16."""
 
-
 _BLOCK_ROWS = 768
 """Rows of a block where a weight has enough of them: a third faster than two blocks of a vocabulary's 49,152."""
 

@@ -90,7 +90,7 @@ class Group:
     slots: what the rows read.
     positions: [num_rows, num_queries], of the tokens in their sequences.
     key_positions: [context] or, in a family, [num_queries, context]: what position a slot has for a query.
-    sees_all: no slot lies behind a query of its row.
+    sees_all: every query sees every slot of its row.
     """
 
     token_index: Tensor
