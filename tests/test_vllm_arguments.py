@@ -10,6 +10,7 @@ import types
 import typing
 import warnings
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -379,13 +380,14 @@ def test_a_server_cannot_leave_the_text_out():
     assert caught[0].filename == __file__
 
 
-# -- vLLM itself, where it is installed ------------------------------------------------------------------------
+# -- vLLM itself, where it is installed: a module that moved is a failure then, no skip ------------------
 
 
 def test_vllm_builds_the_same_parameters_from_a_request_as_from_arguments():
-    vllm = pytest.importorskip("vllm.sampling_params")
-    completion = pytest.importorskip("vllm.entrypoints.openai.completion.protocol").CompletionRequest
-    chat = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol").ChatCompletionRequest
+    pytest.importorskip("vllm")
+    vllm = import_module("vllm.sampling_params")
+    completion = import_module("vllm.entrypoints.openai.completion.protocol").CompletionRequest
+    chat = import_module("vllm.entrypoints.openai.chat_completion.protocol").ChatCompletionRequest
     messages = [{"role": "user", "content": "Hello"}]
     for name, value in PARAMS.items():
         if name in ("best_of", "detokenize"):
@@ -404,9 +406,11 @@ def test_vllm_builds_the_same_parameters_from_a_request_as_from_arguments():
 def test_vllm_parses_the_servers_arguments_into_those_of_llm(monkeypatch):
     # Offline, vLLM looks for the folder of a model as soon as it reads its name.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    engine_args = pytest.importorskip("vllm.engine.arg_utils").EngineArgs
-    make_arg_parser = pytest.importorskip("vllm.entrypoints.common.cli_args").make_arg_parser
-    parser = make_arg_parser(pytest.importorskip("vllm.utils.argparse_utils").FlexibleArgumentParser())
+    # Older versions turn a setting off by --no-enable-..., not by --disable-...
+    pytest.importorskip("vllm", minversion="0.33")
+    engine_args = import_module("vllm.engine.arg_utils").EngineArgs
+    make_arg_parser = import_module("vllm.entrypoints.common.cli_args").make_arg_parser
+    parser = make_arg_parser(import_module("vllm.utils.argparse_utils").FlexibleArgumentParser())
     for config in (PLAIN, *CONFIGS.values()):
         arguments = quietly(config.to_vllm)
         direct = engine_args(**arguments)
