@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from folovllm.filtered_rows import FilteredRows
+from folovllm.filtered_rows import FilteredRows, pick_rows
 from folovllm.ranking import largest, sort_values
 from folovllm.sampling_metadata import wide_dtype
 
@@ -39,11 +39,11 @@ def find_nuclei(logits: Tensor, top_p: Tensor) -> Iterator[FilteredRows]:
     """
     everything = (top_p >= 1).nonzero()[:, 0]
     if len(everything) > 0:
-        yield FilteredRows(everything, None, _pick(logits, everything))
+        yield FilteredRows(everything, None, pick_rows(logits, everything))
     rows = (top_p < 1).nonzero()[:, 0]
     if len(rows) == 0:
         return
-    logits = _pick(logits, rows)
+    logits = pick_rows(logits, rows)
     best = logits.amax(dim=-1, keepdim=True)
     target = top_p[rows, None] * _add_up(weigh(logits, best))
     ranked, columns = largest(logits, min(_USUAL_SIZE, logits.shape[-1]))
@@ -55,14 +55,9 @@ def find_nuclei(logits: Tensor, top_p: Tensor) -> Iterator[FilteredRows]:
         yield FilteredRows(rows[few], token_ids, _cut(candidates, border[few], surplus[few]))
     many = (~decided).nonzero()[:, 0]
     if len(many) > 0:
-        chosen = _pick(logits, many)
+        chosen = pick_rows(logits, many)
         border, surplus, _ = _find_border(sort_values(chosen), best[many], target[many])
         yield FilteredRows(rows[many], None, _cut(chosen, border, surplus))
-
-
-def _pick(logits: Tensor, rows: Tensor) -> Tensor:
-    """Return some rows in their order; all of them cost no copy."""
-    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def _add_up(weights: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
-from folovllm.filtered_rows import FilteredRows
+from folovllm.filtered_rows import FilteredRows, pick_rows
 from folovllm.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
@@ -199,7 +199,7 @@ def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingO
     """
 
     def temper(rows: Tensor) -> Tensor:
-        chosen = logits if len(rows) == len(logits) else logits[rows]
+        chosen = pick_rows(logits, rows)
         return chosen if metadata.temperature is None else apply_temperature(chosen, metadata.temperature[rows])
 
     whole = torch.arange(len(logits), device=logits.device)
