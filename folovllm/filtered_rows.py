@@ -1,8 +1,10 @@
 """Some rows of a batch's logits on their way through the filters, as wide as what is left of them."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -32,10 +34,14 @@ class FilteredRows:
             token_ids = mine if inner.token_ids is None else mine.gather(1, inner.token_ids)
         return FilteredRows(self.rows[inner.rows], token_ids, inner.logits)
 
-    def lay_out(self, whole: Tensor) -> None:
-        """Write the rows to their places in logits of the whole vocabulary, [num_seqs, vocab]."""
-        if self.token_ids is None:
-            whole[self.rows] = self.logits
+
+def lay_out(parts: Iterable[FilteredRows], logits: Tensor) -> Tensor:
+    """Return all parts in their places in the whole vocabulary, [num_seqs, vocab]; each row is in one of them."""
+    whole = torch.empty_like(logits)
+    for part in parts:
+        if part.token_ids is None:
+            whole[part.rows] = part.logits
         else:
-            whole[self.rows] = -math.inf
-            whole[self.rows[:, None], self.token_ids] = self.logits
+            whole[part.rows] = -math.inf
+            whole[part.rows[:, None], part.token_ids] = part.logits
+    return whole

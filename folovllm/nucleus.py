@@ -51,7 +51,7 @@ def find_nuclei(logits: Tensor, top_p: Tensor) -> Iterator[FilteredRows]:
     few = decided.nonzero()[:, 0]
     if len(few) > 0:
         token_ids = columns[few].sort(dim=-1).values
-        candidates = logits.gather(1, token_ids) if len(few) == len(logits) else logits[few[:, None], token_ids]
+        candidates = logits[few[:, None], token_ids]
         yield FilteredRows(rows[few], token_ids, _cut(candidates, border[few], surplus[few]))
     many = (~decided).nonzero()[:, 0]
     if len(many) > 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
-from folovllm.filtered_rows import FilteredRows, pick_rows
+from folovllm.filtered_rows import FilteredRows, lay_out, pick_rows
 from folovllm.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
@@ -64,10 +64,7 @@ def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     one stays. Of tokens that are equally likely at the border, the last in the vocabulary stay, as in HuggingFace.
     Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
-    filtered = torch.empty_like(logits)
-    for part in find_nuclei(logits, top_p):
-        part.lay_out(filtered)
-    return filtered
+    return lay_out(find_nuclei(logits, top_p), logits)
 
 
 def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -185,10 +182,7 @@ def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrd
     order: "huggingface" runs top-k, top-p, min-p; "vllm" runs min-p, top-k, top-p. Each works on what
     the one before left.
     """
-    filtered = torch.full_like(logits, -math.inf)
-    for part in filter_in_parts(logits, metadata, order):
-        part.lay_out(filtered)
-    return filtered
+    return lay_out(filter_in_parts(logits, metadata, order), logits)
 
 
 def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder) -> Iterator[FilteredRows]:
