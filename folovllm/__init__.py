@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from folovllm.sampling_params import BeamSearchParams as BeamSearchParams
     from folovllm.sampling_params import SamplingParams as SamplingParams
     from folovllm.sampling_params import SamplingType as SamplingType
+    from folovllm.sampling_params import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ _HOME = {
     "Sequence": "folovllm.request",
     "SequenceData": "folovllm.request",
     "SequenceStatus": "folovllm.request",
+    "StructuredOutputsParams": "folovllm.sampling_params",
     "get_model_and_tokenizer": "folovllm.model_loader",
 }
 __all__ = list(_HOME)

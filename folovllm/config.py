@@ -53,7 +53,7 @@ class ModelConfig(_Config):
     """Which model, and how it is loaded.
 
     model: a hub name or a folder; None: the environment's ``FOLOVLLM_MODEL``, else the bundled model.
-    tokenizer: a hub name or a folder; None: the model's.
+    tokenizer: a hub name or a folder; None: the model's, see ``tokenizer_name``.
     dtype: of weights and activations; "auto" as :func:`resolve_dtype` says.
     max_model_len: most tokens of prompt and output together, >= 1; None: what the model allows.
     trust_remote_code: run Python code that comes with the model. No model here needs it.
@@ -65,7 +65,7 @@ class ModelConfig(_Config):
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made
-    tokenizer: str = None  # type: ignore[assignment]  # None is replaced when made
+    tokenizer: str | None = None
     dtype: ModelDType = "auto"
     max_model_len: int | None = None
     trust_remote_code: bool = False
@@ -78,8 +78,8 @@ class ModelConfig(_Config):
         if model is None:
             model = os.environ.get("FOLOVLLM_MODEL") or BUNDLED_MODEL
         self._set("model", non_empty_string(self._checked("model"), model))
-        tokenizer = self.model if self.tokenizer is None else self.tokenizer
-        self._set("tokenizer", non_empty_string(self._checked("tokenizer"), tokenizer))
+        if self.tokenizer is not None:
+            non_empty_string(self._checked("tokenizer"), self.tokenizer)
         one_of(self._checked("dtype"), self.dtype, get_args(ModelDType))
         self._set("dtype", _CANONICAL_DTYPES.get(self.dtype, self.dtype))
         if self.max_model_len is not None:
@@ -88,6 +88,11 @@ class ModelConfig(_Config):
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
         one_of(self._checked("model_impl"), self.model_impl, get_args(ModelImpl))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Hub name or folder of the tokenizer: ``tokenizer``, or ``model`` where that is open."""
+        return self.model if self.tokenizer is None else self.tokenizer
 
     @property
     def torch_dtype(self) -> "torch.dtype | None":
@@ -225,7 +230,11 @@ class EngineConfig(_Config):
             )
 
     def resolve(self, *, dtype: str, max_model_len: int, device: str) -> "EngineConfig":
-        """Return a copy in which nothing is open; it resolves to itself."""
+        """Return a copy in which nothing is open; it resolves to itself.
+
+        It says what was decided, not what was asked for: to try another setting, replace it in the config that
+        you made, whose open points are decided anew.
+        """
         return replace(
             self,
             model_config=replace(self.model_config, dtype=dtype, max_model_len=max_model_len),  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ concerned, and returns a new tensor. Rows with nothing to do (``None`` or empty)
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,6 +44,40 @@ def apply_logit_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> T
     biased = logits.clone()
     biased.view(-1)[_flat_index(logits, biases)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
     return biased
+
+
+def apply_masks(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """Mask all tokens but those for which a row's mask, bool [vocab], is True; None allows all."""
+    rows = [row for row, mask in enumerate(masks) if mask is not None]
+    allowed = torch.stack([mask for mask in masks if mask is not None]).to(logits.device)
+    masked = logits.clone()
+    masked[rows] = masked[rows].masked_fill(~allowed, -math.inf)
+    return masked
+
+
+def apply_request_processors(logits: Tensor, processors: Sequence[Sequence[partial[Tensor]]]) -> Tensor:
+    """Let each row's functions change its logits, [vocab], one after the other; what is -inf stays so.
+
+    A ValueError if one returns anything else than logits of the same shape, dtype and device.
+    """
+    processed = logits.clone()
+    for row, functions in enumerate(processors):
+        for function in functions:
+            # The function may change what it gets, now or later: the row itself never leaves.
+            result = function(processed[row].clone())
+            checked = check_result(f"logits_processors: {function.func!r}", result, processed[row])
+            processed[row] = checked.masked_fill(torch.isneginf(processed[row]), -math.inf)
+    return processed
+
+
+def check_result(name: str, result: object, given: Tensor) -> Tensor:
+    """Return what a user's function made of the logits that it was given; a ValueError if it is no such logits."""
+    if not isinstance(result, Tensor):
+        raise ValueError(f"{name} must return logits, got {result!r}")
+    wanted, got = ((tuple(each.shape), each.dtype, each.device) for each in (given, result))
+    if got != wanted:
+        raise ValueError(f"{name} must return logits of shape, dtype and device {wanted}, got {got}")
+    return result.detach()
 
 
 def apply_penalties(

@@ -82,7 +82,7 @@ class ModelLoader:
         attention = probe_attention(hf_config, self.config.trust_remote_code)
         dtype = getattr(torch, self._resolve_dtype(hf_config, target))
         model: PreTrainedModel = self._load("model", AutoModelForCausalLM, path, config=hf_config, dtype=dtype)
-        tokenizer: PreTrainedTokenizerBase = self._load("tokenizer", AutoTokenizer, _locate(self.config.tokenizer))
+        tokenizer: PreTrainedTokenizerBase = self._load("tokenizer", AutoTokenizer, _locate(self.config.tokenizer_name))
         remember_attention(model, attention)
         return model.to(target).eval(), tokenizer  # type: ignore[arg-type]
 

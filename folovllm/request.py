@@ -7,6 +7,7 @@ Three layers, as in vLLM V0 (``vllm/sequence.py``): a :class:`Request` owns seve
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from folovllm.outputs import Logprob, RequestMetrics
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
@@ -19,6 +20,9 @@ from folovllm.sequence import (
     Status,
     UniformStream,
 )
+
+if TYPE_CHECKING:
+    from folovllm.structured_outputs import Grammar
 
 __all__ = [
     "ALLOWED_TRANSITIONS",
@@ -109,6 +113,8 @@ class Request:
         """Tokens that end a sequence; the engine sets them from the model's generation config."""
         self.bad_words_token_ids: list[list[int]] = []
         """``bad_words`` as tokens; set by the engine, which has the tokenizer."""
+        self.grammar: Grammar | None = None
+        """What ``structured_outputs`` allows; set by the engine, which has the tokenizer."""
         self.prompt_logprobs: list[dict[int, Logprob] | None] = []
         """An entry a prompt token as they become known; the first token has nothing to judge it by: None."""
         if sampling_params.prompt_logprobs is not None:
@@ -119,7 +125,7 @@ class Request:
             seed = sampling_params.seed
         first = Sequence(f"{request_id}-0", request_id, SequenceData(list(prompt_token_ids)), sampling_params, seed)
         self.sequences = [first]
-        self.sequences += [first.fork(f"{request_id}-{i}") for i in range(1, sampling_params.best_of)]
+        self.sequences += [first.fork(f"{request_id}-{i}") for i in range(1, sampling_params.num_sequences)]
 
     def get_seqs(self, status: SequenceStatus | None = None) -> list[Sequence]:
         """Return its sequences, all of them or those with one status."""
@@ -156,7 +162,7 @@ class Request:
         With ``best_of > n`` that is by cumulative log-probability, best first; else as created.
         """
         kept = [seq for seq in self.sequences if seq.status != SequenceStatus.FINISHED_IGNORED]
-        if self.sampling_params.best_of > self.sampling_params.n and self.is_finished():
+        if self.sampling_params.num_sequences > self.sampling_params.n and self.is_finished():
             kept.sort(key=lambda seq: -seq.cumulative_logprob)
         return kept
 

@@ -17,7 +17,10 @@ from folovllm.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
     apply_logit_bias,
+    apply_masks,
     apply_penalties,
+    apply_request_processors,
+    check_result,
 )
 from folovllm.nucleus import find_nuclei, weigh
 from folovllm.ranking import find_candidates, is_small, largest_values
@@ -156,13 +159,17 @@ class SamplerOutput:
 
 
 def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-    """Apply what concerns single tokens: allowed ids, bans, biases, penalties."""
+    """Apply what concerns single tokens: forms of the text, allowed ids, bans, biases, own functions, penalties."""
+    if metadata.masks is not None:
+        logits = apply_masks(logits, metadata.masks)
     if metadata.allowed is not None:
         logits = apply_allowed_token_ids(logits, metadata.allowed)
     if metadata.banned is not None:
         logits = apply_bans(logits, metadata.banned)
     if metadata.biases is not None:
         logits = apply_logit_bias(logits, metadata.biases)
+    if metadata.processors is not None:
+        logits = apply_request_processors(logits, metadata.processors)
     if metadata.penalties is not None:
         wishes = metadata.penalties
         logits = apply_penalties(
@@ -255,16 +262,21 @@ class Sampler:
     def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
         """Return what is drawn from, given what the filters left: the place for a further strategy; here nothing.
 
-        logits: [num_rows, width], rows that are drawn (never greedy ones).  params: theirs. Tokens that a
-        filter dropped are -inf or have no column at all, so a column's number is no token id.
+        logits: [num_rows, width], float32, rows that are drawn (never greedy ones).  params: theirs. Tokens that a
+        filter dropped are -inf or have no column at all, so a column's number is no token id. It may be changed
+        in place: it is a copy. A ValueError if what is returned has another shape, dtype or device.
         """
         return logits
 
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
         """Draw from what :func:`filter_logits` would return, without laying it out over the vocabulary."""
         token_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        refines = getattr(self.refine, "__func__", None) is not Sampler.refine
         for part in filter_in_parts(logits, metadata, self.order):
-            refined = self.refine(part.logits, [metadata.params[row] for row in part.rows.tolist()])
+            refined = part.logits
+            if refines:
+                params = [metadata.params[row] for row in part.rows.tolist()]
+                refined = check_result("Sampler.refine", self.refine(refined.clone(), params), refined)
             drawn = sample_from_uniform(refined, metadata.uniforms[part.rows])
             if part.token_ids is not None:
                 drawn = part.token_ids.gather(1, drawn[:, None])[:, 0]

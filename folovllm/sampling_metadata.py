@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from folovllm.logits_processors import banned_by_bad_words
-from folovllm.sampling_params import SamplingParams, SamplingType
+from folovllm.sampling_params import SamplingParams, SamplingType, takes_prompt
+from folovllm.structured_outputs import Grammar
 
 T = TypeVar("T")
 
@@ -23,7 +25,7 @@ class SamplingRow:
     """What the sampler must know about one row of logits.
 
     uniform: the number in [0, 1) that decides its draw.  eos_token_ids: masked before ``min_tokens``.
-    bad_words_token_ids: ``params.bad_words`` as tokens.
+    bad_words_token_ids: ``params.bad_words`` as tokens.  grammar: what ``params.structured_outputs`` allows.
     """
 
     params: SamplingParams
@@ -32,6 +34,7 @@ class SamplingRow:
     uniform: float
     eos_token_ids: frozenset[int] = frozenset()
     bad_words_token_ids: Sequence[Sequence[int]] = ()
+    grammar: Grammar | None = None
 
     def banned_token_ids(self) -> list[int]:
         """Return the tokens that may not come next."""
@@ -39,6 +42,16 @@ class SamplingRow:
         if len(self.output_token_ids) < self.params.min_tokens:
             banned += [*self.eos_token_ids, *self.params.stop_token_ids]
         return banned
+
+    def logits_processors(self) -> list[partial[Tensor]]:
+        """Return its functions with their token ids filled in: copies, as the lists themselves are the engine's."""
+        output = self.output_token_ids
+        return [
+            partial(each, list(self.prompt_token_ids), list(output))
+            if takes_prompt(each)
+            else partial(each, list(output))
+            for each in self.params.logits_processors or ()
+        ]
 
     def has_penalties(self) -> bool:
         """Say whether any of the three penalties is on."""
@@ -66,9 +79,11 @@ class SamplingMetadata:
     num_logprobs: most log-probabilities that any row wants beside its own token's; None if no row wants any.
     """
 
+    masks: list[Tensor | None] | None
     allowed: list[list[int] | None] | None
     banned: list[list[int]] | None
     biases: list[dict[int, float]] | None
+    processors: list[list[partial[Tensor]]] | None
     penalties: Penalties | None
     random_rows: Tensor | None
     temperature: Tensor | None
@@ -94,13 +109,18 @@ class SamplingMetadata:
             values = [getattr(every[i], name) for i in drawn]
             return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype, device=device)
 
+        masks = [
+            None if row.grammar is None else row.grammar.next_tokens(row.output_token_ids, vocab_size) for row in rows
+        ]
         banned = [row.banned_token_ids() for row in rows]
         wanted = [params.logprobs or 0 for params in every if params.needs_logprobs]
         wide = wide_dtype(device)
         return cls(
+            masks=None if all(mask is None for mask in masks) else masks,
             allowed=_unless_unused([params.allowed_token_ids for params in every]),
             banned=_unless_unused(banned),
             biases=_unless_unused([params.logit_bias or {} for params in every]),
+            processors=_unless_unused([row.logits_processors() for row in rows]),
             penalties=cls._build_penalties(rows, device),
             random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long, device=device),
             temperature=column("temperature", 1.0, torch.float32),

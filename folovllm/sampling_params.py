@@ -4,11 +4,14 @@ Fields, defaults and limits are vLLM's (``sampling_params.py``), plus ``best_of`
 teach and vLLM removed in 0.12.
 """
 
+import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+from folovllm.structured_outputs_params import StructuredOutputsParams as StructuredOutputsParams
 from folovllm.validation import list_of_ints, list_of_strings, real_number, true_or_false, whole_number
 
 MIN_TEMPERATURE = 0.01
@@ -16,6 +19,9 @@ MIN_TEMPERATURE = 0.01
 MAX_LENGTH_PENALTY = 10.0
 """Keeps ``length ** length_penalty`` within the range of floats, however long a text gets."""
 _INT64_MAX = 2**63 - 1
+
+RequestLogitsProcessor = Callable[..., Any]
+"""``f(output_token_ids, logits)`` or ``f(prompt_token_ids, output_token_ids, logits)``; returns logits."""
 
 
 class SamplingType(IntEnum):
@@ -32,12 +38,13 @@ class SamplingParams:
 
     n: completions returned, >= 1.
     best_of: completions generated, of which the best ``n`` by cumulative log-probability return;
-        None means n (vLLM V0; removed from vLLM in 0.12).
+        None means n, see ``num_sequences`` (vLLM V0; removed from vLLM in 0.12).
     presence_penalty: subtracted once from the logit of every token generated before, in [-2, 2].
     frequency_penalty: the same, times the number of occurrences, in [-2, 2].
     repetition_penalty: > 0; logits of tokens in prompt or output are divided by it if positive,
         multiplied by it if negative. 1 changes nothing.
-    temperature: in [0, 2]; logits are divided by it. 0 is greedy; (0, 0.01) is raised to 0.01.
+    temperature: in [0, 2]; logits are divided by it. 0 is greedy, whatever the filters say; (0, 0.01) is raised
+        to 0.01.
     top_p: in (0, 1]; keep the smallest set of tokens whose probability reaches it.
     top_k: keep the k likeliest tokens (and ties); 0 or -1 keeps all.
     min_p: in [0, 1]; drop tokens less likely than ``min_p`` times the likeliest one.
@@ -57,10 +64,16 @@ class SamplingParams:
     include_stop_str_in_output: keep what stopped the text in it.
     logit_bias: {token id: value added to its logit}, values in [-100, 100] (clipped, as in vLLM).
     allowed_token_ids: only these tokens may be generated.
+    logits_processors: functions that change the logits of the next token, [vocab], float32, before penalties and
+        temperature (vLLM V0's field; today vLLM takes such functions in an ``AdapterLogitsProcessor``). Each gets a
+        copy, which it may change in place, and returns what it makes of it. What other parameters forbid stays
+        forbidden. It should depend on its arguments alone: it is called for guesses too, and again after a preemption.
+    structured_outputs: the form that the text must have, a :class:`StructuredOutputsParams` or a dict of its fields.
+        EOS and stop tokens come only where the text is complete; without any, the output ends there by itself.
     """
 
     n: int = 1
-    best_of: int = None  # type: ignore[assignment]  # None is replaced by n when made
+    best_of: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -83,12 +96,15 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
+    logits_processors: list[RequestLogitsProcessor] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
         self._check_distribution()
         self._check_stops()
         self._check_tokens()
+        self._check_functions_and_forms()
         self._check_combinations()
 
     def _set(self, name: str, value: Any) -> None:
@@ -97,7 +113,8 @@ class SamplingParams:
 
     def _check_counts(self) -> None:
         self._set("n", whole_number("n", self.n, 1))
-        self._set("best_of", self.n if self.best_of is None else whole_number("best_of", self.best_of, 1))
+        if self.best_of is not None:
+            self._set("best_of", whole_number("best_of", self.best_of, 1))
         if self.max_tokens is not None:
             self._set("max_tokens", whole_number("max_tokens", self.max_tokens, 1))
         self._set("min_tokens", whole_number("min_tokens", self.min_tokens, 0))
@@ -152,21 +169,44 @@ class SamplingParams:
                 raise ValueError("allowed_token_ids must hold at least one token id, got []; None allows all")
             self._set("allowed_token_ids", allowed)
 
+    def _check_functions_and_forms(self) -> None:
+        processors = [] if self.logits_processors is None else self.logits_processors
+        if not isinstance(processors, list | tuple):
+            raise ValueError(f"logits_processors must be a list of functions, got {processors!r}")
+        for each in processors:
+            takes_prompt(each)
+        self._set("logits_processors", list(processors) or None)
+        form = self.structured_outputs
+        if isinstance(form, dict):
+            try:
+                form = StructuredOutputsParams(**form)
+            except TypeError as error:
+                raise ValueError(f"structured_outputs: {error}; got {form!r}") from None
+        if form is not None and not isinstance(form, StructuredOutputsParams):
+            raise ValueError(
+                f"structured_outputs must be a StructuredOutputsParams or a dict of its fields, got {form!r}"
+            )
+        self._set("structured_outputs", None if form is None else replace(form))
+
     def _check_combinations(self) -> None:
-        if self.best_of < self.n:
+        if self.num_sequences < self.n:
             raise ValueError(f"best_of must be at least n={self.n}, got {self.best_of}")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens must be at most max_tokens={self.max_tokens}, got {self.min_tokens}")
         if self.stop and not self.detokenize:
             raise ValueError(f"stop needs detokenize=True: strings are found in text, got stop={self.stop!r}")
-        if self.sampling_type == SamplingType.GREEDY:
-            if self.best_of > 1:
-                raise ValueError(
-                    f"n and best_of must be 1 when temperature is 0 (greedy copies are all equal), "
-                    f"got n={self.n}, best_of={self.best_of}"
-                )
-            for name, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
-                self._set(name, off)
+        if self.sampling_type == SamplingType.GREEDY and self.num_sequences > 1:
+            raise ValueError(
+                f"n and best_of must be 1 when temperature is 0 (greedy copies are all equal), "
+                f"got n={self.n}, best_of={self.best_of}"
+            )
+
+    # What follows from the fields is no field: dataclasses.replace must find in them what was given and nothing else.
+
+    @property
+    def num_sequences(self) -> int:
+        """Completions to generate: ``best_of``, or ``n`` where that is open."""
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def sampling_type(self) -> SamplingType:
@@ -178,20 +218,22 @@ class SamplingParams:
     @property
     def needs_logprobs(self) -> bool:
         """Say whether the log-probability of every chosen token is needed: to return it, or to rank by it."""
-        return self.logprobs is not None or self.best_of > self.n
+        return self.logprobs is not None or self.num_sequences > self.n
 
     def clone(self) -> "SamplingParams":
-        """Return an equal copy that shares no list with this one."""
+        """Return an equal copy that shares no list with this one; the functions in ``logits_processors`` are shared."""
         return replace(self)
 
     def to_vllm(self) -> dict[str, Any]:
         """Return the keyword arguments for vLLM 0.33's class of this name: ``vllm.SamplingParams(**params.to_vllm())``.
 
         Fields that a subclass adds go to ``extra_args``, which vLLM hands to custom logits processors. A
-        ValueError if ``best_of`` is above ``n``. A seed fixes the result there too, but it is another one.
+        ValueError with a way out for ``best_of`` above ``n``, ``logits_processors`` and ``structured_outputs``. A seed
+        fixes the result there too, but it is another one.
         """
-        from folovllm.vllm_arguments import sampling_arguments
+        from folovllm.vllm_arguments import check_form_for_vllm, sampling_arguments
 
+        check_form_for_vllm(self)
         return sampling_arguments(self)
 
     def to_openai(self, chat: bool = False) -> dict[str, Any]:
@@ -244,6 +286,24 @@ class BeamSearchParams:
     def _set(self, name: str, value: Any) -> None:
         """Store a checked value; the only place where a field of this frozen class is written."""
         object.__setattr__(self, name, value)
+
+
+def takes_prompt(processor: RequestLogitsProcessor) -> bool:
+    """Say whether a logits processor takes the prompt's tokens too; a ValueError if it takes neither."""
+    try:
+        signature = inspect.signature(processor)
+        for arguments in (("output", "logits"), ("prompt", "output", "logits")):
+            try:
+                signature.bind(*arguments)
+                return len(arguments) == 3
+            except TypeError:
+                continue
+    except (TypeError, ValueError):  # no function, or one that does not say what it takes
+        pass
+    raise ValueError(
+        "logits_processors must be functions of (output_token_ids, logits) or of (prompt_token_ids, output_token_ids, "
+        f"logits), got {processor!r}"
+    )
 
 
 def _or_empty(value: Any) -> Any:

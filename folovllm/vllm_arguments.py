@@ -33,7 +33,7 @@ _BLOCK_SIZE_UNIT = 16
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     """Return what :meth:`EngineConfig.to_vllm` promises; what is None stays out, for vLLM to decide."""
     model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
-    arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(model.tokenizer)}
+    arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(model.tokenizer_name)}
     for part, names in _SAME_NAMES.items():
         arguments |= {name: getattr(getattr(config, part), name) for name in names}
     arguments["model_impl"] = _MODEL_IMPLS.get(model.model_impl, model.model_impl)
@@ -101,20 +101,37 @@ def _as_flag_value(value: Any) -> str:
 
 def sampling_arguments(params: SamplingParams) -> dict[str, Any]:
     """Return what :meth:`SamplingParams.to_vllm` promises."""
-    if params.best_of > params.n:
+    if params.num_sequences > params.n:
         raise ValueError(
             f"best_of must be n={params.n} for vLLM, which has none since 0.12, got {params.best_of}; ask for "
             f"n={params.best_of} and logprobs=0, and keep the {params.n} of the largest cumulative_logprob"
         )
+    if params.logits_processors is not None:
+        raise ValueError(
+            "logits_processors must be None for vLLM, whose LLM(logits_processors=[...]) takes subclasses of its "
+            f"AdapterLogitsProcessor that return such functions, got {params.logits_processors!r}"
+        )
     arguments = asdict(params)
-    del arguments["best_of"]
+    del arguments["best_of"], arguments["logits_processors"]
+    if params.structured_outputs is not None:
+        arguments["structured_outputs"] = params.structured_outputs.to_dict()
     known = {field.name for field in fields(SamplingParams)}
     extra = {name: arguments.pop(name) for name in list(arguments) if name not in known}
     if extra:
         arguments["extra_args"] = extra
-    if params.min_p > 0 and (params.top_k > 0 or params.top_p < 1):
+    if params.temperature > 0 and params.min_p > 0 and (params.top_k > 0 or params.top_p < 1):
         _warn([f"min_p={params.min_p:g} after top_k and top_p: vLLM applies it first, as sampling_order='vllm' does"])
     return arguments
+
+
+def check_form_for_vllm(params: SamplingParams) -> None:
+    """Refuse ``structured_outputs`` for vLLM's own ``SamplingParams``, which takes an object of a class of vLLM's."""
+    if params.structured_outputs is not None:
+        fields_set = ", ".join(f"{name}={value!r}" for name, value in params.structured_outputs.to_dict().items())
+        raise ValueError(
+            "structured_outputs must be None for vLLM's class; pass structured_outputs="
+            f"vllm.sampling_params.StructuredOutputsParams({fields_set}) beside the other arguments"
+        )
 
 
 def request_body(arguments: dict[str, Any], chat: bool) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_the_table_of_wrong_values_is_long_enough_and_covers_every_field():
 
 def test_defaults():
     config = EngineConfig()
-    assert config.model_config == ModelConfig(model=BUNDLED_MODEL, tokenizer=BUNDLED_MODEL, dtype="auto")
+    assert config.model_config == ModelConfig(model=BUNDLED_MODEL, tokenizer=None, dtype="auto")
     assert (config.cache_config.block_size, config.cache_config.gpu_memory_utilization) == (16, 0.9)
     assert (config.cache_config.swap_space, config.cache_config.enable_prefix_caching) == (4.0, True)
     assert (config.scheduler_config.max_num_seqs, config.scheduler_config.enable_chunked_prefill) == (256, True)
@@ -81,6 +81,12 @@ def test_defaults():
         (ModelConfig(seed=2**63 - 1), "seed", 2**63 - 1),
         (ModelConfig(max_model_len=1), "max_model_len", 1),
         (ModelConfig("weights", "words"), "tokenizer", "words"),
+        (ModelConfig("weights", "words"), "tokenizer_name", "words"),
+        (ModelConfig("weights"), "tokenizer", None),
+        (ModelConfig("weights"), "tokenizer_name", "weights"),
+        (dataclasses.replace(ModelConfig("old"), model="new"), "tokenizer_name", "new"),
+        (dataclasses.replace(ModelConfig("old", "words"), model="new"), "tokenizer_name", "words"),
+        (dataclasses.replace(ModelConfig("old", "words"), tokenizer=None), "tokenizer_name", "old"),
         (EngineConfig(device="cuda:12"), "device", "cuda:12"),
     ],
     ids=lambda value: repr(value)[:24],
@@ -97,7 +103,7 @@ def test_every_device_that_is_allowed_is_one_to_torch():
 
 def test_the_environment_names_the_default_model(monkeypatch):
     monkeypatch.setenv("FOLOVLLM_MODEL", "Qwen/Qwen3-0.6B")
-    assert ModelConfig().model == ModelConfig().tokenizer == "Qwen/Qwen3-0.6B"
+    assert ModelConfig().model == ModelConfig().tokenizer_name == "Qwen/Qwen3-0.6B"
     assert ModelConfig("other").model == "other"
     monkeypatch.setenv("FOLOVLLM_MODEL", "")
     assert ModelConfig().model == BUNDLED_MODEL
@@ -155,6 +161,19 @@ def test_resolving_twice_changes_nothing():
     once = EngineConfig().resolve(dtype="float32", max_model_len=512, device="cpu")
     assert (once.model_config.dtype, once.model_config.max_model_len, once.device) == ("float32", 512, "cpu")
     assert once.resolve(dtype="float32", max_model_len=512, device="cpu") == once
+
+
+def test_resolving_leaves_the_config_open_that_was_given():
+    given = EngineConfig()
+    once = given.resolve(dtype="float32", max_model_len=512, device="cpu")
+    changed = dataclasses.replace(
+        given, scheduler_config=dataclasses.replace(given.scheduler_config, max_num_seqs=4096)
+    )
+    assert changed.resolve(dtype="float32", max_model_len=512, device="cpu").scheduler_config == SchedulerConfig(
+        max_num_batched_tokens=4096, max_num_seqs=4096
+    )
+    sized = once.cache_config.with_num_blocks(7, 3)
+    assert dataclasses.replace(sized, block_size=8) == CacheConfig(block_size=8)
 
 
 def test_print_shows_one_field_a_line_with_nested_configs_indented():

@@ -1,14 +1,23 @@
 """Sampling parameters: vLLM's defaults, and every wrong value refused by name."""
 
+import copy
 import dataclasses
 import math
+import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folovllm import BeamSearchParams, SamplingParams, SamplingType
+from folovllm import BeamSearchParams, SamplingParams, SamplingType, StructuredOutputsParams
+from folovllm.sampling_params import takes_prompt
+
+
+def double(output_token_ids, logits):
+    return logits * 2
+
 
 VLLM_DEFAULTS = {
     "n": 1,
@@ -34,7 +43,9 @@ VLLM_DEFAULTS = {
     "include_stop_str_in_output": False,
     "logit_bias": None,
     "allowed_token_ids": None,
+    "structured_outputs": None,
 }
+ONLY_HERE = ("best_of", "logits_processors")
 
 NAN, INF = math.nan, math.inf
 BAD = [
@@ -77,7 +88,7 @@ BAD = [
 def test_defaults_are_vllms():
     params = SamplingParams()
     assert {name: getattr(params, name) for name in VLLM_DEFAULTS} == VLLM_DEFAULTS
-    assert {field.name for field in dataclasses.fields(params)} == {*VLLM_DEFAULTS, "best_of"}
+    assert {field.name for field in dataclasses.fields(params)} == {*VLLM_DEFAULTS, *ONLY_HERE}
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: repr(value)[:20])
@@ -125,7 +136,11 @@ def test_a_contradictory_pair_is_refused(params, message):
         ({"seed": -1}, {"seed": None}),
         ({"logprobs": True, "prompt_logprobs": False}, {"logprobs": 1, "prompt_logprobs": None}),
         ({"logprobs": -1}, {"logprobs": -1}),
-        ({"n": 3}, {"best_of": 3}),
+        ({"n": 3}, {"best_of": None, "num_sequences": 3}),
+        ({"n": 3, "best_of": 4}, {"best_of": 4, "num_sequences": 4}),
+        ({"logits_processors": []}, {"logits_processors": None}),
+        ({"logits_processors": (double,)}, {"logits_processors": [double]}),
+        ({"structured_outputs": {"choice": ["a"]}}, {"structured_outputs": StructuredOutputsParams(choice=["a"])}),
         ({"temperature": 2}, {"temperature": 2.0}),
         ({"top_p": 1e-9, "min_p": 1, "repetition_penalty": 1e-3}, {"top_p": 1e-9, "min_p": 1.0}),
         ({"presence_penalty": -2, "frequency_penalty": 2}, {"presence_penalty": -2.0, "frequency_penalty": 2.0}),
@@ -143,9 +158,67 @@ def test_what_is_allowed_is_kept_in_one_form(given_value, kept):
         assert type(getattr(params, name)) is type(value)
 
 
-def test_greedy_resets_the_filters():
-    params = SamplingParams(temperature=0, top_p=0.5, top_k=5, min_p=0.5)
-    assert (params.top_p, params.top_k, params.min_p) == (1.0, 0, 0.0)
+# What a set of parameters becomes when one of them is replaced: the same as if all had been given anew.
+GIVEN = [{}, {"n": 4}, {"n": 2, "best_of": 3}, {"temperature": 0, "top_p": 0.5, "top_k": 5, "min_p": 0.5}, {"seed": -1}]
+CHANGES = [{"n": 1}, {"n": 2}, {"n": 4}, {"best_of": 7}, {"best_of": None}, {"temperature": 1}, {"temperature": 0}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("params", GIVEN, ids=str)
+def test_replacing_a_field_equals_making_it_anew(params, change):
+    def outcome(function, *arguments, **changes):
+        try:
+            made = function(*arguments, **changes)
+        except ValueError as error:
+            return str(error)
+        return made, made.num_sequences, made.needs_logprobs, made.sampling_type
+
+    anew = outcome(SamplingParams, **(params | change))
+    first = SamplingParams(**params)
+    for copied in (first, first.clone(), copy.copy(first), copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        assert copied == first
+        assert repr(copied) == repr(first)
+        assert outcome(dataclasses.replace, copied, **change) == anew
+    assert outcome(SamplingParams, **(dataclasses.asdict(first) | change)) == anew
+
+
+def test_nobody_is_told_of_a_field_that_nobody_set():
+    assert dataclasses.replace(SamplingParams(), n=2).num_sequences == 2
+    assert dataclasses.replace(SamplingParams(n=4), n=1).num_sequences == 1
+    assert dataclasses.replace(SamplingParams(temperature=0, top_p=0.5), temperature=1).top_p == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [len, [5], ["f"], [lambda logits: logits], [lambda a, b, c, d: d], [lambda: 0], [lambda *, output, logits: 0]],
+    ids=repr,
+)
+def test_what_is_no_logits_processor_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"^logits_processors must be"):
+        SamplingParams(logits_processors=wrong)
+
+
+@pytest.mark.parametrize(
+    ("function", "wants_prompt"),
+    [
+        (lambda output, logits: logits, False),
+        (lambda prompt, output, logits: logits, True),
+        (lambda output, logits, scale=2.0: logits, False),
+        (partial(lambda scale, output, logits: logits, 2.0), False),
+        (lambda *given: given[-1], False),
+    ],
+)
+def test_the_two_forms_of_a_logits_processor_are_told_apart(function, wants_prompt):
+    assert takes_prompt(function) is wants_prompt
+
+
+def test_a_clone_shares_functions_but_no_list():
+    params = SamplingParams(logits_processors=[double], structured_outputs={"choice": ["a"]}, stop=["x"])
+    cloned = params.clone()
+    assert cloned == params
+    assert cloned.logits_processors[0] is double
+    assert cloned.logits_processors is not params.logits_processors
+    assert cloned.structured_outputs.choice is not params.structured_outputs.choice
 
 
 @pytest.mark.parametrize(
@@ -240,7 +313,7 @@ JUNK = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*VLLM_DEFAULTS, "best_of"]), JUNK, max_size=4))
+@given(st.dictionaries(st.sampled_from([*VLLM_DEFAULTS, *ONLY_HERE]), JUNK, max_size=4))
 @pytest.mark.filterwarnings("ignore:temperature")
 def test_whatever_is_given_it_is_taken_or_refused_with_a_value_error(junk):
     try:

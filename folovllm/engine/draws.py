@@ -46,6 +46,7 @@ class Draw:
                 uniform=seq.uniforms[len(output) + i],
                 eos_token_ids=self.request.eos_token_ids,
                 bad_words_token_ids=self.request.bad_words_token_ids,
+                grammar=self.request.grammar,
             )
 
     def accept(self, token_ids: list[int], logprobs: LogprobsTensors | None, offset: int) -> None:

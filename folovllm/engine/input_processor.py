@@ -6,6 +6,7 @@ Everything that can be wrong with a request is found here, before it enters the 
 
 import random
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NotRequired, TypedDict
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from folovllm.config import EngineConfig
 from folovllm.engine.block_manager import BlockManager
 from folovllm.request import BeamState, Request
 from folovllm.sampling_params import BeamSearchParams, SamplingParams, SamplingType
+from folovllm.structured_outputs import Grammar, GrammarCompiler
 
 
 class TextPrompt(TypedDict):
@@ -69,9 +71,10 @@ class InputProcessor:
         room = self.max_model_len - len(token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         field = "best_of" if beam is None else "beam_width"
-        self._check_capacity(len(token_ids), max_tokens, params.best_of, field, block_manager)
+        self._check_capacity(len(token_ids), max_tokens, params.num_sequences, field, block_manager)
         bad_words_token_ids = self._tokenize_bad_words(params.bad_words)
         self._check_choice(params, bad_words_token_ids)
+        grammar = self._compile_grammar(params)
         # Only random requests draw a seed, so that a greedy or refused one in between changes nothing.
         draws = beam is None and params.sampling_type == SamplingType.RANDOM
         seed = self._seeds.getrandbits(62) if draws else None
@@ -79,6 +82,7 @@ class InputProcessor:
         request.max_tokens = max_tokens
         request.eos_token_ids = self.eos_token_ids
         request.bad_words_token_ids = bad_words_token_ids
+        request.grammar = grammar
         if beam is not None:
             request.beam_state = BeamState(beam)
             del request.sequences[1:]  # the others are forked when the prompt has been read
@@ -114,6 +118,16 @@ class InputProcessor:
                 if token_ids and token_ids not in found:
                     found.append(token_ids)
         return found
+
+    @cached_property
+    def _grammar_compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer)
+
+    def _compile_grammar(self, params: SamplingParams) -> Grammar | None:
+        if params.structured_outputs is None:
+            return None
+        ends = {*(() if params.ignore_eos else self.eos_token_ids), *params.stop_token_ids}
+        return self._grammar_compiler.compile(params.structured_outputs, self.eos_token_ids, ends, params.min_tokens)
 
     def _check_token_ids(self, token_ids: object) -> list[int]:
         if not isinstance(token_ids, list | tuple):

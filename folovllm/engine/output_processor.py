@@ -63,6 +63,8 @@ class OutputProcessor:
         stop_string = detokenizer.update([seq.data.get_last_token_id()], stop_terminated=terminated)
         if stop_string is not None:
             status, stop_reason = SequenceStatus.FINISHED_STOPPED, stop_string
+        elif status is None and request.grammar is not None and request.grammar.is_over(seq.data.output_token_ids):
+            status, stop_reason = SequenceStatus.FINISHED_STOPPED, "no_token_left"
         if status is None:
             return False
         seq.stop_reason = stop_reason
@@ -85,7 +87,7 @@ class OutputProcessor:
 
     def _record_logprobs(self, seq: Sequence, token: DrawnToken) -> None:
         params = seq.sampling_params
-        if token.logprobs is None or (params.logprobs is None and params.best_of == params.n):
+        if token.logprobs is None or (params.logprobs is None and params.num_sequences == params.n):
             return  # a neighbour in the batch asked, not this sequence
         seq.token_logprobs.append(float(token.logprobs.logprobs[token.row, 0]))
         if params.logprobs is not None:
@@ -121,7 +123,7 @@ class OutputProcessor:
         """
         finished = request.is_finished()
         params = request.sampling_params
-        known = finished or (params.best_of == params.n and request.beam_state is None)
+        known = finished or (params.num_sequences == params.n and request.beam_state is None)
         shown = request.ranked_sequences()[: params.n] if known else []
         return RequestOutput(
             request_id=request.request_id,
