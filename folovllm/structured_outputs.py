@@ -42,8 +42,15 @@ class GrammarCompiler:
             raise ValueError(
                 "structured_outputs needs the package llguidance: pip install 'folovllm[structured]'"
             ) from error
+        added = tokenizer.added_tokens_decoder
+        special = {token_id for token_id, token in added.items() if token.special}
+        self._special_token_ids = frozenset(special.union(tokenizer.all_special_ids))
         try:
-            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer)  # type: ignore[arg-type]
+            if not self._special_token_ids:
+                raise ValueError("it has no special token, such as one for the end of a text")
+            # The library wants a token for the end. Which one, is decided here; any will do that is no text.
+            end = min(self._special_token_ids)
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=end)  # type: ignore[arg-type]
             token_ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
             spelled = self._tokenizer.decode_bytes(token_ids).decode()
             decoded = str(tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
@@ -51,9 +58,6 @@ class GrammarCompiler:
                 raise ValueError(f"its tokens spell {spelled!r} and it decodes them as {decoded!r}")
         except ValueError as error:
             raise ValueError(f"structured_outputs does not work with this model's tokenizer: {error}") from error
-        added = tokenizer.added_tokens_decoder
-        special = {token_id for token_id, token in added.items() if token.special}
-        self._special_token_ids = frozenset(special.union(tokenizer.all_special_ids))
 
     def compile(
         self, params: StructuredOutputsParams, eos_token_ids: Iterable[int], ends: Iterable[int], min_tokens: int
@@ -63,7 +67,7 @@ class GrammarCompiler:
         eos_token_ids: tokens that are no text.  ends: those that may end the output.
         min_tokens: so many tokens come before the first of ``ends``.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         [(name, value)] = params.to_dict().items()
         if name == "json":
@@ -71,7 +75,7 @@ class GrammarCompiler:
         else:
             regex = _in_rust(value) if name == "regex" else "|".join(map(re.escape, value))
             source = LLMatcher.grammar_from_regex(regex)
-        matcher = LLMatcher(self._tokenizer, source, log_level=0)
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         not_text = self._special_token_ids.union(eos_token_ids)
         grammar = Grammar(matcher, self._tokenizer.vocab_size, not_text, ends, min_tokens)
         try:
@@ -86,8 +90,9 @@ class GrammarCompiler:
 class Grammar:
     """The form of one request's text.
 
-    matcher: reads tokens and says what may follow.  vocab_size: the tokenizer's.  The rest as in
-    :meth:`GrammarCompiler.compile`; ``not_text`` are the tokens that no text may hold.
+    matcher: at the text's beginning; it says what may follow, and its copies read tokens.
+    vocab_size: the tokenizer's.  not_text: tokens that no text may hold.  ends, min_tokens: as in
+    :meth:`GrammarCompiler.compile`.
     """
 
     def __init__(
@@ -101,49 +106,55 @@ class Grammar:
 
     def has_text(self) -> bool:
         """Say whether any text can begin."""
-        return self._read([]) and bool(self._text_tokens().any())
+        _check(self._matcher)
+        return bool(self._text_tokens(self._matcher.deep_copy()).any())
 
     def is_over(self, output_token_ids: Sequence[int]) -> bool:
         """Say whether the text is complete, nothing may follow, and there is no token to say so: the output ends."""
-        return not self._can_end(output_token_ids) and self._read(output_token_ids) and self._matcher.is_stopped()
+        if self._ends and len(output_token_ids) >= self._min_tokens:
+            return False
+        matcher = self._read(output_token_ids)
+        return matcher is not None and matcher.is_stopped()
 
     def next_tokens(self, output_token_ids: Sequence[int], vocab_size: int) -> Tensor | None:
         """Return which tokens of the model may follow, bool [vocab_size].
 
         None for a position that no output reaches: after a guess that the grammar refuses, and after the end.
         """
-        if self.is_over(output_token_ids) or not self._read(output_token_ids):
+        matcher = self._read(output_token_ids)
+        if matcher is None or self.is_over(output_token_ids):
             return None
-        text = self._text_tokens()[:vocab_size]
+        text = self._text_tokens(matcher)[:vocab_size]
         mask = torch.zeros(vocab_size, dtype=torch.bool)
         mask[: len(text)] = torch.from_numpy(text)
-        if self._matcher.is_accepting():
+        if matcher.is_accepting():
             mask[[token_id for token_id in self._ends if token_id < vocab_size]] = True
         return mask
 
-    def _can_end(self, output_token_ids: Sequence[int]) -> bool:
-        return bool(self._ends) and len(output_token_ids) >= self._min_tokens
-
-    def _read(self, output_token_ids: Sequence[int]) -> bool:
-        """Put the matcher after these tokens; False if they do not begin a text of this form."""
-        self._matcher.reset()
+    def _read(self, output_token_ids: Sequence[int]) -> "LLMatcher | None":
+        """Return a matcher that stands after these tokens; None if they do not begin a text of this form."""
         if not self._not_text.isdisjoint(output_token_ids):
-            return False
-        num_read = self._matcher.try_consume_tokens(list(output_token_ids))
-        self._raise_error()
-        return num_read == len(output_token_ids)
+            return None
+        matcher = self._matcher.deep_copy()
+        num_read = matcher.try_consume_tokens(list(output_token_ids))
+        _check(matcher)
+        return matcher if num_read == len(output_token_ids) else None
 
-    def _text_tokens(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """Return which tokens of the tokenizer may follow as text where the matcher is, [vocab]."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        self._raise_error()
+    def _text_tokens(self, matcher: "LLMatcher") -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        """Return which tokens of the tokenizer may follow as text, [vocab]."""
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        _check(matcher)
         mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
         mask[[token_id for token_id in self._not_text if token_id < self._vocab_size]] = False
         return mask
 
-    def _raise_error(self) -> None:
-        if self._matcher.is_error():
-            raise ValueError(f"structured_outputs: {self._matcher.get_error()}")
+
+def _check(matcher: "LLMatcher") -> None:
+    """Raise a ValueError if the library gave up: at a mistake in the form, or at a limit."""
+    error = matcher.get_error().removesuffix("\n<non-verbose/>")
+    # To the library it is an error too that no token can follow; here it is an answer.
+    if error and not error.startswith("NoExtension"):
+        raise ValueError(error)
 
 
 def _in_rust(regex: str) -> str:

@@ -52,7 +52,7 @@ def fewest_blocks(seeds: list[int], block_size: int) -> int:
     """Return the blocks that the largest of the requests can need."""
     roomy = tiny_llm(model(), block_size=block_size).llm_engine.scheduler.block_manager
     return max(
-        roomy.max_blocks_needed(len(prompt), len(prompt) + params.max_tokens, params.best_of)
+        roomy.max_blocks_needed(len(prompt), len(prompt) + params.max_tokens, params.num_sequences)
         for prompt, params in ((make_prompt(seed), make_params(seed)) for seed in seeds)
     )
 
