@@ -11,7 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from folovllm import LLM, CacheConfig, EngineConfig, ModelConfig, SamplingParams, SchedulerConfig
+from folovllm import (
+    LLM,
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SamplingParams,
+    SchedulerConfig,
+    StructuredOutputsParams,
+)
 from folovllm.engine import memory
 from folovllm.engine.model_probe import probe_attention
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, tiny_llm, tiny_model
@@ -452,9 +460,35 @@ def test_SamplingParams_allowed_token_ids(llm):
     assert set(run(llm, seed=0, allowed_token_ids=[9, 10]).token_ids) == {9, 10}
 
 
+def test_SamplingParams_logits_processors(llm):
+    def only_nine(output_token_ids, logits):
+        return torch.full_like(logits, -torch.inf).index_fill_(0, torch.tensor(9), 0.0)
+
+    assert run(llm, seed=0, logits_processors=[only_nine]).token_ids == [9] * 12
+
+
+def test_SamplingParams_structured_outputs(llm):
+    texts = {
+        run(llm, seed=seed, ignore_eos=False, structured_outputs={"choice": ["a", "bc"]}).text for seed in range(9)
+    }
+    assert texts == {"a", "bc"}
+
+
+def test_StructuredOutputsParams_json(llm):
+    assert run(llm, structured_outputs=StructuredOutputsParams(json={"const": "b"})).text == '"b"'
+
+
+def test_StructuredOutputsParams_regex(llm):
+    assert run(llm, structured_outputs=StructuredOutputsParams(regex="x{3}")).text == "xxx"
+
+
+def test_StructuredOutputsParams_choice(llm):
+    assert run(llm, structured_outputs=StructuredOutputsParams(choice=["one"])).text == "one"
+
+
 def test_every_field_has_a_test_of_its_own():
     here = {name for name in vars(sys.modules[__name__]) if name.startswith("test_")}
-    for kind in (ModelConfig, CacheConfig, SchedulerConfig, EngineConfig, SamplingParams):
+    for kind in (ModelConfig, CacheConfig, SchedulerConfig, EngineConfig, SamplingParams, StructuredOutputsParams):
         for each in dataclasses.fields(kind):
             if each.init:
                 assert f"test_{kind.__name__}_{each.name}" in here

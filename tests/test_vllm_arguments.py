@@ -12,10 +12,18 @@ import warnings
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from folovllm import CacheConfig, EngineConfig, ModelConfig, SamplingParams, SchedulerConfig
+from folovllm import (
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SamplingParams,
+    SchedulerConfig,
+    StructuredOutputsParams,
+)
 
 VLLM = json.loads((Path(__file__).parent / "data" / "vllm_0_33_signatures.json").read_text())
 LLM_TAKES = VLLM["EngineArgs"] | VLLM["LLM"]  # what LLM does not name, it passes on to EngineArgs
@@ -48,6 +56,11 @@ CONFIGS = {
 }
 """For each field of the configs, one in which it differs from the default."""
 
+
+def keep(output_token_ids, logits):
+    return logits
+
+
 PARAMS = {
     "n": 3,
     "best_of": 3,
@@ -73,8 +86,16 @@ PARAMS = {
     "include_stop_str_in_output": True,
     "logit_bias": {3: 1.5},
     "allowed_token_ids": [3, 4],
+    "logits_processors": [keep],
+    "structured_outputs": StructuredOutputsParams(choice=["a", "b"]),
 }
 """For each field of SamplingParams, another value than the default."""
+REFUSED = {
+    "best_of": r"^best_of must be n=2 for vLLM.* got 5; ask for n=5 and logprobs=0",
+    "logits_processors": r"^logits_processors must be None for vLLM, whose LLM.* AdapterLogitsProcessor .* got ",
+    "structured_outputs": r"^structured_outputs must be None .*StructuredOutputsParams\(choice=\['a', 'b'\]\) beside",
+}
+"""Fields that cannot be handed to vLLM's class, and what the refusal says."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,9 @@ def assert_is_taken(arguments: dict, description: dict) -> None:
     def note(**metadata):
         return "what pydantic adds to a type"
 
-    names = {"typing": typing, "NoneType": type(None), "FieldInfo": note, "MaxLen": note}
+    # A request is JSON: what is an object of a class to vLLM is a dict there.
+    vllm = SimpleNamespace(sampling_params=SimpleNamespace(StructuredOutputsParams=dict))
+    names = {"typing": typing, "NoneType": type(None), "FieldInfo": note, "MaxLen": note, "vllm": vllm}
     for name, value in arguments.items():
         assert name in description
         assert fits(value, eval(description[name]["type"], names)), f"{name}={value!r}: {description[name]['type']}"
@@ -282,7 +305,7 @@ def test_the_defaults_are_vllms_own():
     assert all(theirs[name] is None for name in empty)
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMS if name != "best_of"])
+@pytest.mark.parametrize("name", [name for name in PARAMS if name not in REFUSED])
 def test_every_sampling_parameter_arrives_under_its_name(name):
     arguments = SamplingParams(**{name: PARAMS[name]}).to_vllm()
     assert arguments == SamplingParams().to_vllm() | {name: PARAMS[name]}
@@ -299,9 +322,19 @@ def test_nothing_is_shared_with_the_parameters():
 
 
 @pytest.mark.parametrize("function", [SamplingParams.to_vllm, SamplingParams.to_openai])
-def test_best_of_above_n_is_refused_with_a_way_out(function):
-    with pytest.raises(ValueError, match=r"^best_of must be n=2 for vLLM.* got 5; ask for n=5 and logprobs=0"):
-        function(SamplingParams(n=2, best_of=5))
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_passed_on_is_refused_with_a_way_out(function, name):
+    params = SamplingParams(**({"n": 2, "best_of": 5} if name == "best_of" else {name: PARAMS[name]}))
+    if (function, name) == (SamplingParams.to_openai, "structured_outputs"):
+        assert function(params)[name] == {"choice": ["a", "b"]}
+    else:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            function(params)
+
+
+def test_what_has_its_default_is_not_refused():
+    assert SamplingParams(n=2, best_of=2).to_vllm() == SamplingParams(n=2).to_vllm()
+    assert SamplingParams(temperature=0, top_k=3, min_p=0.1).to_vllm()["top_k"] == 3
 
 
 @pytest.mark.parametrize("others", [{"top_k": 5}, {"top_p": 0.9}])
@@ -330,7 +363,7 @@ ENDPOINTS = {False: "CompletionRequest", True: "ChatCompletionRequest"}
 
 
 @pytest.mark.parametrize("chat", ENDPOINTS)
-@pytest.mark.parametrize("name", [name for name in PARAMS if name != "best_of"])
+@pytest.mark.parametrize("name", [name for name in PARAMS if name not in ("best_of", "logits_processors")])
 def test_every_sampling_parameter_is_a_field_of_a_request(name, chat):
     params = SamplingParams(**{name: PARAMS[name]})
     body = json.loads(json.dumps(quietly(params.to_openai, chat)))
@@ -344,7 +377,7 @@ def test_no_field_that_a_server_could_fill_is_left_out(chat):
     takes = VLLM[ENDPOINTS[chat]]
     left_open = {name for name in takes if name in VLLM["SamplingParams"] and name not in body}
     ours = {name for name in left_open if name in PARAMS}
-    assert ours == {"seed", "prompt_logprobs", "logit_bias", "allowed_token_ids"} | (
+    assert ours == {"seed", "prompt_logprobs", "logit_bias", "allowed_token_ids", "structured_outputs"} | (
         {"logprobs"} if not chat else {"logprobs", "max_tokens"}
     )
     # None is what vLLM takes for these when they are missing: no default of the server's own replaces it.
@@ -390,7 +423,7 @@ def test_vllm_builds_the_same_parameters_from_a_request_as_from_arguments():
     chat = import_module("vllm.entrypoints.openai.chat_completion.protocol").ChatCompletionRequest
     messages = [{"role": "user", "content": "Hello"}]
     for name, value in PARAMS.items():
-        if name in ("best_of", "detokenize"):
+        if name in REFUSED or name == "detokenize":
             continue
         params = SamplingParams(**{name: value})
         direct = vllm.SamplingParams(**params.to_vllm())
