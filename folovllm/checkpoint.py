@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers.utils import cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.hub import cached_file
 
 from folovllm import bundled_model
 from folovllm.config import BUNDLED_MODEL
@@ -54,9 +54,7 @@ class Checkpoint:
         """Find it; a ValueError for a revision of what lies on the disk, and for an unclear GGUF file."""
         local = name == BUNDLED_MODEL or Path(name).exists()
         if local and revision is not None:
-            raise ValueError(
-                f"ModelConfig.{field}={name!r} is on this disk; only hub names have a revision ({revision!r})"
-            )
+            raise ValueError(f"ModelConfig.{field}={name!r} is on this disk and has no revision, got {revision!r}")
         if name == BUNDLED_MODEL:
             return cls(field, str(bundled_model.obtain()))
         try:
@@ -75,8 +73,9 @@ class Checkpoint:
             raise
         except Exception as error:
             where = "a folder, a GGUF file or, online, a hub name is allowed"
+            version = "" if self.revision is None else f" at revision {self.revision!r}"
             raise ValueError(
-                f"ModelConfig.{self.field}={self.path!r}: its {what} cannot be loaded ({where}). "
+                f"ModelConfig.{self.field}={self.path!r}{version}: its {what} cannot be loaded ({where}). "
                 f"{self._blame(what)}{type(error).__name__}: {error}"
             ) from error
 

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 from folovllm.validation import dict_of_names, non_empty_string, one_of, real_number, true_or_false, whole_number
 
@@ -54,7 +54,8 @@ class _Config:
 class ModelConfig(_Config):
     """Which model, and how it is loaded.
 
-    model: a hub name, a folder, or a GGUF file (or a folder with one); None: the environment's ``FOLOVLLM_MODEL``, else the bundled model.
+    model: a hub name, a folder, or a GGUF file (or a folder with one); None: the environment's ``FOLOVLLM_MODEL``,
+        else the bundled model.
     tokenizer: the same for the tokenizer; None: the model's.
     dtype: of weights and activations; "auto" as :func:`resolve_dtype` says.
     max_model_len: most tokens of prompt and output together, >= 1; None: what the model allows.
@@ -68,7 +69,7 @@ class ModelConfig(_Config):
         on the disk, which has none.
     tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.
     hf_overrides: changes to the model's config before it loads: a dict of its keys (``{"sliding_window": 512}``, nested
-        for ``text_config``), or a function that takes the ``PreTrainedConfig`` and returns one. See ``hf_overrides.py``.
+        for ``text_config``), or a function that takes the ``PreTrainedConfig`` and returns one; ``hf_overrides.py``.
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made
@@ -356,7 +357,7 @@ def resolve_max_model_len(
     return min(limit, int(short)) if is_longrope and _is_limit(short) else limit
 
 
-def _is_limit(length: Any) -> bool:
+def _is_limit(length: Any) -> TypeGuard[int | float]:
     """Say whether a config's or tokenizer's entry limits anything: there are also None, -1 and 1e30."""
     return isinstance(length, int | float) and not isinstance(length, bool) and 1 <= length < _NO_LIMIT
 

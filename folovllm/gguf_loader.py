@@ -65,12 +65,10 @@ def check_what_was_read(file: Path, config: PreTrainedConfig, model: PreTrainedM
     names = [tensor.name for tensor in reader.tensors]
     scaling = _value(reader, f"{architecture}.rope.scaling.type") not in (None, "none")
     if plain and (scaling or any(name.startswith("rope_f") for name in names)):
-        raise ValueError(
-            "transformers does not read its rope scaling; give it as hf_overrides={'rope_parameters': ...}"
-        )
+        raise ValueError("transformers leaves out its rope scaling; give it as hf_overrides={'rope_parameters': ...}")
     window = _value(reader, f"{architecture}.attention.sliding_window")
     if window and not getattr(config, "sliding_window", None):
-        raise ValueError("transformers does not read its window; give it as hf_overrides={'sliding_window': ...}")
+        raise ValueError("transformers leaves out its window; give it as hf_overrides={'sliding_window': ...}")
     num_biases = sum(name.endswith(".bias") for name in names)
     if num_biases > sum(name.endswith("bias") for name, _ in model.named_parameters()):
         raise ValueError(f"it holds {num_biases} biases, which transformers' {config.model_type} does not have")

@@ -34,6 +34,7 @@ def override_config(config: PreTrainedConfig, overrides: Any) -> PreTrainedConfi
             _check_known(after.keys() - before.keys(), config)
         else:
             after = _merged(before, overrides, config)
+        _keep_theta(after, before)
         return _rebuilt(before, after, config)
     except Exception as error:
         raise ValueError(f"ModelConfig.hf_overrides does not fit this model's {config.model_type}: {error}") from error
@@ -52,17 +53,17 @@ def _merged(before: dict[str, Any], overrides: Mapping[str, Any], config: PreTra
         inner = getattr(config, key, None)
         if isinstance(inner, PreTrainedConfig) and isinstance(value, Mapping):
             value = _merged(after[key], value, inner)
-        elif key == "rope_parameters" and isinstance(value, Mapping):
-            # Leaving theta out does not mean the family's default, which is rarely what the model was trained with.
-            value = _with_theta(value, rope)
         after[key] = value
     return after
 
 
-def _with_theta(given: Mapping[str, Any], before: Any) -> dict[str, Any]:
-    flat = not any(isinstance(value, Mapping) for value in given.values())
-    theta = before.get("rope_theta") if isinstance(before, dict) and flat else None
-    return dict(given) if theta is None else {"rope_theta": theta, **given}
+def _keep_theta(after: dict[str, Any], before: dict[str, Any]) -> None:
+    """New rope settings without a theta keep the old one: the family's default is rarely what a model learned with."""
+    new, old = after.get("rope_parameters"), before.get("rope_parameters")
+    if not isinstance(new, dict) or not isinstance(old, dict) or "rope_theta" not in old:
+        return
+    if new.get("rope_theta") is None and not any(isinstance(value, dict) for value in new.values()):
+        new["rope_theta"] = old["rope_theta"]
 
 
 def _check_known(keys: Any, config: PreTrainedConfig) -> None:

@@ -28,9 +28,7 @@ def check_weights(checkpoint: Checkpoint, model: PreTrainedModel, loading_info: 
     owners = {_bare(name, model) for name, module in model.named_modules() if module._parameters}
     unread = [name for name in loading_info["unexpected_keys"] if _bare(name, model).rpartition(".")[0] in owners]
     if unread:
-        raise ValueError(
-            f"weights in the checkpoint that the config's {model.config.model_type} lacks: {_some(unread)}"
-        )
+        raise ValueError(f"weights in the checkpoint that a {model.config.model_type} lacks: {_some(unread)}")
     if quantized := _quantized_weights(checkpoint, model):
         raise ValueError(f"weights in a dtype that needs a scale, but no quantization_config: {_some(quantized)}")
 

@@ -148,9 +148,10 @@ class ModelLoader:
                 f"EngineConfig.device must be 'auto' or the given model's '{model.device}', got {config.device!r}"
             )
         for name, spent in _loaded_with.get(model, dict.fromkeys(SETTINGS_OF_THE_WEIGHTS)).items():
-            if (asked_for := getattr(config.model_config, name)) not in (None, spent):
+            if (given := getattr(config.model_config, name)) not in (None, spent):
                 raise ValueError(
-                    f"ModelConfig.{name} must be what the given model was loaded with, {spent!r}, or None, got {asked_for!r}"
+                    f"ModelConfig.{name} comes too late for a loaded model: it must be None or, as this one was loaded "
+                    f"with, {spent!r}, got {given!r}"
                 )
         max_model_len = resolve_max_model_len(
             model.config.get_text_config().to_dict(), tokenizer.model_max_length, config.model_config.max_model_len
