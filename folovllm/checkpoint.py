@@ -23,7 +23,13 @@ from folovllm.gguf_loader import find_gguf
 
 _FILES = {
     "config": ("config.json",),
-    "model": ("config.json", "generation_config.json", "model.safetensors.index.json", "model.safetensors"),
+    "model": (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ),
     "tokenizer": (
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -33,7 +39,7 @@ _FILES = {
     ),
     "generation config": ("generation_config.json",),
 }
-_LARGE = ("tokenizer.json", "model.safetensors")
+_LARGE = ("tokenizer.json", "model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ def _problem_of(path: Path) -> str | None:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return None
+        if path.suffix == ".bin":
+            return None  # a pickle is only opened by who loads it
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jinja":
             compile_template(text)

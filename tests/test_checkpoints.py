@@ -124,6 +124,15 @@ def test_weights_that_were_cut_off_are_named(folder, size):
     assert_refused(folder, f"{path} is broken")
 
 
+def test_weights_in_the_old_format_load_and_are_named_if_broken(folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    load(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"junk")
+    assert_refused(folder, str(folder / "pytorch_model.bin"))
+
+
 # -- shards ----------------------------------------------------------------------------------------------------
 
 
@@ -225,15 +234,18 @@ WAYS = {
 }
 
 
+def num_models() -> int:
+    gc.collect()
+    return sum(issubclass(type(each), PreTrainedModel) for each in gc.get_objects())
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_every_way_in_refuses_and_keeps_no_model(folder, way):
     damage(folder, without(UP))
-    gc.collect()
-    before = sum(isinstance(each, PreTrainedModel) for each in gc.get_objects())
+    before = num_models()
     with pytest.raises(ValueError, match=f"missing from the checkpoint: {UP}"):
         way(str(folder))
-    gc.collect()
-    assert sum(isinstance(each, PreTrainedModel) for each in gc.get_objects()) == before
+    assert num_models() == before
 
 
 def test_a_hub_name_is_named_with_the_file_in_the_cache(whole, tmp_path, monkeypatch):
