@@ -20,11 +20,13 @@ from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerCon
 from folovllm.engine.input_processor import Prompt, TokensPrompt
 from folovllm.engine.llm_engine import LLMEngine
 from folovllm.engine.metrics import Metric
+from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
 
 Message = dict[str, str]
 Params = SamplingParams | BeamSearchParams
+_OF_THE_LOADED_MODEL = ("tokenizer", "trust_remote_code", *SETTINGS_OF_THE_WEIGHTS)
 
 
 def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfig:
@@ -58,7 +60,7 @@ def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfi
 class LLM:
     """A model that is ready to generate.
 
-    model: a hub name or a folder; by default ``FOLOVLLM_MODEL``, else the bundled model.
+    model: a hub name, a folder or a GGUF file; by default ``FOLOVLLM_MODEL``, else the bundled model.
     settings: any field of ``ModelConfig``, ``CacheConfig``, ``SchedulerConfig`` or ``EngineConfig``.
 
     An ``LLM`` may be used from several threads, and from inside a loop over :meth:`stream`: whoever
@@ -86,10 +88,12 @@ class LLM:
         settings: as for ``LLM()``, less those that belong to the loaded weights (``ValueError``). What is
         not given has its default, not this LLM's value. Each has its own KV cache and requests.
         """
-        for name in {"model", "tokenizer", "trust_remote_code"} & set(settings):
+        for name in settings.keys() & {"model", *_OF_THE_LOADED_MODEL}:
             raise ValueError(f"with_settings: {name!r} belongs to the loaded model and cannot be {settings[name]!r}")
         engine = self.llm_engine
-        config = make_engine_config(engine.config.model_config.model, **settings)
+        loaded = engine.config.model_config
+        kept = {name: getattr(loaded, name) for name in _OF_THE_LOADED_MODEL}
+        config = make_engine_config(loaded.model, **kept, **settings)
         return LLM.from_engine_config(config, engine.model_runner.model, engine.tokenizer)
 
     def _set_engine(self, engine: LLMEngine) -> None:
