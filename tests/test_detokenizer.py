@@ -1,5 +1,6 @@
 """Text that comes in pieces equals text decoded at once, and nothing shown is ever taken back."""
 
+import random
 from functools import cache, partial
 from itertools import pairwise
 from os.path import commonprefix
@@ -40,6 +41,7 @@ TOKENIZERS = {
     "perceiver": cache(PerceiverTokenizer),  # bytes, one a token; a broken character is marked
     "byt5": cache(partial(ByT5Tokenizer, extra_ids=0)),  # the same, but left out
 }
+FAST = ("byte-level", "straddling", "metaspace", "gemma", "wordpiece", "word-end")
 BYTE_FALLBACK = ("metaspace", "gemma")
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -73,7 +75,7 @@ def shown_step_by_step(d: Detokenizer, token_ids: list[int]) -> list[str]:
 
 
 def mended(tokenizer, ids: list[int]) -> list[int]:
-    """Write U+FFFD, as bytes, for each broken byte: one such byte spoils a whole run when byte fallback decodes at once."""
+    """Write U+FFFD, as bytes, for each broken byte: byte fallback, decoding at once, spoils all bytes beside it."""
     byte_of = {tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>"): byte for byte in range(256)}
     id_of = {byte: i for i, byte in byte_of.items()}
     result, run = [], b""
@@ -132,6 +134,114 @@ def test_random_tokens_in_pieces_equal_what_one_decoding_gives(kind, seeds, prom
     prompt, output = ids[:prompt_length], ids[prompt_length:]
     text = text_of(kind, prompt, output, skip_special_tokens=skip)
     assert text == beyond_prompt(kind, prompt, output, skip)
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "gemma", "python", "riddle"])
+def test_a_chinese_text_that_max_tokens_cut_inside_a_character_goes_on(kind):
+    tokenizer = TOKENIZERS[kind]()
+    prompt, rest = "从前有一座山", "，山里有一座庙，庙里有。"
+    ids = [tokenizer.convert_tokens_to_ids(byte_name(kind, byte)) for byte in (prompt + rest).encode()]
+    for cut in range(1, 4):
+        begun = len(prompt.encode()) + cut
+        assert text_of(kind, ids[:begun], ids[begun:]) == rest[cut == 3 :]
+
+
+def byte_name(kind: str, byte: int) -> str:
+    return f"byte number {byte}" if kind == "riddle" else f"<0x{byte:02X}>"
+
+
+def test_tokens_that_all_end_inside_the_next_character_show_each_one_once_complete():
+    tokenizer = straddling_tokenizer()
+    names, text = bytes_to_unicode(), SENTENCES[3]
+    letters = "".join(names[byte] for byte in text.encode())
+    pieces = [letters[:1], *(letters[i : i + 3] for i in range(1, len(letters) - 2, 3)), *letters[-2:]]
+    ids = tokenizer.convert_tokens_to_ids(pieces)
+    assert len(ids) == len(text) + 2 > 18
+    whole = [text[:i] for i in range(len(text))]
+    assert shown_step_by_step(detokenizer(tokenizer), ids) == [*whole, text[:-1], text, text]
+
+
+@pytest.mark.parametrize(("kind", "cost"), [(kind, 10 if kind in FAST else 100) for kind in TOKENIZERS])
+def test_a_token_costs_the_same_however_long_the_text_and_however_broken_its_bytes(kind, cost, monkeypatch):
+    decoded = []
+    decode = Detokenizer._decode
+    monkeypatch.setattr(Detokenizer, "_decode", lambda d, ids: decoded.append(len(ids)) or decode(d, ids))
+    known = sorted(TOKENIZERS[kind]().get_vocab().values())
+    broken = [i for i in known if decode_token(TOKENIZERS[kind](), i) in ("\ufffd", "")]
+    d, rng = detokenizer(TOKENIZERS[kind]()), random.Random(0)
+    for pool in (broken, known):
+        for _ in range(500 if pool else 0):
+            decoded.clear()
+            d.update([rng.choice(pool)])
+            assert sum(decoded) <= cost
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace", "gemma", "python", "perceiver", "tiktoken"])
+def test_a_mark_that_the_model_writes_is_shown_with_its_last_byte(kind):
+    tokenizer = TOKENIZERS[kind]()
+    marks = [id_of_byte(kind, byte) for byte in "\ufffd".encode()] * 2
+    assert shown_step_by_step(detokenizer(tokenizer), marks)[2:5] == ["\ufffd"] * 3
+
+
+def id_of_byte(kind: str, byte: int) -> int:
+    names = {"byte-level": bytes_to_unicode()[byte], "perceiver": chr(byte), "tiktoken": bytes([byte])}
+    return TOKENIZERS[kind]().get_vocab()[names.get(kind, byte_name(kind, byte))]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace", "gemma", "python", "perceiver", "tiktoken"])
+def test_bytes_are_marked_as_soon_as_they_can_be_no_character(kind):
+    lead, letter = id_of_byte(kind, 0xE4), id_of_byte(kind, ord("x"))
+    assert shown_step_by_step(detokenizer(TOKENIZERS[kind]()), [lead, lead, letter]) == [
+        "",
+        "\ufffd",
+        "\ufffd\ufffdx",
+        "\ufffd\ufffdx",
+    ]
+
+
+def test_the_mark_of_an_incomplete_prompt_is_not_shown_again():
+    a, b = bytes_as_tokens("€")[:1], bytes_as_tokens("b")
+    for output, text in (([], ""), (b, "b"), (a, "\ufffd")):
+        d = detokenizer(prompt=a)
+        d.update(output)
+        assert d.stable_text(finished=True) == text
+
+
+def test_a_word_that_a_slow_tokenizer_continues_is_shown_once_its_end_is_known():
+    vocab = continued_tokenizer().get_vocab()
+    ids = [vocab[name] for name in ("hel@@", "lo", "wor@@", "ld", "a", "hel@@")]
+    shown = ["", "hello", "hello", "hello world", "hello world a", "hello world a", "hello world a hel@@"]
+    assert shown_step_by_step(detokenizer(continued_tokenizer()), ids) == shown
+    assert text_of("continued", ids[:1], ids[1:2]) == "lo"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_an_id_that_the_tokenizer_does_not_know_adds_nothing(kind):
+    tokenizer = TOKENIZERS[kind]()
+    known = sorted(tokenizer.get_vocab().values())
+    unknown = [known[-1] + 1, known[-1] + 10**6]
+    ids = [known[10 % len(known)], known[-1]]
+    assert [decode_token(tokenizer, i) for i in unknown] == ["", ""]
+    for skip in (True, False):
+        mixed = [i for each in ids for i in (*unknown, each)] + unknown
+        assert text_of(kind, unknown, mixed, skip_special_tokens=skip) == text_of(kind, [], ids)
+
+
+def test_bytes_on_both_sides_of_an_unknown_id_make_a_character():
+    first, *rest = bytes_as_tokens("€")
+    d = detokenizer()
+    d.update([first, 10**6, *rest])
+    assert d.text == "€"
+
+
+def test_a_tokenizer_that_fails_on_its_own_token_is_not_silenced(monkeypatch):
+    tokenizer = python_tokenizer()
+    d = detokenizer(tokenizer)
+    monkeypatch.setattr(tokenizer, "convert_tokens_to_string", lambda tokens: {}["nothing"])
+    with pytest.raises(KeyError, match="nothing"):
+        d.update([300])
+    with pytest.raises(KeyError, match="nothing"):
+        decode_token(tokenizer, 300)
 
 
 def test_skipped_special_tokens_do_not_grow_the_window_and_keep_the_next_space():
@@ -226,6 +336,21 @@ def test_stop_strings_count_only_once_more_than_min_tokens_are_out():
     assert d.text == "aba"
 
 
+def test_a_stop_string_may_begin_with_a_character_that_the_prompt_began():
+    tokens = bytes_as_tokens("x你好")
+    for include, text in ((False, ""), (True, "你好")):
+        d = detokenizer(prompt=tokens[:2], stop=["你好"], include_stop_str_in_output=include)
+        assert d.update(tokens[2:]) == "你好"
+        assert d.stable_text(finished=True) == text
+
+
+def test_the_mark_can_be_a_stop_string():
+    d = detokenizer(stop=["\ufffd"])
+    assert d.update(bytes_as_tokens("a€")[:2]) is None
+    assert d.update(bytes_as_tokens("b")) == "\ufffd"
+    assert d.stable_text(finished=True) == "a"
+
+
 def test_stop_strings_in_the_prompt_do_not_count():
     prompt = bytes_as_tokens("STO")
     d = detokenizer(prompt=prompt, stop=["STOP"])
@@ -257,6 +382,20 @@ def test_spaces_between_special_tokens_can_be_left_out():
         shown[spaces] = d.text
     assert shown[True] == "<|im_end|> <|im_end|> dog <|im_end|>"
     assert shown[False] == "<|im_end|><|im_end|> dog <|im_end|>"
+
+
+@given(
+    kind=st.sampled_from(sorted(TOKENIZERS)),
+    seeds=st.lists(st.integers(0, 10**6), max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+)
+def test_text_does_not_depend_on_how_the_tokens_are_grouped(kind, seeds, cuts):
+    known = sorted(TOKENIZERS[kind]().get_vocab().values())
+    prompt, *ids = [known[seed % len(known)] for seed in [0, *seeds]]
+    grouped = detokenizer(TOKENIZERS[kind](), [prompt])
+    for start, end in pairwise([0, *sorted(cuts), 30]):
+        grouped.update(ids[start:end])
+    assert grouped.stable_text(finished=True) == text_of(kind, [prompt], ids)
 
 
 @given(
