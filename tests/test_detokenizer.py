@@ -234,6 +234,11 @@ def test_bytes_on_both_sides_of_an_unknown_id_make_a_character():
     assert d.text == "€"
 
 
+def test_looking_for_byte_tokens_asks_no_slow_tokenizer_for_names_that_it_may_not_know(monkeypatch):
+    monkeypatch.setattr(python_tokenizer(), "_convert_token_to_id", lambda token: {}[token])
+    assert detokenizer(python_tokenizer()).update([300]) is None
+
+
 def test_a_tokenizer_that_fails_on_its_own_token_is_not_silenced(monkeypatch):
     tokenizer = python_tokenizer()
     d = detokenizer(tokenizer)

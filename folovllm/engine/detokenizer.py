@@ -14,7 +14,7 @@ import re
 from os.path import commonprefix
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from folovllm.sampling_params import SamplingParams
 
@@ -54,13 +54,13 @@ def _knows(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
     return token_id in tokenizer.get_vocab().values()
 
 
-def _token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | None:
+def _token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, alone: str) -> bytes | None:
     """Return the bytes that a token stands for, as its name tells them; None for a token that stands for text.
 
     Byte fallback names a token after its byte, ``<0xE4>``; byte-level BPE writes a letter for each, ``ä½``.
+    alone: its text, decoded on its own.
     """
     name: Any = tokenizer.convert_ids_to_tokens(token_id)
-    alone = decode_token(tokenizer, token_id)
     if isinstance(name, bytes):  # tokenizers over tiktoken
         return name
     if byte := _BYTE_TOKEN.fullmatch(name):
@@ -70,9 +70,13 @@ def _token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | N
 
 
 def _rule_for_broken_bytes(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Name the codec's rule that marks a broken character as the tokenizer does: once, or once for each of its bytes."""
-    begun: Any = tokenizer.convert_tokens_to_ids(["<0xE4>", "<0xBD>"])
-    return "mark_each_byte" if None not in begun and tokenizer.decode(begun) == 2 * _MARK else "replace"
+    """Name the codec's rule that marks part of a character as the tokenizer does: as a whole, or byte by byte."""
+    part: Any = tokenizer.convert_tokens_to_ids(["<0xE4>", "<0xBD>"]) if _is_fast(tokenizer) else [None]
+    return "mark_each_byte" if None not in part and tokenizer.decode(part) == 2 * _MARK else "replace"
+
+
+def _is_fast(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return isinstance(tokenizer, PreTrainedTokenizerFast)
 
 
 def find_stop(text: str, stop: list[str], searched: int = 0) -> tuple[int, str] | None:
@@ -90,14 +94,14 @@ def find_stop(text: str, stop: list[str], searched: int = 0) -> tuple[int, str] 
 
 
 class Detokenizer:
-    """Text of one sequence: what ``tokenizer.decode`` makes of prompt and output, less what it makes of the prompt.
+    """Text of one sequence: what ``tokenizer.decode`` shows of prompt and output beyond what it shows of the prompt.
 
     text: complete characters so far, cut where a stop string ended it. Nothing in it is ever taken back.
     num_tokens: output tokens taken.
 
-    * Where the prompt ends inside a character, what it has of that character counts as the output's beginning.
-    * Bytes become U+FFFD as soon as they can be no character any more, at the latest when the sequence has
-      finished. Whole characters beside them stay, where byte fallback would drop them, decoding all at once.
+    * A character that the prompt begins and the output completes is the output's.
+    * Bytes that can no longer become a character are U+FFFD at once, and those at the end when the sequence has
+      finished. Byte fallback, decoding all at once, marks the whole characters beside them too; here they stay.
     * An id that the tokenizer does not know adds nothing.
     * With ``skip_special_tokens=False`` and ``spaces_between_special_tokens=False``, the space that a
       tokenizer puts between two special tokens is left out.
@@ -182,10 +186,12 @@ class Detokenizer:
                 raise
             return ""
         new = text[len(self._shown) :]
-        if not self._held and _MARK in alone + new and (in_bytes := _token_bytes(self.tokenizer, token_id)) is not None:
+        is_broken = _MARK in alone + new and not self._held
+        if is_broken and (in_bytes := _token_bytes(self.tokenizer, token_id, alone)) is not None:
             self._window, self._shown = [token_id], alone
-            deferred = new.removesuffix(alone) if new.endswith(alone) else ""
-            return deferred * deferred.isspace() + self._utf8.decode(in_bytes)
+            # A tokenizer that strips the end of a text shows a space only now, with what follows it.
+            space = new.removesuffix(alone) if new.endswith(alone) else ""
+            return self._end_bytes(space if space.isspace() else "") + self._utf8.decode(in_bytes)
         self._held = "" if self._is_settled(window, text) else new
         if self._held:
             self._window = window
@@ -197,21 +203,26 @@ class Detokenizer:
             window = window[-4:]
             text = self._decode(window)
         self._window, self._shown = window, text
-        return self._utf8.decode(b"", final=True) + new if new else ""
+        return self._end_bytes(new)
 
     def _beyond_prompt(self, text: str) -> str:
+        """Leave out what the prompt shows already of a character, or a word, that it has begun: mostly its mark."""
         return text[len(commonprefix([self._begun, text])) :]  # noqa: RUF071  # letter by letter is what is meant
 
     def _pending(self) -> str:
         """Return the text of what is held, as it stands."""
         return self._utf8.getstate()[0].decode(errors=self._utf8.errors) + self._held
 
+    def _end_bytes(self, text: str) -> str:
+        """Return text with what stands before it: the mark of a character that it leaves incomplete."""
+        return self._utf8.decode(b"", final=True) + text if text else ""
+
     def _is_settled(self, window: list[int], text: str) -> bool:
         """Say whether the next token leaves the window's text alone, as it does with all fast tokenizers.
 
         CTRL's "hel@@" and "lo" are "hello": see what the newest token does to the text when it comes once more.
         """
-        if getattr(self.tokenizer, "is_fast", False) or len(window) >= _LONGEST_WINDOW:
+        if _is_fast(self.tokenizer) or len(window) >= _LONGEST_WINDOW:
             return True
         return not text.endswith(_MARK) and self._decode([*window, window[-1]]).startswith(text)
 
