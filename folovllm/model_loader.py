@@ -6,22 +6,32 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers import logging as transformers_logging
 
-from folovllm import bundled_model
-from folovllm.config import BUNDLED_MODEL, EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
+from folovllm.checkpoint import Checkpoint
+from folovllm.config import EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
 from folovllm.engine.model_probe import probe_attention, remember_attention
+from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
+from folovllm.hf_overrides import override_config
+from folovllm.load_checks import check_tokenizer, check_weights
+from folovllm.validation import whole_number
+
+SETTINGS_OF_THE_WEIGHTS = ("hf_overrides", "revision", "tokenizer_revision")
+"""Fields of a ``ModelConfig`` that are spent once a model is loaded."""
+
+_loaded_with: WeakKeyDictionary[PreTrainedModel, dict[str, Any]] = WeakKeyDictionary()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -58,7 +68,8 @@ def get_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         listed = getattr(model.config.get_text_config(), "eos_token_id", None)
     if listed is None:
         listed = tokenizer.eos_token_id
-    ids = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
+    every = [] if listed is None else listed if isinstance(listed, list) else [listed]
+    ids = [whole_number("eos_token_id of the model's generation config", each) for each in every]
     if not ids:
         return None, frozenset()
     first = tokenizer.eos_token_id if tokenizer.eos_token_id in ids else ids[0]
@@ -74,27 +85,51 @@ class ModelLoader:
     def load_model_and_tokenizer(self, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the model, in its dtype and on its device, and its tokenizer.
 
-        A model that the engine cannot run is refused (:class:`UnsupportedModelError`) before its weights load.
+        A model that the engine cannot run is refused (:class:`UnsupportedModelError`) before its weights load. A
+        ValueError names what else is wrong: a broken or missing file, weights that the checkpoint lacks.
         """
-        target = resolve_device(device)
-        path = _locate(self.config.model)
-        hf_config: PreTrainedConfig = self._load("config", AutoConfig, path)
-        attention = probe_attention(hf_config, self.config.trust_remote_code)
-        dtype = getattr(torch, self._resolve_dtype(hf_config, target))
-        model: PreTrainedModel = self._load("model", AutoModelForCausalLM, path, config=hf_config, dtype=dtype)
-        tokenizer: PreTrainedTokenizerBase = self._load("tokenizer", AutoTokenizer, _locate(self.config.tokenizer_name))
+        config, target = self.config, resolve_device(device)
+        source = Checkpoint.locate("model", config.model, config.revision)
+        tokenizer_source = Checkpoint.locate("tokenizer", *config.tokenizer_source)
+        with source.reading("config"):
+            hf_config = stored = self._read(AutoConfig, source)
+        if config.hf_overrides is not None:
+            hf_config = override_config(stored, config.hf_overrides)
+        with source.reading("config"):
+            attention = probe_attention(hf_config, config.trust_remote_code)
+            dtype = getattr(torch, self._resolve_dtype(hf_config, target))
+        with source.reading("model"):
+            model = self._load_weights(source, hf_config, dtype)
+        with tokenizer_source.reading("tokenizer"):
+            tokenizer: PreTrainedTokenizerBase = self._read(AutoTokenizer, tokenizer_source)
+            if tokenizer_source.gguf_file is not None:
+                split_as_the_file_says(tokenizer, tokenizer_source.gguf_file)
+            check_tokenizer(tokenizer_source, tokenizer)
+        if (eos := hf_config.get_text_config().eos_token_id) != stored.get_text_config().eos_token_id:
+            model.generation_config.eos_token_id = eos  # overridden, where the generation config has a file of its own
+        with source.reading("generation config"):
+            get_eos_token_ids(model, tokenizer)
         remember_attention(model, attention)
+        _loaded_with[model] = {name: getattr(config, name) for name in SETTINGS_OF_THE_WEIGHTS}
         return model.to(target).eval(), tokenizer  # type: ignore[arg-type]
 
-    def _load(self, what: str, auto_class: Any, path: str, **options: Any) -> Any:
-        try:
-            with _no_progress_bar():
-                return auto_class.from_pretrained(path, trust_remote_code=self.config.trust_remote_code, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ValueError(
-                f"ModelConfig.{what if what == 'tokenizer' else 'model'}={path!r}: its {what} cannot be loaded "
-                f"(a folder or, online, a hub name is allowed): {error}"
-            ) from error
+    def _read(self, auto_class: Any, source: Checkpoint, **options: Any) -> Any:
+        options["trust_remote_code"] = self.config.trust_remote_code
+        with _no_progress_bar():
+            if source.gguf_file is not None:
+                return read_gguf(auto_class, source.gguf_file, **options)
+            return auto_class.from_pretrained(source.path, revision=source.revision, **options)
+
+    def _load_weights(self, source: Checkpoint, hf_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        # Sizes that do not fit are let through here only to be named together below.
+        options = {"config": hf_config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        if source.gguf_file is not None:
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        model, loading_info = self._read(AutoModelForCausalLM, source, **options)
+        check_weights(source, model, loading_info)
+        if source.gguf_file is not None:
+            check_what_was_read(source.gguf_file, hf_config, model)
+        return model  # type: ignore[no-any-return]
 
     def _resolve_dtype(self, hf_config: PreTrainedConfig, device: torch.device) -> str:
         stored = getattr(hf_config, "dtype", None)
@@ -112,15 +147,16 @@ class ModelLoader:
             raise ValueError(
                 f"EngineConfig.device must be 'auto' or the given model's '{model.device}', got {config.device!r}"
             )
+        for name, spent in _loaded_with.get(model, dict.fromkeys(SETTINGS_OF_THE_WEIGHTS)).items():
+            if (given := getattr(config.model_config, name)) not in (None, spent):
+                raise ValueError(
+                    f"ModelConfig.{name} comes too late for a loaded model: it must be None or, as this one was loaded "
+                    f"with, {spent!r}, got {given!r}"
+                )
         max_model_len = resolve_max_model_len(
-            model.config.to_dict(), tokenizer.model_max_length, config.model_config.max_model_len
+            model.config.get_text_config().to_dict(), tokenizer.model_max_length, config.model_config.max_model_len
         )
         return config.resolve(dtype=dtype, max_model_len=max_model_len, device=str(model.device))
-
-
-def _locate(name: str) -> str:
-    """Return the bundled model's folder for its name; any other name is its own."""
-    return str(bundled_model.obtain()) if name == BUNDLED_MODEL else name
 
 
 def get_model_and_tokenizer(

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+NO_TOKEN_LEFT = "no_token_left"
+"""``stop_reason`` of a text that ended because nothing could follow, as with allowed and bad words that meet."""
+
 
 @dataclass(frozen=True)
 class Logprob:
@@ -24,7 +27,8 @@ class CompletionOutput:
     cumulative_logprob: sum over its tokens; None unless log-probabilities were asked for or
     ``best_of`` needed them.  logprobs: a dict a token, if asked for.
     finish_reason: "stop", "length", "abort", or None while it goes on.
-    stop_reason: the stop string or stop token that ended it; None for EOS and for all else.
+    stop_reason: the stop string or stop token that ended it; ``NO_TOKEN_LEFT`` where what the request asks for
+        excluded every token; None for EOS and for all else.
     """
 
     index: int
@@ -72,6 +76,7 @@ class RequestOutput:
     prompt: its text (None if only token ids were given).  prompt_logprobs: a dict for each prompt
     token (None for the first), if asked for.  outputs: its completions, ``n`` of them.
     num_cached_tokens: prompt tokens that the prefix cache had already.
+    error: what ended it before its time; then it has no outputs. :class:`folovllm.LLM` raises it for its owner.
     """
 
     request_id: str
@@ -82,3 +87,4 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
+    error: Exception | None = None

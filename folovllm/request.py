@@ -119,6 +119,8 @@ class Request:
         """An entry a prompt token as they become known; the first token has nothing to judge it by: None."""
         if sampling_params.prompt_logprobs is not None:
             self.prompt_logprobs.append(None)
+        self.error: Exception | None = None
+        """What went wrong with it and ends it; the requests beside it go on."""
         self.num_cached_tokens: int | None = None
         """Prompt tokens found in the prefix cache when it first ran; None before."""
         if sampling_params.seed is not None:

@@ -92,7 +92,7 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     upper = weigh(logits, logits.amax(dim=-1, keepdim=True)).cumsum(dim=-1, dtype=wide)
     total = upper[:, -1:]
     if not torch.isfinite(total).all():
-        raise _no_choice(logits)
+        raise no_choice_error(logits)
     drawn = torch.searchsorted(upper, uniforms.to(wide)[:, None] * total, right=True)
     # Rounding may carry the product up to the total itself, past the last token of any probability.
     last = torch.searchsorted(upper, total.contiguous())
@@ -103,16 +103,22 @@ def choose_greedily(logits: Tensor) -> Tensor:
     """Return each row's likeliest token, [num_seqs]; the first of several equal ones."""
     best, token_ids = logits.max(dim=-1)
     if not torch.isfinite(best).all():
-        raise _no_choice(logits)
+        raise no_choice_error(logits)
     return token_ids
 
 
-def _no_choice(logits: Tensor) -> ValueError:
+class NoTokenLeftError(ValueError):
+    """A row has no token to choose from: what its request asks for excludes them all."""
+
+
+def no_choice_error(logits: Tensor) -> ValueError:
+    """Return what to raise where a row of logits has no finite maximum."""
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
         return ValueError(
-            f"logits must be finite or -inf, got NaN or +inf: the model overflowed in {logits.dtype} or before"
+            f"logits must be finite or -inf, got NaN or +inf: the model overflowed in {logits.dtype} or before, "
+            "or a logits processor or strategy of your own made them"
         )
-    return ValueError("no token is left to choose from: allowed_token_ids, bad_words and min_tokens exclude them all")
+    return NoTokenLeftError("no token is left to choose from: what the request asks for excludes them all")
 
 
 # -- log-probabilities -----------------------------------------------------------------------------------

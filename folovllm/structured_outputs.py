@@ -59,13 +59,10 @@ class GrammarCompiler:
         except ValueError as error:
             raise ValueError(f"structured_outputs does not work with this model's tokenizer: {error}") from error
 
-    def compile(
-        self, params: StructuredOutputsParams, eos_token_ids: Iterable[int], ends: Iterable[int], min_tokens: int
-    ) -> "Grammar":
+    def compile(self, params: StructuredOutputsParams, eos_token_ids: Iterable[int], ends: Iterable[int]) -> "Grammar":
         """Return a request's grammar; a ValueError for a form that the library does not take, or that allows no text.
 
         eos_token_ids: tokens that are no text.  ends: those that may end the output.
-        min_tokens: so many tokens come before the first of ``ends``.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -77,7 +74,7 @@ class GrammarCompiler:
             source = LLMatcher.grammar_from_regex(regex)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         not_text = self._special_token_ids.union(eos_token_ids)
-        grammar = Grammar(matcher, self._tokenizer.vocab_size, not_text, ends, min_tokens)
+        grammar = Grammar(matcher, self._tokenizer.vocab_size, not_text, ends)
         try:
             has_text = grammar.has_text()
         except ValueError as error:
@@ -91,38 +88,29 @@ class Grammar:
     """The form of one request's text.
 
     matcher: at the text's beginning; it says what may follow, and its copies read tokens.
-    vocab_size: the tokenizer's.  not_text: tokens that no text may hold.  ends, min_tokens: as in
-    :meth:`GrammarCompiler.compile`.
+    vocab_size: the tokenizer's.  not_text: tokens that no text may hold.  ends: tokens that may
+    follow a complete one.
     """
 
-    def __init__(
-        self, matcher: "LLMatcher", vocab_size: int, not_text: frozenset[int], ends: Iterable[int], min_tokens: int
-    ) -> None:
+    def __init__(self, matcher: "LLMatcher", vocab_size: int, not_text: frozenset[int], ends: Iterable[int]) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._not_text = not_text
         self._ends = list(ends)
-        self._min_tokens = min_tokens
 
     def has_text(self) -> bool:
         """Say whether any text can begin."""
         _check(self._matcher)
         return bool(self._text_tokens(self._matcher.deep_copy()).any())
 
-    def is_over(self, output_token_ids: Sequence[int]) -> bool:
-        """Say whether the text is complete, nothing may follow, and there is no token to say so: the output ends."""
-        if self._ends and len(output_token_ids) >= self._min_tokens:
-            return False
-        matcher = self._read(output_token_ids)
-        return matcher is not None and matcher.is_stopped()
-
     def next_tokens(self, output_token_ids: Sequence[int], vocab_size: int) -> Tensor | None:
         """Return which tokens of the model may follow, bool [vocab_size].
 
-        None for a position that no output reaches: after a guess that the grammar refuses, and after the end.
+        None for a position that no output reaches, after a guess that the grammar refuses. All False once the text
+        is complete and there is no token to say so.
         """
         matcher = self._read(output_token_ids)
-        if matcher is None or self.is_over(output_token_ids):
+        if matcher is None:
             return None
         text = self._text_tokens(matcher)[:vocab_size]
         mask = torch.zeros(vocab_size, dtype=torch.bool)

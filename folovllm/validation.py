@@ -4,6 +4,7 @@ Each function takes the name of a field and the value given, and returns the val
 type or raises a ValueError that names the field, the value, and what is allowed.
 """
 
+import copy
 import math
 import operator
 from collections.abc import Collection
@@ -91,3 +92,10 @@ def list_of_strings(name: str, value: Any) -> list[str]:
         if not isinstance(item, str) or not item:
             raise _reject(f"{name}[{i}]", item, "a non-empty string")
     return list(value)
+
+
+def dict_of_names(name: str, value: Any) -> dict[str, Any]:
+    """Accept a dict whose keys are strings; returns a copy of all of it."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise _reject(name, value, "a dict with strings as keys (or a function)")
+    return copy.deepcopy(value)

@@ -15,7 +15,15 @@ from folovllm.config import BUNDLED_MODEL, CacheConfig, EngineConfig
 from folovllm.sampling_params import SamplingParams
 
 _SAME_NAMES = {
-    "model_config": ("dtype", "max_model_len", "trust_remote_code", "seed", "max_logprobs"),
+    "model_config": (
+        "dtype",
+        "max_model_len",
+        "trust_remote_code",
+        "seed",
+        "max_logprobs",
+        "revision",
+        "hf_overrides",
+    ),
     "cache_config": (
         "gpu_memory_utilization",
         "enable_prefix_caching",
@@ -33,10 +41,14 @@ _BLOCK_SIZE_UNIT = 16
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     """Return what :meth:`EngineConfig.to_vllm` promises; what is None stays out, for vLLM to decide."""
     model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
-    arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(model.tokenizer_name)}
+    tokenizer, tokenizer_revision = model.tokenizer_source
+    arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(tokenizer)}
     for part, names in _SAME_NAMES.items():
         arguments |= {name: getattr(getattr(config, part), name) for name in names}
     arguments["model_impl"] = _MODEL_IMPLS.get(model.model_impl, model.model_impl)
+    arguments["tokenizer_revision"] = tokenizer_revision
+    if model.revision is not None and tokenizer_revision is None:
+        arguments["tokenizer_revision"] = "main"  # else vLLM takes the model's, which is of another repository
     if cache.block_size % _BLOCK_SIZE_UNIT == 0:
         arguments["block_size"] = cache.block_size
     if scheduler.num_speculative_tokens:
@@ -66,6 +78,8 @@ def _lost_settings(config: EngineConfig) -> list[str]:
             f"model={BUNDLED_MODEL!r}: {_BUNDLED_MODEL_ON_THE_HUB} is passed, whose weights are not rounded to "
             "4 bits as the bundled ones are (`python -m folovllm model` prints the folder with those)"
         )
+    if config.model_config.model.endswith(".gguf"):
+        lost.append(f"model={config.model_config.model!r}: vLLM reads GGUF files only with its plugin vllm-gguf-plugin")
     if cache.swap_space != CacheConfig.swap_space:
         lost.append(f"swap_space={cache.swap_space:g}: vLLM recomputes what it preempts")
     if cache.block_size % _BLOCK_SIZE_UNIT:
@@ -88,6 +102,8 @@ def server_flags(arguments: dict[str, Any]) -> list[str]:
             flags.append(flag.replace("--enable-", "--disable-") if name.startswith("enable_") else f"--no-{flag[2:]}")
         elif value is True:
             flags.append(flag)
+        elif callable(value):
+            raise ValueError(f"{name} must be a dict to be written as a flag of `vllm serve`, got {value!r}")
         else:
             flags += [flag, _as_flag_value(value)]
     return flags

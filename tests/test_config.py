@@ -24,6 +24,9 @@ BAD = [
     *[(ModelConfig, "seed", value) for value in (-1, 1.5, True, None, 2**63)],
     *[(ModelConfig, "max_logprobs", value) for value in (-2, 1.5, True, None)],
     *[(ModelConfig, "model_impl", value) for value in ("vllm", "hf", None, 1)],
+    *[(ModelConfig, "revision", value) for value in ("", 5)],
+    *[(ModelConfig, "tokenizer_revision", value) for value in ("", 5)],
+    *[(ModelConfig, "hf_overrides", value) for value in (5, "a=1", ["a"], {1: 2})],
     *[(CacheConfig, "block_size", value) for value in (0, -16, 16.0, True, "16", None)],
     *[(CacheConfig, "gpu_memory_utilization", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9", None)],
     *[(CacheConfig, "swap_space", value) for value in (-1, NAN, INF, "4", None, True, np.bool_(True), 10**400)],
@@ -81,12 +84,18 @@ def test_defaults():
         (ModelConfig(seed=2**63 - 1), "seed", 2**63 - 1),
         (ModelConfig(max_model_len=1), "max_model_len", 1),
         (ModelConfig("weights", "words"), "tokenizer", "words"),
-        (ModelConfig("weights", "words"), "tokenizer_name", "words"),
+        (ModelConfig("weights", "words"), "tokenizer_source", ("words", None)),
         (ModelConfig("weights"), "tokenizer", None),
-        (ModelConfig("weights"), "tokenizer_name", "weights"),
-        (dataclasses.replace(ModelConfig("old"), model="new"), "tokenizer_name", "new"),
-        (dataclasses.replace(ModelConfig("old", "words"), model="new"), "tokenizer_name", "words"),
-        (dataclasses.replace(ModelConfig("old", "words"), tokenizer=None), "tokenizer_name", "old"),
+        (ModelConfig("weights"), "tokenizer_source", ("weights", None)),
+        (ModelConfig("a", revision="v1"), "tokenizer_source", ("a", "v1")),
+        (ModelConfig("a", "a", revision="v1"), "tokenizer_source", ("a", "v1")),
+        (ModelConfig("a", "b", revision="v1"), "tokenizer_source", ("b", None)),
+        (ModelConfig("a", revision="v1", tokenizer_revision="v2"), "tokenizer_source", ("a", "v2")),
+        (dataclasses.replace(ModelConfig("a", revision="v1"), revision="v2"), "tokenizer_source", ("a", "v2")),
+        (dataclasses.replace(ModelConfig("a", revision="v1"), tokenizer="b"), "tokenizer_source", ("b", None)),
+        (dataclasses.replace(ModelConfig("old"), model="new"), "tokenizer_source", ("new", None)),
+        (dataclasses.replace(ModelConfig("old", "words"), model="new"), "tokenizer_source", ("words", None)),
+        (dataclasses.replace(ModelConfig("old", "words"), tokenizer=None), "tokenizer_source", ("old", None)),
         (EngineConfig(device="cuda:12"), "device", "cuda:12"),
     ],
     ids=lambda value: repr(value)[:24],
@@ -103,7 +112,7 @@ def test_every_device_that_is_allowed_is_one_to_torch():
 
 def test_the_environment_names_the_default_model(monkeypatch):
     monkeypatch.setenv("FOLOVLLM_MODEL", "Qwen/Qwen3-0.6B")
-    assert ModelConfig().model == ModelConfig().tokenizer_name == "Qwen/Qwen3-0.6B"
+    assert ModelConfig().model == ModelConfig().tokenizer_source[0] == "Qwen/Qwen3-0.6B"
     assert ModelConfig("other").model == "other"
     monkeypatch.setenv("FOLOVLLM_MODEL", "")
     assert ModelConfig().model == BUNDLED_MODEL
@@ -223,8 +232,17 @@ def test_models_that_overflow_in_float16_never_get_it(model_type):
 # -- length ------------------------------------------------------------------------------------------------
 
 
-def rope(kind: str, factor: float) -> dict[str, object]:
-    return {"max_position_embeddings": 4096, "rope_parameters": {"rope_type": kind, "factor": factor}}
+def rope(
+    kind: str, factor: float, original: int | None = None, length: int = 4096, **more: object
+) -> dict[str, object]:
+    settings = {"rope_type": kind, "factor": factor} | (
+        {"original_max_position_embeddings": original} if original else {}
+    )
+    return {"max_position_embeddings": length, "rope_parameters": settings, **more}
+
+
+def by_kind_of_layer(**kinds: object) -> dict[str, object]:
+    return {"max_position_embeddings": 1000, "rope_parameters": kinds}
 
 
 @pytest.mark.parametrize(
@@ -240,8 +258,36 @@ def rope(kind: str, factor: float) -> dict[str, object]:
         ({"max_position_embeddings": 2048, "rope_scaling": {"type": "linear", "factor": 4.0}}, None, None, 8192),
         (rope("dynamic", 2.0), None, None, 8192),
         (rope("llama3", 8.0), None, None, 4096),
-        (rope("yarn", 4.0), None, None, 4096),
+        (rope("linear", 4.0), None, None, 16384),
+        (rope("ntk", 4.0), None, None, 16384),
+        (rope("proportional", 2.0), None, None, 8192),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"type": "dynamic", "factor": 2}}, None, None, 4096),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"type": "mrope", "mrope_section": [2]}}, None, None, 2048),
+        # YaRN is in the config's length already, as vLLM 0.33 has it ...
+        (rope("yarn", 4.0, 1024), None, None, 4096),
+        (rope("yarn", 2.0, 1024), None, None, 4096),
+        (rope("deepseek_yarn", 40.0, 4096, length=163840), None, None, 163840),
+        (rope("telechat3-yarn", 4.0, 8192, length=32768), None, None, 32768),
+        # ... unless that falls short of the original length times the factor.
+        (rope("yarn", 4.0, 32768, length=40960), None, None, 131072),
+        (rope("yarn", 4.0, 32, length=64), None, 128, 128),
+        (rope("yarn", 4.0, 64, length=64), None, None, 256),
+        (rope("yarn", 4.0, 64, length=64), None, 200, 200),
+        (rope("yarn", 4.0, 32768, length=32768), 131072, None, 131072),
+        (rope("yarn", 4.0), None, None, 16384),
+        ({"text_config": rope("yarn", 4.0, 64, length=64)}, None, None, 256),
+        # longrope and su: the short length by default, the config's at most.
         (rope("longrope", 32.0), None, None, 4096),
+        (rope("longrope", 32.0, length=131072, original_max_position_embeddings=4096), None, None, 4096),
+        (rope("longrope", 32.0, length=131072, original_max_position_embeddings=4096), None, 131072, 131072),
+        (rope("su", 32.0, length=131072, original_max_position_embeddings=4096), None, None, 4096),
+        # Gemma 3's length is the stretched one, whatever the type.
+        (rope("linear", 8.0, model_type="gemma3_text"), None, None, 4096),
+        # Command-R: this key is the one that counts.
+        ({"max_position_embeddings": 8192, "model_max_length": 131072}, None, None, 131072),
+        (by_kind_of_layer(full={"rope_type": "linear", "factor": 8.0}, sliding=None), None, None, 8000),
+        (by_kind_of_layer(a={"type": "linear", "factor": 8.0}, b={"type": "linear", "factor": 2.0}), None, None, 2000),
+        (by_kind_of_layer(a={"rope_type": "llama3", "factor": 8.0}, b={"rope_type": "default"}), None, None, 1000),
         (
             {
                 "max_position_embeddings": 1000,
@@ -252,7 +298,7 @@ def rope(kind: str, factor: float) -> dict[str, object]:
             },
             None,
             None,
-            1000,
+            8000,
         ),
         ({}, None, 333, 333),
         ({}, 77, None, 77),
@@ -271,8 +317,10 @@ def rope(kind: str, factor: float) -> dict[str, object]:
         ({"n_positions": 700, "rope_scaling": {"type": "linear", "factor": None}}, None, None, 700),
         ({"n_positions": 700, "rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}}, None, None, 700),
         ({"n_positions": 700, "rope_parameters": None, "rope_scaling": None}, None, None, 700),
-        # The tokenizer's limit is not stretched.
-        (rope("linear", 2.0), 5000, None, 5000),
+        # The tokenizer's limit is one of the lengths before stretching: it was written for those.
+        (rope("linear", 2.0), 4096, None, 8192),
+        (rope("linear", 2.0), 1000, None, 2000),
+        (rope("yarn", 4.0, 1024), 2000, None, 2000),
         (rope("linear", 2.0), None, 8192, 8192),
         ({"text_config": rope("linear", 2.0)}, None, None, 8192),
     ],
@@ -285,6 +333,17 @@ def test_length_rule(hf_config, tokenizer, requested, decided):
 def test_a_length_above_the_models_is_refused():
     with pytest.raises(ValueError, match=r"max_model_len must be at most 1024.*got 1025"):
         resolve_max_model_len({"n_positions": 1024}, None, 1025)
+
+
+def test_more_than_a_length_that_yarn_is_counted_in_is_refused():
+    with pytest.raises(ValueError, match=r"max_model_len must be at most 32768.*got 65536"):
+        resolve_max_model_len(rope("yarn", 4.0, 8192, length=32768), None, 65536)
+
+
+@pytest.mark.parametrize("factor", ["four", [4], -1.0, 0, math.nan, True])
+def test_a_rope_factor_that_is_no_number_above_0_is_named(factor):
+    with pytest.raises(ValueError, match="the config's rope factor must be a finite number > 0"):
+        resolve_max_model_len(rope("linear", factor))
 
 
 def test_no_length_at_all_is_2048_with_a_warning():

@@ -45,6 +45,19 @@ def model_folder(model, tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub's cache with two versions of a repository: "v1" has one layer and another tokenizer."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for revision, layers, tokenizer in (("main", 2, byte_level_tokenizer()), ("v1", 1, wordpiece_tokenizer())):
+        repository = tmp_path / "models--course--tiny"
+        commit = f"{layers:040d}"
+        for saved in (tiny_model(num_hidden_layers=layers), tokenizer):
+            saved.save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+
+
 def random_prompt(length: int, seed: int = 0) -> dict[str, list[int]]:
     rng = random.Random(seed)
     return {"prompt_token_ids": [rng.randrange(3, VOCAB_SIZE) for _ in range(length)]}
@@ -139,6 +152,31 @@ def test_ModelConfig_model_impl():
         run(tiny_llm(model, model_impl=model_impl))
         called[model_impl] = len(calls)
     assert called == {"auto": 0, "folovllm": 0, "transformers": 12}
+
+
+def test_ModelConfig_revision(hub):
+    kinds = [LLM("course/tiny", revision=name, swap_space=0).llm_engine for name in (None, "main", "v1")]
+    assert [engine.attention_spec.num_layers for engine in kinds] == [2, 2, 1]
+    with pytest.raises(ValueError, match=r"course/tiny' at revision 'v2'"):
+        LLM("course/tiny", revision="v2")
+
+
+def test_ModelConfig_tokenizer_revision(hub, model_folder):
+    sizes = {
+        (name, of_the_tokenizer): len(LLM(name, tokenizer="course/tiny", swap_space=0, **given).get_tokenizer())
+        for name, of_the_tokenizer, given in (
+            ("course/tiny", None, {"revision": "v1"}),
+            ("course/tiny", "main", {"revision": "v1", "tokenizer_revision": "main"}),
+            (model_folder, "v1", {"tokenizer_revision": "v1"}),
+            (model_folder, None, {}),
+        )
+    }
+    assert list(sizes.values()) == [len(wordpiece_tokenizer()), 320] * 2
+
+
+def test_ModelConfig_hf_overrides(model_folder):
+    length = LLM(model_folder, hf_overrides={"max_position_embeddings": 99}, swap_space=0).llm_engine.config
+    assert length.model_config.max_model_len == 99
 
 
 # -- CacheConfig -----------------------------------------------------------------------------------------

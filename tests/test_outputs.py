@@ -30,7 +30,7 @@ def test_the_fields_are_vllms_and_in_its_order():
     ]  # fmt: skip
     assert names(RequestOutput) == [
         "request_id", "prompt", "prompt_token_ids", "prompt_logprobs", "outputs", "finished", "metrics",
-        "num_cached_tokens",
+        "num_cached_tokens", "error",
     ]  # fmt: skip
 
 

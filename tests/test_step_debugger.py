@@ -65,3 +65,18 @@ def test_a_step_without_a_request_changes_nothing(debugger):
     before = debugger.status.value
     debugger.step()
     assert debugger.status.value == before
+
+
+def test_a_step_that_fails_is_named_and_the_next_one_begins_again(debugger, monkeypatch):
+    def fail(step):
+        raise MemoryError("no room")
+
+    runner = debugger.llm.llm_engine.model_runner
+    monkeypatch.setattr(type(runner), "execute", lambda self, step: fail(step))
+    debugger.step()
+    assert "Step 1 failed: MemoryError: no room. Ended: error." in debugger.status.value
+    monkeypatch.undo()
+    debugger.step()
+    assert "Nothing is computed yet" in debugger.status.value
+    debugger.step()
+    assert "Step 1: prefill" in debugger.status.value

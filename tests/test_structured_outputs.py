@@ -150,11 +150,13 @@ def test_the_classes_of_a_regex_are_those_of_python():
     tokens = {bytes(each): i for i in range(3, 320) if len(each := compiler._tokenizer.decode_bytes([i])) == 1}
     ranges = [(0, 0x250), (0x2C0, 0x380), (0x600, 0x6F0), (0x2000, 0x2090), (0x2150, 0x2190), (0x3000, 0x3050)]
     for regex in (r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", ".", r"[\w.]", r"[^\w\s]", r"[^\W\d]", "(?i)[k-s]"):
-        grammar = compiler.compile(StructuredOutputsParams(regex=regex), [], [], 0)
+        grammar = compiler.compile(StructuredOutputsParams(regex=regex), [], [])
         for code in (code for first, last in ranges for code in range(first, last)):
             if unicodedata.category(chr(code)) != "Cn":
                 written = [tokens[bytes([byte])] for byte in chr(code).encode()]
-                assert grammar.is_over(written) == bool(re.fullmatch(regex, chr(code))), (regex, code)
+                following = grammar.next_tokens(written, VOCAB_SIZE)
+                assert (following is None) != bool(re.fullmatch(regex, chr(code))), (regex, code)
+                assert following is None or not following.any()
 
 
 # -- the right distribution ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import collections.abc
 import dataclasses
 import json
 import types
@@ -39,6 +40,9 @@ CONFIGS = {
     "seed": EngineConfig(replace(MODEL, seed=7)),
     "max_logprobs": EngineConfig(replace(MODEL, max_logprobs=-1)),
     "model_impl": EngineConfig(replace(MODEL, model_impl="folovllm")),
+    "revision": EngineConfig(replace(MODEL, revision="v1.0")),
+    "tokenizer_revision": EngineConfig(replace(MODEL, tokenizer_revision="v2.0")),
+    "hf_overrides": EngineConfig(replace(MODEL, hf_overrides={"sliding_window": 64})),
     "block_size": EngineConfig(MODEL, CacheConfig(block_size=32)),
     "gpu_memory_utilization": EngineConfig(MODEL, CacheConfig(gpu_memory_utilization=0.5)),
     "swap_space": EngineConfig(MODEL, CacheConfig(swap_space=1)),
@@ -118,6 +122,8 @@ def fits(value, hint) -> bool:
         return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is collections.abc.Callable:
+        return callable(value)
     return hint is typing.Any or type(value) is hint
 
 
@@ -129,7 +135,8 @@ def assert_is_taken(arguments: dict, description: dict) -> None:
 
     # A request is JSON: what is an object of a class to vLLM is a dict there.
     vllm = SimpleNamespace(sampling_params=SimpleNamespace(StructuredOutputsParams=dict))
-    names = {"typing": typing, "NoneType": type(None), "FieldInfo": note, "MaxLen": note, "vllm": vllm}
+    names = {"typing": typing, "collections": collections, "NoneType": type(None), "FieldInfo": note, "MaxLen": note}
+    names["vllm"] = vllm
     for name, value in arguments.items():
         assert name in description
         assert fits(value, eval(description[name]["type"], names)), f"{name}={value!r}: {description[name]['type']}"
@@ -167,6 +174,26 @@ def test_llm_takes_every_argument(config):
     assert_is_taken(arguments, LLM_TAKES)
     if "speculative_config" in arguments:
         assert_is_taken(arguments["speculative_config"], VLLM["SpeculativeConfig"])
+
+
+def test_a_function_that_changes_the_config_goes_to_llm_and_not_onto_a_command_line():
+    config = EngineConfig(replace(MODEL, hf_overrides=lambda hf_config: hf_config))
+    assert_is_taken(quietly(config.to_vllm), LLM_TAKES)
+    with pytest.raises(ValueError, match="hf_overrides must be a dict to be written as a flag"):
+        config.to_vllm_server()
+
+
+def test_the_models_revision_does_not_become_that_of_another_tokenizer():
+    """As it would in vLLM, which takes it where no tokenizer_revision is given."""
+    other = EngineConfig(ModelConfig("some/model", "other/tokenizer", revision="v1")).to_vllm()
+    assert (other["revision"], other["tokenizer_revision"]) == ("v1", "main")
+    same = EngineConfig(ModelConfig("some/model", revision="v1")).to_vllm()
+    assert (same["revision"], same["tokenizer_revision"]) == ("v1", "v1")
+
+
+def test_a_gguf_file_comes_with_the_plugin_that_vllm_needs():
+    with pytest.warns(UserWarning, match="vllm-gguf-plugin"):
+        EngineConfig(ModelConfig("some/model.gguf")).to_vllm()
 
 
 LOST = {"swap_space", "record_history"}

@@ -67,8 +67,11 @@ class StepDebugger(CourseWidget):
         if not outputs:  # there is no request: its prompt was refused
             return
         [self._output] = outputs
-        [record] = recorded(self.llm)[-1].sequences
         self._count += 1
+        if self._output.error is not None:
+            self._say(f"Step {self._count} failed: {type(self._output.error).__name__}: {self._output.error}.")
+            return
+        [record] = recorded(self.llm)[-1].sequences
         self.hops = self._describe(record, self._output)
         self._say(f"Step {self._count}: {phase_of(record)}.")
 
@@ -110,7 +113,8 @@ class StepDebugger(CourseWidget):
 
     def _say(self, sentence: str) -> None:
         if self._output is not None and self._output.finished:
-            sentence += f" Ended: {self._output.outputs[0].finish_reason}. Press Step to begin again."
+            ending = self._output.outputs[0].finish_reason if self._output.outputs else "error"
+            sentence += f" Ended: {ending}. Press Step to begin again."
         self._sentence = sentence
         self.status.value = f'<b role="status">{html.escape(sentence)}</b>'
         rows = "".join(

@@ -9,19 +9,23 @@ instead of forks.)
 
 import math
 
+import torch
 from torch import Tensor
 
 from folovllm.engine.block_manager import BlockManager
 from folovllm.request import BeamState, Proposal, Request, Sequence, SequenceStatus
+from folovllm.sampler import no_choice_error
 
 
 def propose(request: Request, seq: Sequence, logits: Tensor) -> None:
     """Note a sequence's likeliest continuations. logits: [vocab], float32.
 
-    Twice as many as there are beams: even if half of them end in EOS, enough live on.
+    Twice as many as there are beams: even if half of them end in EOS, enough live on. A ValueError for NaN logits.
     """
     state = request.beam_state
     assert state is not None, "only beam search proposes"
+    if not torch.isfinite(logits.max()):
+        raise no_choice_error(logits)
     best = logits.log_softmax(dim=-1).topk(min(2 * state.params.beam_width, logits.shape[-1]))
     state.proposals[seq.seq_id] = [
         Proposal(seq, token_id, logprob)

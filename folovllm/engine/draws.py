@@ -1,14 +1,14 @@
 """Which sequence draws from which row of a step's logits, and which guesses hold."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.request import Request, Sequence
-from folovllm.sampler import LogprobsTensors, Sampler
+from folovllm.sampler import LogprobsTensors, NoTokenLeftError, Sampler
 from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
 
 
@@ -26,13 +26,15 @@ class Draw:
     """One sequence's turn in a step: it draws from the logits rows ``first_row``, ``first_row + 1``, ...
 
     draft: the guesses that the rows after the first rest on.  tokens: what was drawn, as far as it counts.
+    no_token_left: nothing may follow them.
     """
 
     request: Request
     sequence: Sequence
     first_row: int
     draft: list[int]
-    tokens: list[DrawnToken]
+    tokens: list[DrawnToken] = field(default_factory=list)
+    no_token_left: bool = False
 
     def rows(self) -> Iterator[SamplingRow]:
         """Return what the sampler must know, once for each position."""
@@ -69,16 +71,28 @@ def plan_draws(step: SchedulerOutput) -> list[Draw]:
     draws: list[Draw] = []
     for item, _, sampled in step.rows():
         if sampled and item.request.beam_state is None:
-            draws.append(Draw(item.request, item.sequence, sampled.start, item.draft, []))
-            draws += [Draw(item.request, seq, sampled.start, [], []) for seq in item.followers]
+            draws.append(Draw(item.request, item.sequence, sampled.start, item.draft))
+            draws += [Draw(item.request, seq, sampled.start, []) for seq in item.followers]
     return draws
 
 
 def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
-    """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them."""
+    """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
+
+    What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not.
+    """
     draws = plan_draws(step)
-    if not draws:
-        return []
+    if draws:
+        try:
+            _draw_together(draws, logits, sampler)
+        except Exception as error:
+            _draw_one_by_one(draws, logits, sampler)
+            if not any(draw.no_token_left or draw.request.error for draw in draws):
+                raise error  # nobody's in particular
+    return draws
+
+
+def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
     rows = [row for draw in draws for row in draw.rows()]
     index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
     if index != list(range(len(logits))):
@@ -89,4 +103,21 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
     for draw in draws:
         draw.accept(token_ids, sampled.logprobs, offset)
         offset += len(draw.draft) + 1
-    return draws
+
+
+def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
+    """Draw the same tokens row by row, to find out whose row cannot be drawn."""
+    for draw in draws:
+        draw.tokens.clear()
+        try:
+            for i, (row, guess) in enumerate(zip(draw.rows(), [*draw.draft, None], strict=True)):
+                own = logits[draw.first_row + i][None]
+                sampled = sampler(own, SamplingMetadata.build([row], own.shape[-1], own.device))
+                [token_id] = sampled.token_ids.tolist()
+                draw.tokens.append(DrawnToken(token_id, sampled.logprobs, 0))
+                if token_id != guess:
+                    break
+        except NoTokenLeftError:
+            draw.no_token_left = True
+        except Exception as error:
+            draw.request.error = error

@@ -127,7 +127,7 @@ class InputProcessor:
         if params.structured_outputs is None:
             return None
         ends = {*(() if params.ignore_eos else self.eos_token_ids), *params.stop_token_ids}
-        return self._grammar_compiler.compile(params.structured_outputs, self.eos_token_ids, ends, params.min_tokens)
+        return self._grammar_compiler.compile(params.structured_outputs, self.eos_token_ids, ends)
 
     def _check_token_ids(self, token_ids: object) -> list[int]:
         if not isinstance(token_ids, list | tuple):

@@ -72,6 +72,11 @@ class KVCache:
             self._scratch[purpose] = scratch = part.new_empty(len(slots) * 5 // 4, *part.shape[1:])
         return torch.index_select(part, 0, slots, out=scratch[: len(slots)])
 
+    def clear_slots(self, slots: list[int]) -> None:
+        """Set slots of all layers to zero: masked or not, attention multiplies what they hold, and 0 * NaN is NaN."""
+        if slots:
+            self.data.flatten(2, 3)[:, :, torch.tensor(slots, device=self.data.device)] = 0
+
     def copy_blocks(self, copies: list[BlockCopy]) -> None:
         """Copy blocks within the device (copy on write)."""
         if copies:

@@ -20,6 +20,7 @@ from folovllm.engine.draws import Draw, draw_tokens
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.memory import make_cache, size_cache
+from folovllm.engine.metrics import Metric, MetricsLog
 from folovllm.engine.model_probe import get_attention
 from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
@@ -30,6 +31,15 @@ from folovllm.request import Request, Sequence, SequenceStatus
 from folovllm.sampler import Sampler
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
 from folovllm.validation import non_empty_string
+
+
+@contextmanager
+def _blaming(request: Request) -> Iterator[None]:
+    """Take an exception for this request's own: it will end, and the others go on."""
+    try:
+        yield
+    except Exception as error:
+        request.error = error
 
 
 class LLMEngine:
@@ -72,6 +82,7 @@ class LLMEngine:
         eos_token_id, extra_eos_token_ids = get_eos_token_ids(model, tokenizer)
         self.input_processor = InputProcessor(self.config, model, tokenizer, {eos_token_id, *extra_eos_token_ids})
         self.output_processor = OutputProcessor(tokenizer, eos_token_id, extra_eos_token_ids)
+        self.metrics = MetricsLog()
         self.history = History() if config.record_history else None
         self._requests: dict[str, Request] = {}
         self._busy = threading.Lock()
@@ -105,12 +116,10 @@ class LLMEngine:
             request = self._requests.get(request_id)
             if request is None:
                 return None
-            swapped = request.get_seqs(SequenceStatus.SWAPPED)
-            self.model_runner.kv_cache.drop_host_blocks([block for seq in swapped for block in seq.block_ids])
-            self.scheduler.remove_request(request)
-            for seq in request.get_unfinished_seqs():
-                seq.transition_to(SequenceStatus.FINISHED_ABORTED)
-            return self._report(request)
+            self._end(request)
+            output = self._report(request)
+            self.metrics.count_ends([output])
+            return output
 
     def compute_logits(self, prompt: Prompt) -> Tensor:
         """Return the logits of the token that would follow ``prompt``: [vocab], float32.
@@ -143,6 +152,16 @@ class LLMEngine:
         """Say whether a request still has something to report."""
         return bool(self._requests)
 
+    def get_metrics(self) -> list[Metric]:
+        """Return what was counted since the engine started, and how full it is now; see :class:`MetricsLog`."""
+        with self._exclusively():
+            return self.metrics.read(self.scheduler)
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether it is in the middle of a step or another change, and so must not be used now."""
+        return self._busy.locked()
+
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
@@ -157,12 +176,15 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Run one step and return the requests that got on in it.
 
-        Interrupted anywhere, it leaves every request whole: keys and values computed so far are
+        An exception ends the requests that it concerns, and is the ``error`` of their outputs: one request where
+        something of its own failed, else all that the step computes. The others go on with the same tokens.
+        Interrupted anywhere, a step leaves every request whole: keys and values computed so far are
         given up, and the requests wait again with the tokens they have.
         """
         with self._exclusively():
             requests = dict(self._requests)
             num_tokens = {seq: seq.data.get_output_len() for each in requests.values() for seq in each.sequences}
+            step: SchedulerOutput | None = None
             try:
                 clock = [time.perf_counter()]
                 step = self.scheduler.schedule()
@@ -172,10 +194,18 @@ class LLMEngine:
                 draws = draw_tokens(step, logits, self.sampler)
                 clock.append(time.perf_counter())
                 return self._append(step, logits, draws, clock)
-            except BaseException:
+            except BaseException as error:
                 self._requests = requests  # also those that ended and whose report got lost
                 self._recover(num_tokens)
-                raise
+                concerned = (
+                    requests.values() if step is None else dict.fromkeys(item.request for item in step.scheduled)
+                )
+                unfinished = [request for request in concerned if not request.is_finished()]
+                if not isinstance(error, Exception) or not unfinished:
+                    raise
+                outputs = [self._fail(request, error) for request in unfinished]
+                self.metrics.count_ends(outputs)
+                return outputs
 
     def _append(
         self, step: SchedulerOutput, logits: Tensor, draws: list[Draw], clock: list[float]
@@ -184,30 +214,38 @@ class LLMEngine:
         # Before anything is appended: which logits are whose depends on where the sequences end.
         beams = self._propose_beams(step, logits)
         self._record_prompt_logprobs(step, logits)
-        num_taken = {
-            draw.sequence.seq_id: self.output_processor.append(draw.request, draw.sequence, draw.tokens)
-            for draw in draws
-        }
+        num_taken: dict[str, int] = {}
+        for draw in draws:
+            with _blaming(draw.request):
+                num_taken[draw.sequence.seq_id] = self.output_processor.append(draw)
         for item in step.scheduled:
             # Of k tokens taken, the first k - 1 were guesses that held, so they are computed too.
             self.scheduler.mark_computed(item, max(0, num_taken.get(item.sequence.seq_id, 0) - 1))
-            self._keep_time(item.request, clock[0], item.sequence.seq_id in num_taken)
+            self._keep_time(item.request, clock[0], num_taken.get(item.sequence.seq_id, 0) > 0)
         for request in beams:
             choose(request, self.scheduler.block_manager)
+        scheduled = {item.request.request_id: item.request for item in step.scheduled}
+        for request in scheduled.values():
+            if request.error is not None:
+                self._end(request)
         self.scheduler.free_finished()
         if self.history is not None:
             self._record_history(step, clock)
         # Beside those that ran: what an interrupted step finished and could not report.
-        scheduled = {item.request.request_id for item in step.scheduled}
         requests = [r for r in self._requests.values() if r.request_id in scheduled or r.is_finished()]
-        return [self._report(request) for request in requests]
+        outputs = [self._report(request) for request in requests]
+        self.metrics.count_step(step, num_taken)
+        self.metrics.count_ends(outputs)
+        return outputs
 
     def _record_prompt_logprobs(self, step: SchedulerOutput, logits: Tensor) -> None:
         for item, judged, _ in step.rows():
             if judged:
                 first = item.judged_positions.start + 1
                 next_ids = item.sequence.data.prompt_token_ids[first : first + len(judged)]
-                self.output_processor.record_prompt_logprobs(item.request, logits[judged.start : judged.stop], next_ids)
+                rows = logits[judged.start : judged.stop]
+                with _blaming(item.request):
+                    self.output_processor.record_prompt_logprobs(item.request, rows, next_ids)
 
     @staticmethod
     def _propose_beams(step: SchedulerOutput, logits: Tensor) -> list[Request]:
@@ -215,15 +253,16 @@ class LLMEngine:
         beams = {}
         for item, _, sampled in step.rows():
             if sampled and item.request.beam_state is not None:
-                propose(item.request, item.sequence, logits[sampled.start])
+                with _blaming(item.request):
+                    propose(item.request, item.sequence, logits[sampled.start])
                 beams[item.request.request_id] = item.request
-        return list(beams.values())
+        return [request for request in beams.values() if request.error is None]
 
-    @staticmethod
-    def _keep_time(request: Request, started: float, got_token: bool) -> None:
+    def _keep_time(self, request: Request, started: float, got_token: bool) -> None:
         metrics = request.metrics
         if metrics.first_scheduled_time is None:
             metrics.first_scheduled_time = started
+            self.metrics.count_start(request)
         if got_token and metrics.first_token_time is None:
             metrics.first_token_time = time.perf_counter()
 
@@ -235,15 +274,37 @@ class LLMEngine:
 
     def _report(self, request: Request) -> RequestOutput:
         """Return a request's output; once it has ended, rank its sequences and forget it."""
-        if not request.is_finished():
-            return self.output_processor.make_output(request)
+        output = None
+        if request.error is None:
+            with _blaming(request):
+                if request.is_finished():
+                    self._close(request)
+                output = self.output_processor.make_output(request)
+        if output is None:
+            self._end(request)
+            output = self.output_processor.make_failed_output(request)
+        if output.finished:
+            self._forget(request)
+        return output
+
+    def _close(self, request: Request) -> None:
         request.ignore_leftovers()
         if request.beam_state is not None:
             self.output_processor.track(request)
         request.metrics.finished_time = time.perf_counter()
-        output = self.output_processor.make_output(request)
-        self._forget(request)
-        return output
+
+    def _fail(self, request: Request, error: Exception) -> RequestOutput:
+        """End a request because of an error, and return the output that tells its owner."""
+        request.error = error
+        return self._report(request)
+
+    def _end(self, request: Request) -> None:
+        """Take an unfinished request out of the engine and give back what it holds."""
+        swapped = request.get_seqs(SequenceStatus.SWAPPED)
+        self.model_runner.kv_cache.drop_host_blocks([block for seq in swapped for block in seq.block_ids])
+        self.scheduler.remove_request(request)
+        for seq in request.get_unfinished_seqs():
+            seq.transition_to(SequenceStatus.FINISHED_ABORTED)
 
     def _forget(self, request: Request) -> None:
         self.output_processor.remove_request(request)
@@ -258,8 +319,10 @@ class LLMEngine:
         self.model_runner.kv_cache.drop_host_blocks()
         requests = list(self._requests.values())
         for request in requests:
+            request.error = None
             for seq in request.get_unfinished_seqs():
                 seq.truncate_output(num_tokens.get(seq, seq.data.get_output_len()))
             if request.beam_state is None:
-                self.output_processor.track(request)
+                with _blaming(request):
+                    self.output_processor.track(request)
         self.scheduler.requeue(requests)

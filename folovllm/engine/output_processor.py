@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from folovllm.engine.detokenizer import Detokenizer, decode_token
-from folovllm.engine.draws import DrawnToken
-from folovllm.outputs import CompletionOutput, Logprob, RequestOutput
+from folovllm.engine.draws import Draw, DrawnToken
+from folovllm.outputs import NO_TOKEN_LEFT, CompletionOutput, Logprob, RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
 from folovllm.sampler import LogprobsTensors, compute_logprobs
 
@@ -45,14 +45,18 @@ class OutputProcessor:
 
     # -- one step ------------------------------------------------------------------------------------
 
-    def append(self, request: Request, seq: Sequence, drawn: list[DrawnToken]) -> int:
-        """Append tokens until the sequence ends; return how many were taken."""
-        for count, token in enumerate(drawn, start=1):
+    def append(self, draw: Draw) -> int:
+        """Append the drawn tokens until the sequence ends; return how many were taken."""
+        seq = draw.sequence
+        for count, token in enumerate(draw.tokens, start=1):
             self._record_logprobs(seq, token)
             seq.add_token_id(token.token_id)
-            if self._check_end(request, seq):
+            if self._check_end(draw.request, seq):
                 return count
-        return len(drawn)
+        if draw.no_token_left:
+            seq.stop_reason = NO_TOKEN_LEFT
+            seq.transition_to(SequenceStatus.FINISHED_STOPPED)
+        return len(draw.tokens)
 
     def _check_end(self, request: Request, seq: Sequence) -> bool:
         """End the sequence if its newest token says so: by EOS, stop id, length, or a stop string."""
@@ -63,8 +67,6 @@ class OutputProcessor:
         stop_string = detokenizer.update([seq.data.get_last_token_id()], stop_terminated=terminated)
         if stop_string is not None:
             status, stop_reason = SequenceStatus.FINISHED_STOPPED, stop_string
-        elif status is None and request.grammar is not None and request.grammar.is_over(seq.data.output_token_ids):
-            status, stop_reason = SequenceStatus.FINISHED_STOPPED, "no_token_left"
         if status is None:
             return False
         seq.stop_reason = stop_reason
@@ -134,6 +136,19 @@ class OutputProcessor:
             finished=finished,
             metrics=request.metrics,
             num_cached_tokens=request.num_cached_tokens or 0,
+        )
+
+    def make_failed_output(self, request: Request) -> RequestOutput:
+        """Return what is said of a request that an error has ended: nothing but the error."""
+        return RequestOutput(
+            request_id=request.request_id,
+            prompt=request.prompt,
+            prompt_token_ids=list(request.prompt_token_ids),
+            prompt_logprobs=None,
+            outputs=[],
+            finished=True,
+            metrics=request.metrics,
+            error=request.error,
         )
 
     def _make_completion(self, index: int, seq: Sequence) -> CompletionOutput:

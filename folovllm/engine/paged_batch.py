@@ -129,6 +129,7 @@ class PagedBatch:
         block_size = kv_cache.data.shape[3]
         device = kv_cache.data.device
         slots: list[int] = []
+        stale: list[int] = []
         positions: list[int] = []
         families = _find_families(runs)
         alike: dict[tuple[int, int], list[_Member]] = defaultdict(list)
@@ -139,8 +140,10 @@ class PagedBatch:
             run_positions = range(run.start, run.start + run.num_tokens)
             positions.extend(run_positions)
             slots.extend(run.block_ids[p // block_size] * block_size + p % block_size for p in run_positions)
+            stale.extend(_slots_left_over(run, block_size))
         self.position_ids = torch.tensor(positions, device=device)
         self.slot_mapping = torch.tensor(slots, device=device)
+        kv_cache.clear_slots(stale)
         self.groups: list[Group] = []
         for (num_tokens, family), members in alike.items():
             for group in _split_by_length(members, _MOST_PADDING // num_tokens // block_size):
@@ -160,7 +163,7 @@ class PagedBatch:
     def _make_group(self, members: list[_Member]) -> Group:
         device = self.position_ids.device
         width = max(len(run.block_ids) for _, run in members)
-        tables = [run.block_ids + [0] * (width - len(run.block_ids)) for _, run in members]
+        tables = [_widen(run.block_ids, width) for _, run in members]
         ends = {run.start + run.num_tokens for _, run in members}
         num_tokens, context = members[0][1].num_tokens, max(ends)
         first = torch.tensor([offset for offset, _ in members], device=device)
@@ -175,7 +178,7 @@ class PagedBatch:
 
     def _make_family(self, members: list[_Member], width: int, num_shared: int) -> Group:
         device, block_size = self.position_ids.device, self.kv_cache.data.shape[3]
-        tables = [run.block_ids[num_shared:] + [0] * (width - len(run.block_ids)) for _, run in members]
+        tables = [_widen(run.block_ids, width)[num_shared:] for _, run in members]
         token_index = torch.tensor([[offset for offset, _ in members]], device=device)
         positions = torch.arange(width * block_size, device=device)
         shared, own = positions[: num_shared * block_size], positions[num_shared * block_size :]
@@ -190,6 +193,20 @@ class PagedBatch:
             key_positions=torch.cat([shared.expand(count, -1), owned.flatten(1)], dim=1),
             sees_all=False,
         )
+
+
+def _widen(block_ids: list[int], width: int) -> list[int]:
+    """Make a table longer by blocks of its own: what is read for nothing must be no other's, who may have NaN there."""
+    return block_ids + block_ids[-1:] * (width - len(block_ids))
+
+
+def _slots_left_over(run: TokenRun, block_size: int) -> range:
+    """Return the slots behind a run's end, if it is the first to write to its last block: they hold another's past."""
+    end = run.start + run.num_tokens
+    if (end - 1) // block_size * block_size < run.start:
+        return range(0)
+    first = run.block_ids[(end - 1) // block_size] * block_size
+    return range(first + (end - 1) % block_size + 1, first + block_size)
 
 
 def _divide(run: TokenRun, block_size: int) -> Iterator[tuple[int, TokenRun]]:

@@ -1,0 +1,159 @@
+"""Where a model or a tokenizer is read from, and what is wrong with the files if that fails.
+
+A checkpoint is its user's: whatever goes wrong while it is read ends as a ValueError that names the file.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.hub import cached_file
+
+from folovllm import bundled_model
+from folovllm.config import BUNDLED_MODEL
+from folovllm.engine.model_probe import UnsupportedModelError
+from folovllm.gguf_loader import find_gguf
+
+_FILES = {
+    "config": ("config.json",),
+    "model": (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ),
+    "tokenizer": (
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "tokenizer.json",
+    ),
+    "generation config": ("generation_config.json",),
+}
+_LARGE = ("tokenizer.json", "model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one of ``ModelConfig``'s names stands for.
+
+    field: the name's field.  path: a folder or a hub name.  gguf_file: a GGUF file to read instead of the folder.
+    revision: a version of what is on the hub.
+    """
+
+    field: str
+    path: str
+    revision: str | None = None
+    gguf_file: Path | None = None
+
+    @classmethod
+    def locate(cls, field: str, name: str, revision: str | None) -> "Checkpoint":
+        """Find it; a ValueError for a revision of what lies on the disk, and for an unclear GGUF file."""
+        local = name == BUNDLED_MODEL or Path(name).exists()
+        if local and revision is not None:
+            raise ValueError(f"ModelConfig.{field}={name!r} is on this disk and has no revision, got {revision!r}")
+        if name == BUNDLED_MODEL:
+            return cls(field, str(bundled_model.obtain()))
+        try:
+            gguf_file = find_gguf(Path(name), instead_of=f"{'config' if field == 'model' else 'tokenizer'}.json")
+        except ValueError as error:
+            raise ValueError(f"ModelConfig.{field}={name!r}: {error}") from error
+        return cls(field, name, revision, gguf_file)
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Turn any error into a ValueError that names the file. what: a key of ``_FILES``, or another word."""
+        try:
+            yield
+            self._check_small_files(what)
+        except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            where = "a folder, a GGUF file or, online, a hub name is allowed"
+            version = "" if self.revision is None else f" at revision {self.revision!r}"
+            raise ValueError(
+                f"ModelConfig.{self.field}={self.path!r}{version}: its {what} cannot be loaded ({where}). "
+                f"{self._blame(what)}{type(error).__name__}: {error}"
+            ) from error
+
+    def _check_small_files(self, what: str) -> None:
+        """Look into what transformers skips in silence when it is broken: the generation config, for one."""
+        for path in self._files(what):
+            if path.name not in _LARGE and (problem := _problem_of(path)):
+                raise ValueError(f"{path} {problem}")
+
+    def _files(self, what: str) -> list[Path]:
+        """Return the files that a part of the model is read from, as far as they are there."""
+        if self.gguf_file is not None:
+            return []
+        found = [self.find(name) for name in _FILES[what]]
+        return [path for path in found if path is not None]
+
+    def find(self, name: str) -> Path | None:
+        """Return where a file of it lies on this disk, None if it does not."""
+        options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "local_files_only": True}
+        try:
+            found = cached_file(self.path, name, revision=self.revision, **options)
+        except OSError:  # no such repository on this disk
+            return None
+        return None if found is None else Path(found)
+
+    def _blame(self, what: str) -> str:
+        """Say which file is broken, or which ones it may be."""
+        if self.gguf_file is not None:
+            return f"Read: {self.gguf_file}. "
+        there = self._files(what)
+        files = there + (self.weight_files() if what == "model" else [])
+        broken = [f"{path} {problem}" for path in dict.fromkeys(files) if (problem := _problem_of(path))]
+        if broken:
+            return f"{'; '.join(broken)}. "
+        absent = sorted(set(_FILES[what]) - {path.name for path in there})
+        return f"Read: {', '.join(map(str, there)) or 'nothing'}; not there: {', '.join(absent) or 'nothing'}. "
+
+    def weight_files(self) -> list[Path]:
+        """Return the safetensors files that hold the weights, also those that an index names and that are missing."""
+        index = self.find("model.safetensors.index.json")
+        if index is None:
+            single = self.find("model.safetensors")
+            return [] if single is None else [single]
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return sorted(index.parent / shard for shard in shards)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return []  # the index is broken, and named for that
+
+
+def _problem_of(path: Path) -> str | None:
+    """Say what is wrong with one file, None if nothing is that shows without the rest."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return None
+        if path.suffix == ".bin":
+            return None  # a pickle is only opened by who loads it
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jinja":
+            compile_template(text)
+            return None
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            return f"holds a {type(content).__name__}, not a JSON object"
+        if path.name == "tokenizer.json":
+            Tokenizer.from_file(str(path))
+    except Exception as error:
+        return f"is broken ({error})"
+    return None
+
+
+def compile_template(template: str) -> None:
+    """Raise an error for a chat template that is no template."""
+    render_jinja_template(conversations=[], chat_template=template)

@@ -1,0 +1,71 @@
+"""Is what was loaded whole? transformers fills in what a checkpoint lacks: random weights, an empty vocabulary."""
+
+from collections.abc import Collection
+from typing import Any
+
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from folovllm.checkpoint import Checkpoint, compile_template
+
+_NAMES_SHOWN = 3
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def check_weights(checkpoint: Checkpoint, model: PreTrainedModel, loading_info: dict[str, Any]) -> None:
+    """Raise a ValueError unless every weight of the model is the checkpoint's, and no part of it is left unread.
+
+    loading_info: transformers' account of the load; weights that are tied or computed are not in it.
+    Whole modules that only the checkpoint has are left alone: a head for training, layers that hf_overrides cut off.
+    """
+    if missing := loading_info["missing_keys"]:
+        raise ValueError(f"weights missing from the checkpoint: {_some(missing)}")
+    if mismatched := loading_info["mismatched_keys"]:
+        shapes = [f"{name} (stored {list(stored)}, needed {list(needed)})" for name, stored, needed in mismatched]
+        raise ValueError(f"weights stored in another shape than the config asks for: {_some(shapes)}")
+    if checkpoint.gguf_file is not None or getattr(model, "hf_quantizer", None) is not None:
+        return
+    owners = {_bare(name, model) for name, module in model.named_modules() if module._parameters}
+    unread = [name for name in loading_info["unexpected_keys"] if _bare(name, model).rpartition(".")[0] in owners]
+    if unread:
+        raise ValueError(f"weights in the checkpoint that a {model.config.model_type} lacks: {_some(unread)}")
+    if quantized := _quantized_weights(checkpoint, model):
+        raise ValueError(f"weights in a dtype that needs a scale, but no quantization_config: {_some(quantized)}")
+
+
+def _quantized_weights(checkpoint: Checkpoint, model: PreTrainedModel) -> list[str]:
+    """Return the weights whose stored numbers mean nothing alone: transformers takes them as they are."""
+    known = {_bare(name, model) for name, _ in model.named_parameters()}
+    quantized = []
+    for path in checkpoint.weight_files():
+        with safe_open(path, framework="pt") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys() if _bare(name, model) in known}  # noqa: SIM118
+        quantized += [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in _FLOATS]
+    return quantized
+
+
+def _bare(name: str, model: PreTrainedModel) -> str:
+    """Return a weight's or module's name without the prefix that some checkpoints leave out ("model.")."""
+    return name.removeprefix(f"{model.base_model_prefix}.")
+
+
+def _some(names: Collection[str]) -> str:
+    shown = sorted(names)[:_NAMES_SHOWN]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more ({len(names)} in all)" if more else "")
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise a ValueError for a tokenizer that was made of nothing, or has parts of the wrong kind."""
+    vocabularies = {"tokenizer.json", *type(tokenizer).vocab_files_names.values()}
+    if checkpoint.gguf_file is None and not any(checkpoint.find(name) for name in vocabularies):
+        raise ValueError(f"there is none of {', '.join(sorted(vocabularies))}")
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if not isinstance(getattr(tokenizer, name), str | None):
+            raise ValueError(f"{name} must be a string, got {getattr(tokenizer, name)!r}")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ValueError(f"model_max_length must be a number, got {tokenizer.model_max_length!r}")
+    template = tokenizer.chat_template
+    for each in template.values() if isinstance(template, dict) else [template]:
+        if each is not None:
+            compile_template(each)
