@@ -30,6 +30,9 @@ class SamplingType(IntEnum):
 class SamplingParams:
     """Sampling parameters of one request. Checked when made; immutable afterwards.
 
+    The defaults are the same for every model: what it was asked for is all that decides a result. What a model's
+    authors recommend is another thing, :meth:`folovllm.LLM.get_default_sampling_params`.
+
     n: completions returned, >= 1.
     best_of: completions generated, of which the best ``n`` by cumulative log-probability return;
         None means n (vLLM V0; removed from vLLM in 0.12).
