@@ -158,6 +158,12 @@ def test_what_a_tool_returned_is_text(llm, template):
     assert text_of(llm, [asked | {"content": PARTS}], chat_template=template) == expected
 
 
+def test_what_a_tool_returned_stays_in_parts_where_letters_would_be_looped_over(llm):
+    for content in (PARTS, "Once"):
+        said = USER | {"role": "tool", "content": content}
+        assert text_of(llm, [said], chat_template=PARTS_ONLY).startswith("tool:[Once]")
+
+
 # -- further keys ------------------------------------------------------------------------------------------
 
 

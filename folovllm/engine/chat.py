@@ -137,7 +137,10 @@ def _check_options(
         raise ValueError(f"chat_template_kwargs must be a dict with names of variables, got {variables!r}")
     for name in variables:
         if name in _NOT_FOR_THE_TEMPLATE:
-            raise ValueError(f"chat_template_kwargs must be variables of the template's own, got {name!r}")
+            raise ValueError(
+                f"chat_template_kwargs must be variables of the template's own, got {name!r}, an argument of chat or of "
+                "the engine"
+            )
     return {**variables, "add_generation_prompt": starts, "continue_final_message": continues}
 
 
@@ -182,15 +185,15 @@ def _find_template(
 def _with_shaped_content(message: Message, template: str) -> Message:
     """Return a message with its content in the form that the template reads, which is vLLM's.
 
-    Text parts are joined by line breaks, unless the template takes parts; what a tool returned always is. No
-    content is an empty one: templates add it to other text.
+    Text parts are joined by line breaks, unless the template takes parts; what a tool returned is joined wherever
+    the template takes text. No content is an empty one: templates add it to other text.
     """
     takes_parts, takes_text = _accepted_content(template)
     content = message.get("content") or ""
-    as_text = content if isinstance(content, str) else "\n".join(part["text"] for part in content)
-    if message["role"] == "tool" or not takes_parts or (takes_text and isinstance(content, str)):
-        return message | {"content": as_text}
-    return message | {"content": [{"type": "text", "text": content}] if isinstance(content, str) else list(content)}
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    if takes_text and (isinstance(content, str) or not takes_parts or message["role"] == "tool"):
+        return message | {"content": "\n".join(part["text"] for part in parts)}
+    return message | {"content": parts}
 
 
 @lru_cache

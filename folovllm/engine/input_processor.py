@@ -125,7 +125,7 @@ class InputProcessor:
         if isinstance(prompt, Mapping) and set(prompt) <= {"prompt", "prompt_token_ids"}:
             text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
             if token_ids is not None and isinstance(text, str | None):
-                return text, self._check_token_ids(token_ids)
+                return text if text is None else str.__str__(text), self._check_token_ids(token_ids)
             if token_ids is None and isinstance(text, str):
                 return self._tokenize(text)
         bare = items(prompt)
@@ -230,5 +230,6 @@ class InputProcessor:
 
 def _num_rows(embeddings: Any, model: PreTrainedModel) -> int:
     """Return how many tokens an embedding, or the linear layer that gives the logits, has a row for."""
-    size: int = model.config.get_text_config().vocab_size if embeddings is None else embeddings.weight.shape[0]
+    weight = getattr(embeddings, "weight", None)
+    size: int = model.config.get_text_config().vocab_size if weight is None else weight.shape[0]
     return size
