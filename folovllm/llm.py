@@ -123,8 +123,8 @@ class LLM:
         prompts: one or a list of: text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``. Token
             ids are a sequence of ints, or an array or tensor of one dimension; one of two is a prompt a row, and
             padding in it is read like all else.
-        sampling_params: one for all, or one each; default ``SamplingParams()``, not (as in vLLM) what
-            :meth:`get_default_sampling_params` returns: a result should not depend on what was not said.
+        sampling_params: one for all, or one each; default ``SamplingParams()``, the same for every model. (vLLM
+            takes what :meth:`get_default_sampling_params` returns.)
         use_tqdm: show a progress bar on stderr.
 
         A ValueError, an exception or an interrupt ends these requests and leaves the engine usable.
@@ -163,8 +163,8 @@ class LLM:
         messages: ``[{"role": "user", "content": "Hello"}]``, put into words by a chat template. Content may be a
             list of ``{"type": "text", "text": ...}``; further keys (``tool_calls``, ``name``...) go to the template.
         chat_template: the text of a Jinja template; default the model's.
-        chat_template_kwargs: variables for it, such as Qwen3's ``{"enable_thinking": False}``; one that it does not
-            read changes nothing, and neither do ``tools``.
+        chat_template_kwargs: variables for it, such as Qwen3's ``{"enable_thinking": False}``. Those that it does
+            not read, and ``tools`` that it does not read, change nothing.
         add_generation_prompt: end with the header of the assistant's answer.
         continue_final_message: let the model go on with the last message instead; the other must be False then.
         tools: what the model may call: JSON schemas, or functions with type hints and a docstring.

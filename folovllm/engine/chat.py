@@ -138,8 +138,8 @@ def _check_options(
     for name in variables:
         if name in _NOT_FOR_THE_TEMPLATE:
             raise ValueError(
-                f"chat_template_kwargs must be variables of the template's own, got {name!r}, an argument of chat or of "
-                "the engine"
+                f"chat_template_kwargs must be variables of the template's own, got {name!r}, which is an argument of "
+                "chat or of the engine"
             )
     return {**variables, "add_generation_prompt": starts, "continue_final_message": continues}
 
