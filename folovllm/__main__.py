@@ -1,9 +1,11 @@
 """The command line: ``python -m folovllm generate | doctor | model | course``."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -17,6 +19,9 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt")
     generate.add_argument("--model", help="hub name or folder (default: FOLOVLLM_MODEL, else the bundled model)")
     generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    generate.add_argument(
+        "--chat-template-kwargs", metavar="JSON", help="""as '{"enable_thinking": false}' for Qwen3"""
+    )
     generate.add_argument("--max-tokens", type=int, default=128, help="most tokens to generate (default: %(default)s)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     generate.add_argument("--top-p", type=float, default=1.0)
@@ -59,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _generate(options: argparse.Namespace) -> int:
     from folovllm import LLM, SamplingParams
 
+    variables = _parse_variables(options)
     params = SamplingParams(
         max_tokens=options.max_tokens,
         temperature=options.temperature,
@@ -70,7 +76,9 @@ def _generate(options: argparse.Namespace) -> int:
         stop=options.stop,
     )
     llm = LLM(options.model, dtype=options.dtype, device=options.device)
-    prompt = llm.chat_prompt([{"role": "user", "content": options.prompt}]) if options.chat else options.prompt
+    prompt = options.prompt
+    if options.chat:
+        prompt = llm.chat_prompt([{"role": "user", "content": prompt}], chat_template_kwargs=variables)
     shown = 0
     for output in llm.stream(prompt, params):
         text = output.outputs[0].text
@@ -78,6 +86,20 @@ def _generate(options: argparse.Namespace) -> int:
         shown = len(text)
     print()
     return 0
+
+
+def _parse_variables(options: argparse.Namespace) -> Any:
+    """Return the chat template's variables; what they may be, the engine knows."""
+    if options.chat_template_kwargs is None:
+        return None
+    if not options.chat:
+        raise ValueError("--chat-template-kwargs needs --chat: without it no chat template is used")
+    try:
+        return json.loads(options.chat_template_kwargs)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"--chat-template-kwargs must be JSON, got {options.chat_template_kwargs!r}: {error}"
+        ) from None
 
 
 def _doctor(options: argparse.Namespace) -> int:

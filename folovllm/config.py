@@ -90,29 +90,27 @@ class ModelConfig(_Config):
             model = os.environ.get("FOLOVLLM_MODEL") or BUNDLED_MODEL
         self._set("model", non_empty_string(self._checked("model"), model))
         if self.tokenizer is not None:
-            non_empty_string(self._checked("tokenizer"), self.tokenizer)
-        one_of(self._checked("dtype"), self.dtype, get_args(ModelDType))
-        self._set("dtype", _CANONICAL_DTYPES.get(self.dtype, self.dtype))
+            self._set("tokenizer", non_empty_string(self._checked("tokenizer"), self.tokenizer))
+        dtype = one_of(self._checked("dtype"), self.dtype, get_args(ModelDType))
+        self._set("dtype", _CANONICAL_DTYPES.get(dtype, dtype))
         if self.max_model_len is not None:
             self._set("max_model_len", whole_number(self._checked("max_model_len"), self.max_model_len, 1))
-        true_or_false(self._checked("trust_remote_code"), self.trust_remote_code)
+        self._set("trust_remote_code", true_or_false(self._checked("trust_remote_code"), self.trust_remote_code))
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
-        one_of(self._checked("model_impl"), self.model_impl, get_args(ModelImpl))
         for name in ("revision", "tokenizer_revision"):
             if getattr(self, name) is not None:
-                non_empty_string(self._checked(name), getattr(self, name))
+                self._set(name, non_empty_string(self._checked(name), getattr(self, name)))
         if self.hf_overrides is not None and not callable(self.hf_overrides):
             self._set("hf_overrides", dict_of_names(self._checked("hf_overrides"), self.hf_overrides))
+        self._set("model_impl", one_of(self._checked("model_impl"), self.model_impl, get_args(ModelImpl)))
 
     @property
     def tokenizer_source(self) -> tuple[str, str | None]:
         """Name and revision of the tokenizer: its own, or the model's where they are open."""
         name = self.model if self.tokenizer is None else self.tokenizer
-        return (
-            name,
-            self.revision if self.tokenizer_revision is None and name == self.model else self.tokenizer_revision,
-        )
+        is_models = self.tokenizer_revision is None and name == self.model
+        return name, self.revision if is_models else self.tokenizer_revision
 
     @property
     def torch_dtype(self) -> "torch.dtype | None":
@@ -151,7 +149,9 @@ class CacheConfig(_Config):
         )
         self._set("gpu_memory_utilization", utilization)
         self._set("swap_space", real_number(self._checked("swap_space"), self.swap_space, 0.0))
-        true_or_false(self._checked("enable_prefix_caching"), self.enable_prefix_caching)
+        self._set(
+            "enable_prefix_caching", true_or_false(self._checked("enable_prefix_caching"), self.enable_prefix_caching)
+        )
         for name in ("num_gpu_blocks_override", "kv_cache_memory_bytes"):
             if getattr(self, name) is not None:
                 self._set(name, whole_number(self._checked(name), getattr(self, name), 1))
@@ -184,7 +184,10 @@ class SchedulerConfig(_Config):
 
     def __post_init__(self) -> None:
         self._set("max_num_seqs", whole_number(self._checked("max_num_seqs"), self.max_num_seqs, 1))
-        true_or_false(self._checked("enable_chunked_prefill"), self.enable_chunked_prefill)
+        self._set(
+            "enable_chunked_prefill",
+            true_or_false(self._checked("enable_chunked_prefill"), self.enable_chunked_prefill),
+        )
         name = self._checked("num_speculative_tokens")
         self._set("num_speculative_tokens", whole_number(name, self.num_speculative_tokens, 0))
         self._set("prompt_lookup_max", whole_number(self._checked("prompt_lookup_max"), self.prompt_lookup_max, 1))
@@ -235,8 +238,11 @@ class EngineConfig(_Config):
             raise ValueError(
                 f"{self._checked('device')} must be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N', got {self.device!r}"
             )
-        one_of(self._checked("sampling_order"), self.sampling_order, get_args(SamplingOrder))
-        true_or_false(self._checked("record_history"), self.record_history)
+        self._set("device", str.__str__(self.device))
+        self._set(
+            "sampling_order", one_of(self._checked("sampling_order"), self.sampling_order, get_args(SamplingOrder))
+        )
+        self._set("record_history", true_or_false(self._checked("record_history"), self.record_history))
         self._check_prompts_fit()
 
     def _check_prompts_fit(self) -> None:

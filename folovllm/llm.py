@@ -12,19 +12,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from jinja2 import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from folovllm.engine.input_processor import Prompt, TokensPrompt
+from folovllm.engine.chat import Message, Tool, list_conversations, render_chat
+from folovllm.engine.input_processor import Prompt, TokensPrompt, list_prompts
 from folovllm.engine.llm_engine import LLMEngine
 from folovllm.engine.metrics import Metric
-from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS
+from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS, recommended_sampling_params
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
+from folovllm.validation import items
 
-Message = dict[str, str]
 Params = SamplingParams | BeamSearchParams
 _OF_THE_LOADED_MODEL = ("tokenizer", "trust_remote_code", *SETTINGS_OF_THE_WEIGHTS)
 
@@ -116,6 +116,14 @@ class LLM:
         """Return the tokenizer that the engine uses."""
         return self.llm_engine.tokenizer
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Return what the model's authors recommend in its generation config, and our defaults for the rest.
+
+        Of that config, ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty`` and ``max_new_tokens``
+        (``max_tokens`` here) count; ``do_sample`` does not, as in vLLM. A ValueError for values out of range.
+        """
+        return recommended_sampling_params(self.llm_engine.model_runner.model)
+
     # -- generating ----------------------------------------------------------------------------------
 
     def generate(
@@ -127,14 +135,17 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue every prompt, all in one batch; the results have the order of the prompts.
 
-        prompts: one or a list of: text, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
-        sampling_params: one for all, or one each; default ``SamplingParams()``.
+        prompts: one or a list of: text, token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``. Token
+            ids are a sequence of ints, or an array or tensor of one dimension; one of two is a prompt a row, and
+            padding in it is read like all else.
+        sampling_params: one for all, or one each; default ``SamplingParams()``, the same for every model. (vLLM
+            takes what :meth:`get_default_sampling_params` returns.)
         use_tqdm: show a progress bar on stderr.
 
         A ValueError, an exception or an interrupt ends these requests and leaves the engine usable; requests of other
         callers go on. What goes wrong while a request runs is raised here, for whoever made it.
         """
-        each = _as_list(prompts, "prompts")
+        each = list_prompts(prompts)
         return self._run_all(each, _one_each(sampling_params, len(each)), use_tqdm)
 
     def beam_search(
@@ -148,7 +159,7 @@ class LLM:
         """
         if not isinstance(params, BeamSearchParams):
             raise ValueError(f"params must be a BeamSearchParams, got {params!r}")
-        each = _as_list(prompts, "prompts")
+        each = list_prompts(prompts)
         return self._run_all(each, [params] * len(each), use_tqdm)
 
     def chat(
@@ -157,33 +168,63 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        chat_template: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Tool] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them.
 
-        messages: ``[{"role": "user", "content": "Hello"}]``, put into words by the model's chat template.
+        messages: ``[{"role": "user", "content": "Hello"}]``, put into words by a chat template. Content may be a
+            list of ``{"type": "text", "text": ...}``; further keys (``tool_calls``, ``name``...) go to the template.
+        chat_template: the text of a Jinja template; default the model's.
+        chat_template_kwargs: variables for it, such as Qwen3's ``{"enable_thinking": False}``. Those that it does
+            not read, and ``tools`` that it does not read, change nothing.
+        add_generation_prompt: end with the header of the assistant's answer.
+        continue_final_message: let the model go on with the last message instead; the other must be False then.
+        tools: what the model may call: JSON schemas, or functions with type hints and a docstring.
+
+        A ValueError for all that goes wrong inside the template.
         """
-        _check_not_empty(messages)
-        conversations = [messages] if isinstance(messages[0], dict) else messages
-        prompts = [self.chat_prompt(conversation) for conversation in conversations]  # type: ignore[arg-type]
+        prompts = [
+            self.chat_prompt(
+                conversation,
+                chat_template=chat_template,
+                chat_template_kwargs=chat_template_kwargs,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+            )
+            for conversation in list_conversations(messages)
+        ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
-    def chat_prompt(self, messages: Sequence[Message]) -> TokensPrompt:
-        """Return a conversation as the model expects to see it, ready for :meth:`generate` or :meth:`stream`."""
-        tokenizer = self.get_tokenizer()
-        _check_not_empty(messages)
-        for message in messages:
-            if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-                raise ValueError(f"messages must be dicts with 'role' and 'content', got {message!r}")
-            if not isinstance(message["role"], str) or not isinstance(message["content"], str):
-                raise ValueError(f"messages: 'role' and 'content' must be strings, got {message!r}")
-        if not tokenizer.chat_template:
-            raise ValueError("messages: this model's tokenizer has no chat template; use generate with a text prompt")
-        try:
-            text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            raise ValueError(f"messages: this model's chat template refuses them: {error}; got {messages!r}") from error
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Tool] | None = None,
+    ) -> TokensPrompt:
+        """Return a conversation as the model expects to see it, ready for :meth:`generate` or :meth:`stream`.
+
+        The arguments are those of :meth:`chat`.
+        """
+        text = render_chat(
+            self.get_tokenizer(),
+            messages,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+        )
         # The template writes its own special tokens; the tokenizer must not add more.
-        token_ids = self.llm_engine.input_processor.tokenize_text(text, add_special_tokens=False)
+        token_ids = self.llm_engine.input_processor.tokenize_prompt(text, add_special_tokens=False)
         return {"prompt": text, "prompt_token_ids": token_ids}
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
@@ -293,31 +334,17 @@ class _ProgressBar:
         self._bar.update(1)
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt], name: str) -> list[Prompt]:
-    if isinstance(prompts, str | dict):
-        return [prompts]
-    if not isinstance(prompts, list | tuple):
-        raise ValueError(f"{name} must be a prompt or a list of prompts, got {prompts!r}")
-    if prompts and all(isinstance(item, int) for item in prompts):
-        raise ValueError(f"{name}: token ids are passed as {{'prompt_token_ids': [...]}}, got {prompts!r}")
-    return list(prompts)
-
-
-def _check_not_empty(messages: object) -> None:
-    if not messages or not isinstance(messages, list | tuple):
-        raise ValueError(f"messages must be a non-empty list of messages or of conversations, got {messages!r}")
-
-
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
     if params is None:
         params = SamplingParams()
     if isinstance(params, SamplingParams):
         return [params] * count
-    if not isinstance(params, list | tuple):
+    listed = items(params)
+    if listed is None:
         raise ValueError(f"sampling_params must be a SamplingParams or a list of them, got {params!r}")
-    if len(params) != count:
-        raise ValueError(f"sampling_params: got {len(params)} for {count} prompts; give one for all or one each")
-    for each in params:
+    if len(listed) != count:
+        raise ValueError(f"sampling_params: got {len(listed)} for {count} prompts; give one for all or one each")
+    for each in listed:
         if not isinstance(each, SamplingParams):
             raise ValueError(f"sampling_params must be a SamplingParams, got {each!r}")
-    return list(params)
+    return listed

@@ -1,7 +1,9 @@
 """What a request changes about single tokens' logits, before temperature and filters.
 
 Every function takes logits ``[num_seqs, vocab]`` and one Python value a row, touches only the tokens
-concerned, and returns a new tensor. Rows with nothing to do (``None`` or empty) stay as they are.
+concerned, and returns a new tensor. Rows with nothing to do (``None`` or empty) stay as they are. Ids
+that have no logit are passed over: a tokenizer may know more tokens than its model, and a model may
+read tokens that it never writes.
 (vLLM: ``v1/sample/logits_processor/``, ``v1/sample/ops/penalties.py``.)
 """
 
@@ -15,8 +17,9 @@ from torch import Tensor
 
 def _flat_index(logits: Tensor, token_ids: Sequence[Iterable[int]]) -> Tensor:
     """Return the places of each row's tokens in ``logits.flatten()``."""
-    vocab_size = logits.shape[-1]
-    places = [row * vocab_size + token_id for row, ids in enumerate(token_ids) for token_id in ids]
+    size = logits.shape[-1]
+    # An id outside its row would be another row's token.
+    places = [row * size + token_id for row, ids in enumerate(token_ids) for token_id in ids if 0 <= token_id < size]
     return torch.tensor(places, dtype=torch.long, device=logits.device)
 
 
@@ -28,19 +31,15 @@ def apply_allowed_token_ids(logits: Tensor, allowed: Sequence[Sequence[int] | No
 
 
 def apply_bans(logits: Tensor, banned: Sequence[Iterable[int]]) -> Tensor:
-    """Mask each row's banned tokens (bad words, and EOS before ``min_tokens``).
-
-    Ids beyond the vocabulary are passed over: a tokenizer may know more tokens than its model.
-    """
-    vocab_size = logits.shape[-1]
+    """Mask each row's banned tokens (bad words, and EOS before ``min_tokens``)."""
     masked = logits.clone()
-    masked.view(-1)[_flat_index(logits, [[i for i in ids if i < vocab_size] for ids in banned])] = -math.inf
+    masked.view(-1)[_flat_index(logits, banned)] = -math.inf
     return masked
 
 
 def apply_logit_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
     """Add each row's biases to its tokens' logits."""
-    values = [value for bias in biases for value in bias.values()]
+    values = [value for bias in biases for token_id, value in bias.items() if 0 <= token_id < logits.shape[-1]]
     biased = logits.clone()
     biased.view(-1)[_flat_index(logits, biases)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
     return biased

@@ -26,6 +26,7 @@ from folovllm.engine.model_probe import probe_attention, remember_attention
 from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
 from folovllm.hf_overrides import override_config
 from folovllm.load_checks import check_tokenizer, check_weights
+from folovllm.sampling_params import SamplingParams
 from folovllm.validation import whole_number
 
 SETTINGS_OF_THE_WEIGHTS = ("hf_overrides", "revision", "tokenizer_revision")
@@ -74,6 +75,25 @@ def get_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         return None, frozenset()
     first = tokenizer.eos_token_id if tokenizer.eos_token_id in ids else ids[0]
     return first, frozenset(ids) - {first}
+
+
+_RECOMMENDED = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p", "max_new_tokens")
+
+
+def recommended_sampling_params(model: PreTrainedModel) -> SamplingParams:
+    """Return the sampling parameters that a model's generation config names; the others have our defaults.
+
+    (vLLM: ``config/model.py``, ``get_diff_sampling_param``; it reads the same six.)
+    """
+    # Only what differs from HuggingFace's defaults was said by anybody.
+    said = {} if model.generation_config is None else model.generation_config.to_diff_dict()
+    wanted = {name: said[name] for name in _RECOMMENDED if said.get(name) is not None}
+    if "max_new_tokens" in wanted:
+        wanted["max_tokens"] = wanted.pop("max_new_tokens")
+    try:
+        return SamplingParams(**wanted)
+    except ValueError as error:
+        raise ValueError(f"the model's generation config recommends {wanted}, but {error}") from error
 
 
 class ModelLoader:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from folovllm.structured_outputs_params import StructuredOutputsParams as StructuredOutputsParams
-from folovllm.validation import list_of_ints, list_of_strings, real_number, true_or_false, whole_number
+from folovllm.validation import list_of_ints, list_of_strings, plain, real_number, true_or_false, whole_number
 
 MIN_TEMPERATURE = 0.01
 """Smaller positive temperatures are raised to this: dividing by them overflows float32."""
@@ -35,6 +35,9 @@ class SamplingType(IntEnum):
 @dataclass(frozen=True)
 class SamplingParams:
     """Sampling parameters of one request. Checked when made; immutable afterwards.
+
+    The defaults are the same for every model: what it was asked for is all that decides a result. What a model's
+    authors recommend is another thing, :meth:`folovllm.LLM.get_default_sampling_params`.
 
     n: completions returned, >= 1.
     best_of: completions generated, of which the best ``n`` by cumulative log-probability return;
@@ -122,7 +125,7 @@ class SamplingParams:
             seed = whole_number("seed", self.seed, -1, _INT64_MAX)
             self._set("seed", None if seed == -1 else seed)
         for name in ("logprobs", "prompt_logprobs"):
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
             if isinstance(value, bool):  # vLLM: True asks for one, False for none
                 self._set(name, 1 if value else None)
             elif value is not None:
@@ -279,7 +282,7 @@ class BeamSearchParams:
     def __post_init__(self) -> None:
         self._set("beam_width", whole_number("beam_width", self.beam_width, 1))
         self._set("max_tokens", whole_number("max_tokens", self.max_tokens, 1))
-        true_or_false("ignore_eos", self.ignore_eos)
+        self._set("ignore_eos", true_or_false("ignore_eos", self.ignore_eos))
         limit = MAX_LENGTH_PENALTY
         self._set("length_penalty", real_number("length_penalty", self.length_penalty, -limit, limit))
 

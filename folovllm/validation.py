@@ -7,7 +7,7 @@ type or raises a ValueError that names the field, the value, and what is allowed
 import copy
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Real
 from typing import Any
 
@@ -25,29 +25,48 @@ def _range(minimum: float | None, maximum: float | None, above: bool) -> str:
     return " and ".join(bounds)
 
 
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar, or a tensor without dimensions, as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def items(value: Any) -> list[Any] | None:
+    """Return the elements of a list, tuple, range or other sequence, or of an array or tensor; None for all else.
+
+    Text and bytes are no lists of anything here; a set has no order, and an iterator can be read only once.
+    """
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return None
+    if isinstance(value, Sequence):
+        return list(value)
+    return list(value.tolist()) if hasattr(value, "tolist") and getattr(value, "shape", None) else None
+
+
 def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
-    """Accept an int (numpy's too, but no bool and no float) within the bounds."""
+    """Accept an int (NumPy's and PyTorch's too, but no bool and no float) within the bounds."""
     allowed = " ".join(["an int", _range(minimum, maximum, above=False)]).strip()
-    if isinstance(value, bool):
+    number = plain(value)
+    if isinstance(number, bool) or getattr(number, "shape", None):  # a tensor of one element counts as an index
         raise _reject(name, value, allowed)
     try:
-        number = operator.index(value)
+        number = operator.index(number)
     except TypeError:
         raise _reject(name, value, allowed) from None
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise _reject(name, value, allowed)
-    return number
+    return int(number)
 
 
 def real_number(
     name: str, value: Any, minimum: float | None = None, maximum: float | None = None, above: bool = False
 ) -> float:
-    """Accept a finite int or float (numpy's too, but no bool) within the bounds; ``above``: not the minimum itself."""
+    """Accept a finite int or float (NumPy's too, but no bool) within the bounds; ``above``: not the minimum itself."""
     allowed = " ".join(["a finite number", _range(minimum, maximum, above)]).strip()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    given = plain(value)
+    if isinstance(given, bool) or not isinstance(given, Real):
         raise _reject(name, value, allowed)
     try:
-        number = float(value)
+        number = float(given)
     except OverflowError:  # an int beyond the largest float
         raise _reject(name, value, allowed) from None
     too_small = minimum is not None and (number < minimum or (above and number == minimum))
@@ -57,41 +76,43 @@ def real_number(
 
 
 def true_or_false(name: str, value: Any) -> bool:
-    """Accept True or False and nothing that merely counts as such."""
-    if not isinstance(value, bool):
+    """Accept True or False (NumPy's too) and nothing that merely counts as such."""
+    if not isinstance(plain(value), bool):
         raise _reject(name, value, "True or False")
-    return value
+    return bool(value)
 
 
 def non_empty_string(name: str, value: Any) -> str:
     """Accept a string with something in it."""
     if not isinstance(value, str) or not value.strip():
         raise _reject(name, value, "a non-empty string")
-    return value
+    return str.__str__(value)  # of a subclass such as NumPy's too
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> str:
     """Accept one of the listed strings."""
     if not isinstance(value, str) or value not in choices:
         raise _reject(name, value, f"one of {', '.join(map(repr, choices))}")
-    return value
+    return str.__str__(value)
 
 
 def list_of_ints(name: str, value: Any, minimum: int = 0) -> list[int]:
-    """Accept a list, tuple or set of ints; returns a new list."""
-    if not isinstance(value, list | tuple | set | frozenset):
+    """Accept a sequence, array or set of ints; returns a new list."""
+    listed = list(value) if isinstance(value, set | frozenset) else items(value)
+    if listed is None:
         raise _reject(name, value, "a list of ints")
-    return [whole_number(f"{name}[{i}]", item, minimum) for i, item in enumerate(value)]
+    return [whole_number(f"{name}[{i}]", item, minimum) for i, item in enumerate(listed)]
 
 
 def list_of_strings(name: str, value: Any) -> list[str]:
-    """Accept a list or tuple of non-empty strings; returns a new list."""
-    if not isinstance(value, list | tuple):
+    """Accept a sequence or array of non-empty strings; returns a new list."""
+    listed = items(value)
+    if listed is None:
         raise _reject(name, value, "a list of strings")
-    for i, item in enumerate(value):
+    for i, item in enumerate(listed):
         if not isinstance(item, str) or not item:
             raise _reject(f"{name}[{i}]", item, "a non-empty string")
-    return list(value)
+    return [str.__str__(item) for item in listed]
 
 
 def dict_of_names(name: str, value: Any) -> dict[str, Any]:

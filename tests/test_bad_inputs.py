@@ -33,8 +33,12 @@ def sampling(**params: Any) -> Callable[[LLM], object]:
     return lambda llm: llm.generate(GOOD, SamplingParams(**params), use_tqdm=False)
 
 
-def chat(messages: object) -> Callable[[LLM], object]:
-    return lambda llm: llm.chat(messages, use_tqdm=False)
+def chat(messages: object, **options: Any) -> Callable[[LLM], object]:
+    return lambda llm: llm.chat(messages, use_tqdm=False, **options)
+
+
+def call(arguments: str) -> dict[str, object]:
+    return {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}]}
 
 
 def beams(params: object) -> Callable[[LLM], object]:
@@ -88,8 +92,13 @@ TO_A_LIVE_ENGINE: dict[str, tuple[Callable[[LLM], object], str]] = {
     "nested ids": (generate(ids([5, 6])), r"prompt_token_ids.*got \[5, 6\]"),
     "ids as text": (generate({"prompt_token_ids": "567"}), "prompt_token_ids must be a list of ints, got '567'"),
     "ids as one int": (generate({"prompt_token_ids": 5}), "prompt_token_ids must be a list of ints, got 5"),
-    "ids as a tensor": (generate({"prompt_token_ids": torch.tensor([5])}), "prompt_token_ids.*list.*tensor"),
-    "ids as an array": (generate({"prompt_token_ids": np.array([5])}), "prompt_token_ids.*list.*array"),
+    "ids as a tensor of floats": (generate({"prompt_token_ids": torch.tensor([5.0])}), "prompt_token_ids.*got 5.0"),
+    "ids as an array of bools": (generate({"prompt_token_ids": np.array([True])}), "prompt_token_ids.*got True"),
+    "ids as an array of rows": (generate({"prompt_token_ids": np.array([[5, 6]])}), r"prompt_token_ids.*got \[5, 6\]"),
+    "ids as a tensor without dimensions": (generate({"prompt_token_ids": torch.tensor(5)}), "list of ints, got tensor"),
+    "ids as a set": (generate({"prompt_token_ids": {5, 6}}), "list of ints, got {5, 6}"),
+    "ids as bytes": (generate({"prompt_token_ids": b"ab"}), "list of ints, got b'ab'"),
+    "ids as a generator": (generate({"prompt_token_ids": (i for i in [5])}), "list of ints, got <generator"),
     "ids as a dict": (generate({"prompt_token_ids": {5: 6}}), "prompt_token_ids.*list.*5: 6"),
     "no prompt": (generate(None), "prompts must be.*got None"),
     "a number": (generate(5), "prompts must be.*got 5"),
@@ -98,8 +107,15 @@ TO_A_LIVE_ENGINE: dict[str, tuple[Callable[[LLM], object], str]] = {
     "bytes": (generate(b"hello"), "prompts must be.*got b'hello'"),
     "a set": (generate({"hello"}), "prompts must be.*got {'hello'}"),
     "a generator": (generate(each for each in ["hello"]), "prompts must be.*generator"),
-    "bare ids": (generate([5, 6, 7]), r"prompts: token ids are passed as.*got \[5, 6, 7\]"),
-    "lists of bare ids": (generate([[5, 6], [7]]), r"prompt must be.*got \[5, 6\]"),
+    "bare ids beyond the vocabulary": (generate([5, 320]), "prompt_token_ids.*0 to 319, got 320"),
+    "bare bools": (generate([True, False]), "prompt_token_ids.*got True"),
+    "bare floats": (generate([5.0, 6.0]), "prompt must be.*got 5.0"),
+    "an array of floats": (generate(np.array([5.0, 6.0])), "prompt must be.*got 5.0"),
+    "a number without dimensions": (generate(np.array(5)), r"prompts must be.*got array\(5\)"),
+    "rows of rows": (generate(torch.ones(1, 2, 2, dtype=torch.long)), r"prompt must be.*got \[\[1, 1\], \[1, 1\]\]"),
+    "an empty list of ids": (generate([[5], []]), "prompt.*at least one token"),
+    "an id among texts": (generate(["a", 5]), "prompt must be.*got 5"),
+    "what a tokenizer returns": (lambda llm: llm.generate(llm.get_tokenizer()(["a"])), "prompt must be.*input_ids"),
     "empty dict": (generate({}), "prompt must be.*got {}"),
     "unknown key": (generate({"prompt": "a", "images": []}), "prompt must be.*images"),
     "misspelt key": (generate({"prompt_tokens": [5]}), "prompt must be.*prompt_tokens"),
@@ -147,8 +163,36 @@ TO_A_LIVE_ENGINE: dict[str, tuple[Callable[[LLM], object], str]] = {
     "text after a message": (chat([USER, "hello"]), "messages must be.*got 'hello'"),
     "no role": (chat([{"content": "hello"}]), "messages must be.*'role'.*got {'content': 'hello'}"),
     "no content": (chat([{"role": "user"}]), "messages must be.*'content'.*got {'role': 'user'}"),
-    "role that is no string": (chat([{"role": 1, "content": "a"}]), "messages: 'role'.*strings, got.*1"),
-    "content that is no string": (chat([{"role": "user", "content": ["a"]}]), r"messages: .*'content'.*\['a'\]"),
+    "role that is no string": (chat([{"role": 1, "content": "a"}]), "messages: 'role' must be a string, got.*1"),
+    "content that is no string": (chat([USER | {"content": 5}]), "messages: 'content' must be a string or.*5"),
+    "content of bare strings": (chat([USER | {"content": ["a"]}]), "messages: the parts.*'text': str.*got 'a'"),
+    "a part that is an image": (
+        chat([USER | {"content": [{"type": "image_url", "image_url": {"url": "x" * 9999}}]}]),
+        "messages: the parts.*'text': str.*text only, got {'image_url'.{,200}$",
+    ),
+    "a part without its text": (chat([USER | {"content": [{"type": "text"}]}]), "messages: the parts.*got {'type'"),
+    "a tool call that is a name": (chat([USER | {"tool_calls": ["f"]}]), "messages: 'tool_calls' must be.*got 'f'"),
+    "tool calls that are a number": (chat([USER | {"tool_calls": 5}]), "messages: 'tool_calls' must be.*got 5"),
+    "arguments that are no JSON": (chat([USER | call("{'a'}")]), "messages: 'arguments'.*must be JSON, got \"{'a'}\""),
+    "arguments that are a list": (chat([USER | call("[1]")]), r"messages: 'arguments'.*an object, got \[1\]"),
+    "both start and continue": (
+        chat([USER], continue_final_message=True),
+        "add_generation_prompt must be False with continue_final_message=True",
+    ),
+    "a start that is no bool": (chat([USER], add_generation_prompt=1), "add_generation_prompt must be True or.*got 1"),
+    "a template that is a number": (chat([USER], chat_template=5), "chat_template must be the text.*got 5"),
+    "a template that is a file": (chat([USER], chat_template="a.jinja"), "chat_template must be the text.*'a.jinja'"),
+    "variables that are a list": (chat([USER], chat_template_kwargs=["a"]), r"chat_template_kwargs must be.*\['a'\]"),
+    "variables with numbers for names": (chat([USER], chat_template_kwargs={1: 2}), "chat_template_kwargs must be.*{1"),
+    "a variable that is an argument": (chat([USER], chat_template_kwargs={"tools": []}), "kwargs must be.*got 'tools'"),
+    "a variable that is the engine's": (
+        chat([USER], chat_template_kwargs={"tokenize": True}),
+        "chat_template_kwargs must be.*got 'tokenize'",
+    ),
+    "a variable named messages": (chat([USER], chat_template_kwargs={"messages": []}), "kwargs must be.*'messages'"),
+    "tools that are a number": (chat([USER], tools=5), "tools must be a list.*got 5"),
+    "a tool that is a name": (chat([USER], tools=["f"]), "tools must be JSON schemas.*got 'f'"),
+    "a tool without a docstring": (chat([USER], tools=[lambda x: x]), "tools: <function.*docstring"),
     "None as content": (chat([{"role": "user", "content": None}]), "messages: .*'content'.*None"),
     "too long a conversation": (chat([USER | {"content": "x" * 200}]), "prompt has .*max_model_len=64"),
     "no chat template": (chat_without(None), "messages: .*no chat template"),
@@ -164,7 +208,7 @@ TO_A_LIVE_ENGINE: dict[str, tuple[Callable[[LLM], object], str]] = {
     "request_id that is no string": (add(7), "request_id must be a non-empty string, got 7"),
     "request_id that cannot be a key": (add(["a"]), r"request_id must be a non-empty string, got \['a'\]"),
     "engine: params as a dict": (add("a", GOOD, {"n": 1}), "sampling_params must be.*got {'n': 1}"),
-    "engine: bad prompt": (add("a", [5]), r"prompt must be.*got \[5\]"),
+    "engine: bad prompt": (add("a", [5, "a"]), r"prompt must be.*got \[5, 'a'\]"),
 }
 
 

@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit codes."""
 
+import copy
 import subprocess
 import sys
 
@@ -40,6 +41,18 @@ def test_every_sampling_option_reaches_the_engine(model_folder, monkeypatch):
     )
 
 
+def test_variables_of_the_chat_template_reach_it(tmp_path, monkeypatch):
+    tiny_model(num_hidden_layers=1).save_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(byte_level_tokenizer())
+    tokenizer.chat_template = "thinking: {{ enable_thinking }}"
+    tokenizer.save_pretrained(tmp_path)
+    seen = []
+    monkeypatch.setattr(LLM, "stream", lambda self, prompt, params: seen.append(prompt["prompt"]) or iter(()))
+    options = ["--chat", "--chat-template-kwargs", '{"enable_thinking": false}']
+    assert main(["generate", "hi", "--model", str(tmp_path), *options]) == 0
+    assert seen == ["thinking: False"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -47,6 +60,9 @@ def test_every_sampling_option_reaches_the_engine(model_folder, monkeypatch):
         (["--max-tokens", "0"], "max_tokens must be"),
         (["--dtype", "fp8"], "ModelConfig.dtype must be"),
         (["--device", "tpu"], "EngineConfig.device must be"),
+        (["--chat-template-kwargs", "{}"], "--chat-template-kwargs needs --chat"),
+        (["--chat", "--chat-template-kwargs", "{'a'}"], "--chat-template-kwargs must be JSON"),
+        (["--chat", "--chat-template-kwargs", "[1]"], "chat_template_kwargs must be a dict"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(model_folder, capsys, options, message):

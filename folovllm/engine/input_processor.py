@@ -5,17 +5,24 @@ Everything that can be wrong with a request is found here, before it enters the 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import EngineConfig
 from folovllm.engine.block_manager import BlockManager
+from folovllm.engine.model_probe import UnsupportedModelError
 from folovllm.request import BeamState, Request
 from folovllm.sampling_params import BeamSearchParams, SamplingParams, SamplingType
 from folovllm.structured_outputs import Grammar, GrammarCompiler
+from folovllm.validation import items, plain
+
+TokenIds = Sequence[int] | NDArray[Any] | Tensor
+"""A prompt's tokens: a list, tuple, range or other sequence of ints, or an array or tensor of one dimension."""
 
 
 class TextPrompt(TypedDict):
@@ -27,15 +34,35 @@ class TextPrompt(TypedDict):
 class TokensPrompt(TypedDict):
     """A prompt that is tokenized already; ``prompt``, its text, is only passed on."""
 
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     prompt: NotRequired[str]
 
 
-Prompt = str | TextPrompt | TokensPrompt
+Prompt = str | TokenIds | TextPrompt | TokensPrompt
+
+
+def list_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return one prompt or several as a list. A list of ints is one prompt (vLLM's rule), a list of such lists several.
+
+    So an array or tensor of one dimension is one prompt too, and one of two dimensions is a prompt a row.
+    """
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    each = items(prompts)
+    if each is None:
+        raise ValueError(f"prompts must be a prompt or a list of prompts, got {prompts!r}")
+    return [each] if each and _are_ints(each) else each
+
+
+def _are_ints(values: Sequence[object]) -> bool:
+    return all(isinstance(plain(value), int) for value in values)
 
 
 class InputProcessor:
-    """Makes requests for one engine."""
+    """Makes requests for one engine.
+
+    vocab_size: tokens that the model can read.  num_logits: tokens that it can write; some models read a few more.
+    """
 
     def __init__(
         self,
@@ -48,8 +75,15 @@ class InputProcessor:
         self.config = config
         self.max_model_len = config.model_config.max_model_len
         self.tokenizer = tokenizer
-        self.vocab_size: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]
-        self.eos_token_ids = frozenset(token_id for token_id in eos_token_ids if token_id is not None)
+        self.vocab_size = _num_rows(model.get_input_embeddings(), model)
+        self.num_logits = _num_rows(model.get_output_embeddings(), model)  # type: ignore[no-untyped-call]
+        if self.num_logits > self.vocab_size:
+            raise UnsupportedModelError(
+                f"this model has logits for {self.num_logits} tokens but embeddings for {self.vocab_size}: "
+                "it could write tokens that it cannot read"
+            )
+        # Some configs write -1 for "none", and some name a token of another vocabulary.
+        self.eos_token_ids = frozenset(i for i in eos_token_ids if i is not None and 0 <= i < self.num_logits)
         self._seeds = random.Random(config.model_config.seed)
 
     def make_request(
@@ -67,7 +101,8 @@ class InputProcessor:
             raise ValueError(f"sampling_params must be a SamplingParams, got {params!r}")
         text, token_ids = self._tokenize(prompt)
         self._check_length(token_ids)
-        params.check_vocabulary(self.vocab_size, self.config.model_config.max_logprobs)
+        params.check_vocabulary(self.num_logits, self.config.model_config.max_logprobs)
+        self._check_judged(params, token_ids)
         room = self.max_model_len - len(token_ids)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         field = "best_of" if beam is None else "beam_width"
@@ -90,31 +125,46 @@ class InputProcessor:
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):
-            return prompt, self.tokenize_text(prompt)
+            return str.__str__(prompt), self.tokenize_prompt(prompt)
         if isinstance(prompt, Mapping) and set(prompt) <= {"prompt", "prompt_token_ids"}:
             text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
             if token_ids is not None and isinstance(text, str | None):
-                return text, self._check_token_ids(token_ids)
+                return text if text is None else str.__str__(text), self._check_token_ids(token_ids)
             if token_ids is None and isinstance(text, str):
                 return self._tokenize(text)
+        bare = items(prompt)
+        if bare is not None and _are_ints(bare):
+            return None, self._check_token_ids(bare)
         raise ValueError(
-            f"prompt must be a string, {{'prompt': str}} or {{'prompt_token_ids': list of int}}, got {prompt!r}"
+            "prompt must be a string, a list of token ids, {'prompt': str} or {'prompt_token_ids': list of int}, "
+            f"got {prompt!r}"
         )
 
-    def tokenize_text(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def tokenize_prompt(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return a prompt's tokens; a ValueError for those that only the tokenizer knows, and the model cannot read."""
+        token_ids = self._tokenize_text(text, add_special_tokens)
+        for token_id in token_ids:
+            if token_id >= self.vocab_size:
+                raise ValueError(
+                    f"prompt must be made of the model's tokens, ids 0 to {self.vocab_size - 1}, but its "
+                    f"{self.tokenizer.convert_ids_to_tokens(token_id)!r} is the tokenizer's id {token_id}"
+                )
+        return token_ids
+
+    def _tokenize_text(self, text: str, add_special_tokens: bool) -> list[int]:
         """Return a text's tokens; a ValueError for half a surrogate pair, which no tokenizer can read."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"prompt and bad_words must be text that UTF-8 can write, got {text!r}: {error}") from None
-        return list(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        return list(self.tokenizer(str.__str__(text), add_special_tokens=add_special_tokens)["input_ids"])
 
     def _tokenize_bad_words(self, bad_words: list[str]) -> list[list[int]]:
         """Return every bad word's tokens, as it looks at the start of a text and after a space."""
         found: list[list[int]] = []
         for word in bad_words:
             for form in (word, " " + word.lstrip()):
-                token_ids = self.tokenize_text(form, add_special_tokens=False)
+                token_ids = self._tokenize_text(form, add_special_tokens=False)
                 if token_ids and token_ids not in found:
                     found.append(token_ids)
         return found
@@ -130,12 +180,25 @@ class InputProcessor:
         return self._grammar_compiler.compile(params.structured_outputs, self.eos_token_ids, ends)
 
     def _check_token_ids(self, token_ids: object) -> list[int]:
-        if not isinstance(token_ids, list | tuple):
+        listed = items(token_ids)
+        if listed is None:
             raise ValueError(f"prompt_token_ids must be a list of ints, got {token_ids!r}")
-        for token_id in token_ids:
+        checked = [plain(token_id) for token_id in listed]
+        for token_id in checked:
             if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < self.vocab_size:
                 raise ValueError(f"prompt_token_ids must be ints from 0 to {self.vocab_size - 1}, got {token_id!r}")
-        return list(token_ids)
+        return [int(token_id) for token_id in checked]
+
+    def _check_judged(self, params: SamplingParams, token_ids: list[int]) -> None:
+        """Refuse log-probabilities of prompt tokens that have none; the first token is not judged."""
+        if params.prompt_logprobs is None or self.num_logits == self.vocab_size:
+            return
+        for token_id in token_ids[1:]:
+            if token_id >= self.num_logits:
+                raise ValueError(
+                    f"prompt_logprobs must be None for a prompt with tokens that this model reads but never writes: "
+                    f"it has {self.num_logits} logits, got token {token_id}"
+                )
 
     def _check_length(self, token_ids: list[int]) -> None:
         if not token_ids:
@@ -177,3 +240,10 @@ class InputProcessor:
                 f"{needed} KV blocks of {block_manager.block_size} tokens, but there are {there_are}; "
                 f"lower max_tokens or {field}, or give the cache more memory"
             )
+
+
+def _num_rows(embeddings: Any, model: PreTrainedModel) -> int:
+    """Return how many tokens an embedding, or the linear layer that gives the logits, has a row for."""
+    weight = getattr(embeddings, "weight", None)
+    size: int = model.config.get_text_config().vocab_size if weight is None else weight.shape[0]
+    return size
