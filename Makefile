@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu format notebooks bench bench-quick bench-growth bench-waits bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -50,6 +50,9 @@ test-unit: venv ## all tests that need no bundled model; quick
 
 test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
 	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub" tests
+
+sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
 
 test-notebooks: model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)

@@ -22,7 +22,6 @@ def random_prompts(*lengths: int) -> list[dict[str, list[int]]]:
 
 def log_probability(model, prompt_token_ids: list[int], output: list[int]) -> float:
     """Sum over the output's tokens, by one plain HuggingFace forward pass."""
-    model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         logits = model(torch.tensor([prompt_token_ids + output])).logits[0].log_softmax(-1)
     start = len(prompt_token_ids) - 1
@@ -64,7 +63,6 @@ def test_without_eos_it_equals_huggingface(model, settings):
     llm = tiny_llm(model, record_history=True, **settings)
     found = llm.beam_search(prompts, BeamSearchParams(4, 10, ignore_eos=True), use_tqdm=False)
     gave_way = {seq.preempted for step in llm.llm_engine.history.steps for seq in step.sequences}
-    model.set_attn_implementation("sdpa")
     for prompt, output in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt["prompt_token_ids"]])
         expected = model.generate(
@@ -72,7 +70,6 @@ def test_without_eos_it_equals_huggingface(model, settings):
             do_sample=False, eos_token_id=VOCAB_SIZE + 1,
         )  # fmt: skip
         assert [each.token_ids for each in output.outputs] == expected[:, ids.shape[1] :].tolist()
-    model.set_attn_implementation("folovllm_paged")
     if "num_gpu_blocks_override" in settings:
         assert ("swapped" if settings["swap_space"] else "waiting") in gave_way
     pool = llm.llm_engine.scheduler.block_manager.gpu

@@ -372,13 +372,8 @@ def test_beams_beside_other_requests_are_those_of_a_search_alone(llm):
 
 def raw_logprobs(token_ids: list[int]) -> torch.Tensor:
     """HuggingFace's own forward pass: row ``i`` judges token ``i + 1``."""
-    paged = MODEL.config._attn_implementation
-    MODEL.set_attn_implementation("sdpa")
-    try:
-        with torch.inference_mode():
-            return MODEL(torch.tensor([token_ids])).logits[0].float().log_softmax(-1)
-    finally:
-        MODEL.set_attn_implementation(paged)
+    with torch.inference_mode():
+        return MODEL(torch.tensor([token_ids])).logits[0].float().log_softmax(-1)
 
 
 def assert_entries_match(entries, rows: torch.Tensor, next_ids: list[int], num: int) -> None:

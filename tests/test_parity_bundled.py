@@ -55,7 +55,6 @@ def test_greedy_tokens_one_by_one_equal_huggingface(reference, llm):
 
 def test_logits_of_one_batch_are_within_1e_4_of_huggingface(reference):
     model, prompts, _ = reference
-    model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         expected = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
     # Without prefix caching nobody waits for a beginning that another computes: all are in one step.

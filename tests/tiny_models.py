@@ -82,13 +82,6 @@ def tiny_llm(
 
 def hf_greedy(model: PreTrainedModel, prompt_token_ids: list[int], max_tokens: int) -> list[int]:
     """Return what HuggingFace's own ``generate`` gives, with its own attention."""
-    paged = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
-    try:
-        prompt = torch.tensor([prompt_token_ids])
-        output = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_tokens, do_sample=False
-        )
-    finally:
-        model.set_attn_implementation(paged)
+    prompt = torch.tensor([prompt_token_ids])
+    output = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_tokens, do_sample=False)
     return output[0, len(prompt_token_ids) :].tolist()

@@ -1,8 +1,8 @@
 """Ask a model what its attention needs, before its weights exist.
 
-The model is built on PyTorch's ``meta`` device (shapes without memory) and run once on two tokens with an
-attention function that only takes notes. A model that needs what the paged attention does not do
-is refused by name here, instead of loading and giving wrong tokens.
+The model is built on PyTorch's ``meta`` device (shapes without memory) and run once with an attention function that
+only takes notes, and a mask function that is asked who sees whom. A model that needs what the paged attention does not
+do is refused by name here, instead of loading and giving wrong tokens. What this cannot show, ``self_test.py`` does.
 """
 
 import copy
@@ -16,15 +16,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
-_PROBE_NAME = "folovllm_probe"
+from folovllm.engine.attention_notes import AttentionNotes
+from folovllm.engine.attention_switch import Attention, run_with_attention
+
 _KNOWN_CONFIGS = ("LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config")
-_HARMLESS = {
-    "dropout", "is_causal", "output_attentions", "output_hidden_states", "output_router_logits", "past_key_values",
-    "position_ids", "return_dict", "scaling", "sliding_window", "use_cache",
-}  # fmt: skip
+_NUM_TOKENS = 8
 
 
 class UnsupportedModelError(ValueError):
@@ -33,24 +33,26 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What the KV cache must hold: the same for every layer."""
+    """What the KV cache must hold, the same for every layer, and what each layer sees.
+
+    num_layers: attention calls of a forward pass; one a layer in most models.
+    head_dim: the largest size of a head, where keys and values or layers have different ones.
+    windows: for each of them, how many latest positions a token sees, itself included; None for all before it.
+        Empty: None for all.
+    """
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    windows: tuple[int | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.windows:
+            object.__setattr__(self, "windows", (None,) * self.num_layers)
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values that one token takes over all layers."""
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
-
-
-@dataclass
-class _Call:
-    key_shape: torch.Size
-    value_shape: torch.Size
-    causal: bool
-    masked: bool
-    extras: list[str]
 
 
 _known: WeakKeyDictionary[PreTrainedModel, AttentionSpec] = WeakKeyDictionary()
@@ -65,40 +67,33 @@ def remember_attention(model: PreTrainedModel, spec: AttentionSpec) -> None:
 def get_attention(model: PreTrainedModel, trust_remote_code: bool = False) -> AttentionSpec:
     """Return the attention of a loaded model; probe it (:func:`probe_attention`) if it is not known."""
     if model not in _known:
-        remember_attention(model, probe_attention(model.config, trust_remote_code))
+        remember_attention(model, probe_attention(model.config, trust_remote_code, type(model)))
     return _known[model]
 
 
-def probe_attention(config: PreTrainedConfig, trust_remote_code: bool = False) -> AttentionSpec:
+def probe_attention(
+    config: PreTrainedConfig, trust_remote_code: bool = False, model_class: type[PreTrainedModel] | None = None
+) -> AttentionSpec:
     """Return the attention's shape, or raise :class:`UnsupportedModelError` that says what is in the way.
 
     trust_remote_code: a model whose code comes with it cannot be built without.
+    model_class: a loaded model's; by default the one that AutoModelForCausalLM takes for the config.
     """
     name = f"{config.model_type} ({', '.join(config.architectures or ['no architecture named'])})"
     _refuse_by_config(config, name)
     if (known := _look_up(config)) is not None:
         return known
-    calls = _run_on_meta(config, name, trust_remote_code)
-    num_layers = config.get_text_config().num_hidden_layers
-    if sorted(calls) != list(range(num_layers)):
-        raise UnsupportedModelError(
-            f"{name}: {len(calls)} of its {num_layers} layers use plain attention; layers with a recurrent "
-            "state, a shared cache or an attention of their own are not supported"
-        )
-    for call in calls.values():
-        if call.extras:
-            raise UnsupportedModelError(f"{name}: its attention needs {', '.join(call.extras)}, which is not supported")
-        if not call.causal or call.masked:
-            raise UnsupportedModelError(f"{name}: its attention is not plainly causal")
-    shapes = {shape for call in calls.values() for shape in (call.key_shape, call.value_shape)}
-    if len(shapes) != 1:
-        raise UnsupportedModelError(f"{name}: its keys and values differ in shape: {sorted(map(tuple, shapes))}")
-    _, num_kv_heads, _, head_dim = shapes.pop()
-    return AttentionSpec(num_layers, num_kv_heads, head_dim)
+    notes = _run_on_meta(config, name, trust_remote_code, model_class)
+    if notes.reasons:
+        raise UnsupportedModelError(f"{name}: {notes.reasons[0]}")
+    if len(notes.num_kv_heads) != 1:
+        heads = ", ".join(map(str, sorted(notes.num_kv_heads)))
+        raise UnsupportedModelError(f"{name}: its layers differ in their number of key and value heads: {heads}")
+    return AttentionSpec(len(notes.windows), notes.num_kv_heads.pop(), max(notes.head_dims), tuple(notes.windows))
 
 
 def _refuse_by_config(config: PreTrainedConfig, name: str) -> None:
-    """Refuse what a run of two tokens cannot show."""
+    """Refuse what a run on shapes cannot show."""
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name}: it has an encoder; only decoders are supported")
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
@@ -114,7 +109,11 @@ def _look_up(config: PreTrainedConfig) -> AttentionSpec | None:
     if not kind.__module__.startswith("transformers.models.") or kind.__name__ not in _KNOWN_CONFIGS:
         return None
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return AttentionSpec(config.num_hidden_layers, config.num_key_value_heads, head_dim)
+    # Mistral has one window for all layers; Qwen lists the layers that have it; Llama has none.
+    layer_types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    windows = tuple(window if layer_type == "sliding_attention" else None for layer_type in layer_types)
+    return AttentionSpec(config.num_hidden_layers, config.num_key_value_heads, head_dim, windows)
 
 
 @contextmanager
@@ -128,39 +127,48 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _run_on_meta(config: PreTrainedConfig, name: str, trust_remote_code: bool) -> dict[int, _Call]:
-    calls: dict[int, _Call] = {}
-
-    def take_notes(
-        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        causal = getattr(module, "is_causal", True) and kwargs.get("is_causal") is not False
-        extras = sorted(k for k, v in kwargs.items() if k not in _HARMLESS and v is not None)
-        calls[int(module.layer_idx)] = _Call(  # type: ignore[arg-type]
-            key.shape, value.shape, causal, attention_mask is not None, extras
+def _run_on_meta(
+    config: PreTrainedConfig, name: str, trust_remote_code: bool, model_class: type[PreTrainedModel] | None
+) -> AttentionNotes:
+    build: Any = model_class._from_config if model_class else AutoModelForCausalLM.from_config
+    options = {} if model_class else {"trust_remote_code": trust_remote_code}
+    with torch.device("meta"), _quiet_transformers():
+        try:
+            # A copy, because building writes to the config; bfloat16, because expert layers take nothing else.
+            model = build(copy.deepcopy(config), dtype=torch.bfloat16, **options)
+        except Exception as error:
+            reason = "AutoModelForCausalLM cannot build a model from its config"
+            raise UnsupportedModelError(f"{name}: {reason}") from error
+        notes = AttentionNotes(_NUM_TOKENS)
+        tokens = torch.zeros(1, _NUM_TOKENS, dtype=torch.long)
+        inputs = {"input_ids": tokens, "attention_mask": tokens, "position_ids": tokens, "use_cache": False}
+        try:
+            with _AnswerYes():
+                run_with_attention(Attention(notes.attend, notes.make_mask), model, **inputs)
+        except Exception as error:
+            notes.refuse(
+                "its code needs other inputs than tokens, or looks at the values of its tensors to decide what to run"
+            )
+            raise UnsupportedModelError(f"{name}: {notes.reasons[0]}") from error
+    num_calls = len(notes.windows)
+    num_layers = getattr(config.get_text_config(), "num_hidden_layers", num_calls)
+    if num_calls < num_layers:
+        notes.refuse(
+            f"{num_calls or 'none'} of its {num_layers} layers use transformers' attention function; layers with a "
+            "recurrent state or an attention of their own are not supported"
         )
-        return query.transpose(1, 2), None
+    kept = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
+    if too_few := set(kept) - {None, *notes.windows}:
+        notes.refuse(f"its cache keeps {too_few.pop()} tokens, where its mask lets a token see others")
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        notes.refuse("its forward takes no position_ids: it counts the tokens of a row itself")
+    return notes
 
-    AttentionInterface.register(_PROBE_NAME, take_notes)
-    try:
-        with torch.device("meta"), _quiet_transformers():
-            # A copy, because from_config writes to the config; bfloat16, because expert layers take nothing else.
-            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                copy.deepcopy(config),
-                dtype=torch.bfloat16,
-                attn_implementation=_PROBE_NAME,
-                trust_remote_code=trust_remote_code,
-            )
-            forward = inspect.signature(model.forward).parameters
-            if missing := {"position_ids", "logits_to_keep"} - set(forward):
-                raise UnsupportedModelError(f"{name}: its forward takes no {' and no '.join(sorted(missing))}")
-            tokens = torch.zeros(1, 2, dtype=torch.long)
-            last = torch.zeros(1, dtype=torch.long)
-            model.eval()(
-                input_ids=tokens, attention_mask=tokens, position_ids=tokens, use_cache=False, logits_to_keep=last
-            )
-    except UnsupportedModelError:
-        raise
-    except Exception as error:
-        raise UnsupportedModelError(f"{name}: cannot run with an attention function of ours: {error}") from error
-    return calls
+
+class _AnswerYes(TorchFunctionMode):
+    """Tensors without values cannot say whether all of a mask is set or all positions rise: here they do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.__bool__, Tensor.item) and args[0].is_meta:
+            return True
+        return func(*args, **(kwargs or {}))

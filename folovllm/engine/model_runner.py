@@ -4,47 +4,54 @@ The new tokens of all sequences lie side by side in one row ``[1, num_tokens]`` 
 positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``v1/worker/gpu_model_runner.py``.)
 """
 
+import inspect
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from folovllm.config import ModelImpl
+from folovllm.engine.attention_switch import Attention, run_with_attention
 from folovllm.engine.flat_decoder import FlatDecoder, why_not_flat
 from folovllm.engine.kv_cache import KVCache
-from folovllm.engine.paged_attention import ATTENTION_NAME
+from folovllm.engine.model_probe import get_attention
+from folovllm.engine.paged_attention import PagedAttention
 from folovllm.engine.paged_batch import PagedBatch, TokenRun
 from folovllm.engine.scheduler import SchedulerOutput
+from folovllm.engine.self_test import check_forward
 
 
 class TransformersForward:
     """The forward pass of HuggingFace's own code, with our attention in it: any model that is not refused."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model.set_attn_implementation(ATTENTION_NAME)
         self._model = model
+        self._windows = get_attention(model).windows
+        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def __call__(self, token_ids: Tensor, rows: Tensor, batch: PagedBatch) -> Tensor:
         """Return the logits that follow some tokens of a flat batch, as :class:`FlatDecoder` does."""
-        output = self._model(
+        output = run_with_attention(
+            Attention(PagedAttention(batch, self._windows)),
+            self._model,
             input_ids=token_ids[None],
             # Nothing is masked by it; without one some models search every prompt for padding tokens.
             attention_mask=torch.ones_like(token_ids)[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
-            logits_to_keep=rows,
-            paged_batch=batch,
+            **({"logits_to_keep": rows} if self._keeps_rows else {}),
         )
         logits: Tensor = output.logits[0]
-        return logits
+        return logits if self._keeps_rows else logits[rows]
 
 
-def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> FlatDecoder | TransformersForward:
+def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[FlatDecoder] | type[TransformersForward]:
     reason = why_not_flat(model)
     if model_impl == "folovllm" and reason is not None:
         raise ValueError(
             f"ModelConfig.model_impl='folovllm' cannot run this model: {reason}; 'auto' and 'transformers' can"
         )
-    return TransformersForward(model) if model_impl == "transformers" or reason is not None else FlatDecoder(model)
+    return TransformersForward if model_impl == "transformers" or reason is not None else FlatDecoder
 
 
 class ModelRunner:
@@ -56,10 +63,12 @@ class ModelRunner:
     """
 
     def __init__(self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto") -> None:
-        self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
+        self.model = model
         self.kv_cache = kv_cache
         self.num_tokens_run = 0
-        self.forward = _choose_forward(model, model_impl)
+        forward_class = _choose_forward(model, model_impl)
+        check_forward(model, forward_class)
+        self.forward = forward_class(model)
 
     @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:

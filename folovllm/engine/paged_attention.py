@@ -1,19 +1,18 @@
 """The attention function: write new keys and values into KV blocks, attend over each sequence's block table.
 
-HuggingFace's models stay as they are. They call :func:`paged_attention`, registered here under ``ATTENTION_NAME``, for
-every layer, with the queries, keys and values of one flat row that holds the new tokens of all scheduled sequences
-side by side; which token belongs to whom is in the :class:`PagedBatch` that travels along as a keyword argument. The
-engine's own forward pass calls :func:`attend`. (vLLM: ``v1/attention/``; transformers: "Attention Interface".)
+HuggingFace's models stay as they are. They call :class:`PagedAttention` for every layer, with the queries, keys and
+values of one flat row that holds the new tokens of all scheduled sequences side by side; which token belongs to whom is
+in its :class:`PagedBatch`. The engine's own forward pass calls :func:`attend`. (vLLM: ``v1/attention/``;
+transformers: "Attention Interface".)
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from folovllm.engine.paged_batch import Group, PagedBatch
-
-ATTENTION_NAME = "folovllm_paged"
 
 _PADDING_PAYS = 1000
 """Slots that a group reads, from which on one more query a row costs less than the odd number of them."""
@@ -65,29 +64,42 @@ def attend(
     return output
 
 
-def paged_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    paged_batch: PagedBatch,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **kwargs: object,
-) -> tuple[Tensor, None]:
-    """Attend within every sequence of a flat batch.
+class PagedAttention:
+    """What one forward pass of a HuggingFace model calls as its attention function.
 
-    query: [1, num_heads, num_tokens, head_dim].  key, value: [1, num_kv_heads, num_tokens, head_dim].
-    Returns [1, num_tokens, num_heads, head_dim]. Other keyword arguments are transformers' own
-    bookkeeping; those that would change the result are refused before loading (``model_probe.py``).
+    windows: for each call in turn, how many latest positions a token sees, itself included; None for all before it.
+
+    The KV cache has a layer for each call: a model may call it twice a layer, or run a layer twice.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    return attend(layer, queries, keys, values, paged_batch, scaling, sliding_window)[None], None
 
+    def __init__(self, batch: PagedBatch, windows: Sequence[int | None]) -> None:
+        self._batch = batch
+        self._windows = enumerate(windows)
 
-# No mask function goes with it: transformers then builds no mask and passes None.
-AttentionInterface.register(ATTENTION_NAME, paged_attention)
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: object,
+    ) -> tuple[Tensor, None]:
+        """Attend within every sequence of the flat batch.
+
+        query: [1, num_heads, num_tokens, head_dim].  key, value: [1, num_kv_heads, num_tokens, head_dim].
+        Returns [1, num_tokens, num_heads, head_dim]. Other keyword arguments are transformers' own
+        bookkeeping; those that would change the result are refused before loading (``model_probe.py``).
+        """
+        layer, window = next(self._windows)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        queries, keys, values = (self._widen(each[0].transpose(0, 1)) for each in (query, key, value))
+        attended = attend(layer, queries, keys, values, self._batch, scaling, window)
+        # As transformers' own functions return it: some models take views of it.
+        return attended[None, :, :, : value.shape[-1]].contiguous(), None
+
+    def _widen(self, heads: Tensor) -> Tensor:
+        """Add zeros up to the head size of the KV cache; they change no score, and their output is cut off."""
+        missing = self._batch.kv_cache.data.shape[-1] - heads.shape[-1]
+        return pad(heads, (0, missing)) if missing else heads
