@@ -129,10 +129,13 @@ def _reset(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
+    from folovllm.free_memory import out_of_memory_explained
+
     options = make_parser().parse_args(arguments)
     try:
-        exit_code: int = options.run(options)
+        with out_of_memory_explained():  # the imports need most of it
+            exit_code: int = options.run(options)
         return exit_code
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

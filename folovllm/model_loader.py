@@ -22,6 +22,7 @@ from transformers import logging as transformers_logging
 from folovllm import bundled_model
 from folovllm.config import BUNDLED_MODEL, EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
 from folovllm.engine.model_probe import probe_attention, remember_attention
+from folovllm.free_memory import is_out_of_memory, out_of_memory_explained
 
 
 def resolve_device(device: str) -> torch.device:
@@ -71,6 +72,7 @@ class ModelLoader:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
 
+    @out_of_memory_explained()
     def load_model_and_tokenizer(self, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the model, in its dtype and on its device, and its tokenizer.
 
@@ -91,6 +93,8 @@ class ModelLoader:
             with _no_progress_bar():
                 return auto_class.from_pretrained(path, trust_remote_code=self.config.trust_remote_code, **options)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"ModelConfig.{what if what == 'tokenizer' else 'model'}={path!r}: its {what} cannot be loaded "
                 f"(a folder or, online, a hub name is allowed): {error}"
