@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from folovllm.free_memory import out_of_memory_explained
+
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
@@ -56,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@out_of_memory_explained()  # the imports too
 def _generate(options: argparse.Namespace) -> int:
     from folovllm import LLM, SamplingParams
 
@@ -86,6 +89,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+@out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
     from folovllm import bundled_model
 
@@ -130,12 +134,9 @@ def _reset(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
-    from folovllm.free_memory import out_of_memory_explained
-
     options = make_parser().parse_args(arguments)
     try:
-        with out_of_memory_explained():  # the imports need most of it
-            exit_code: int = options.run(options)
+        exit_code: int = options.run(options)
         return exit_code
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

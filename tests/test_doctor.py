@@ -363,3 +363,10 @@ def test_every_check_of_the_real_machine_fits_a_line(capsys):
     assert [line.split()[1] for line in lines] == list(doctor.CHECKS)
     assert blank == ""
     assert code.startswith("For the instructor: FOLO-1 ok=")
+
+
+def test_the_doctors_command_starts_where_psutil_is_missing():
+    command = "import sys; sys.modules['psutil'] = None; from folovllm.__main__ import main; main(['doctor'])"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    [line] = [line for line in run.stdout.splitlines() if line.split()[1:2] == ["memory"]]
+    assert "psutil" in line

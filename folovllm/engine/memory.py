@@ -39,7 +39,6 @@ def size_cache(
         source = "gpu_memory_utilization"
         budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
     else:
-        source, budget = "the free memory", min(GIB, beside_weights.free // 4)
         source, budget = f"the free memory ({beside_weights}, after the weights)", min(GIB, beside_weights.free // 4)
     num_blocks = budget // block_bytes
     if num_blocks < 1:
@@ -57,7 +56,9 @@ def size_cache(
 
 def _file_bytes(model: PreTrainedModel) -> int:
     """Return how much of a model's weights are pages of a mapped file; all of them where the system does not tell."""
-    weights = {weight.data_ptr(): weight.nbytes for weight in model.parameters() if weight.device.type == "cpu"}
+    if model.device.type != "cpu":
+        return 0
+    weights = {weight.data_ptr(): weight.nbytes for weight in model.parameters()}
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
