@@ -31,6 +31,7 @@ def size_cache(
     block_bytes = bytes_per_block(config, spec, model.dtype)
     beside_weights = free_memory(_file_bytes(model))
     num_cpu_blocks = min(int(config.swap_space * GIB), beside_weights.free // 4) // block_bytes
+    fix = "allow more memory"
     if config.num_gpu_blocks_override is not None:
         source, budget = "num_gpu_blocks_override", config.num_gpu_blocks_override * block_bytes
     elif config.kv_cache_memory_bytes is not None:
@@ -40,11 +41,12 @@ def size_cache(
         budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
     else:
         source, budget = f"the free memory ({beside_weights}, after the weights)", min(GIB, beside_weights.free // 4)
+        fix = beside_weights.fix
     num_blocks = budget // block_bytes
     if num_blocks < 1:
         raise ValueError(
             f"CacheConfig: {source} leaves {max(0, budget)} bytes for the KV cache, but one block of "
-            f"{config.block_size} tokens takes {block_bytes}; {beside_weights.fix}, or set num_gpu_blocks_override"
+            f"{config.block_size} tokens takes {block_bytes}; {fix} or set num_gpu_blocks_override"
         )
     if model.device.type != "cuda" and num_blocks * block_bytes > (memory := free_memory()).free:
         raise ValueError(
