@@ -7,7 +7,7 @@
 PY := .venv/bin/python
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
-NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
+NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help

@@ -26,6 +26,8 @@ from peers import PEERS, Setting, why_not
 from worker import Worker
 from workloads import FIRST_TOKEN, WARM_UP, make_workloads
 
+from folovllm.control_groups import count_cores
+
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 DEFAULT_ENGINES = ["folovllm", "hf-one-by-one", "hf-static", "hf-continuous"]
 QUICK_ENGINES = ["folovllm", "hf-static"]
@@ -189,7 +191,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=known, help="default: W1-W5")
     parser.add_argument("--engines", nargs="*", choices=PEERS, metavar="NAME", help="which; without names: list them")
     parser.add_argument("--rounds", type=int, help="default 3; 1 with --quick")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of every engine (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=count_cores(), help="of every engine (default: %(default)s)")
     parser.add_argument("--omp-wait-policy", choices=("passive", "active", "default"), default="passive")
     parser.add_argument(
         "--python", action="append", default=[], metavar="NAME=PATH", help="an engine's own interpreter"
@@ -210,11 +212,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if any(missing):
         parser.error("; ".join(filter(None, missing)))
     return options
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_environment(options: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from folovllm.free_memory import out_of_memory_explained
+
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
@@ -61,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@out_of_memory_explained()  # the imports too
 def _generate(options: argparse.Namespace) -> int:
     from folovllm import LLM, SamplingParams
 
@@ -108,6 +111,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+@out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
     from folovllm import bundled_model
 
@@ -151,7 +155,7 @@ def _reset(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
     options = make_parser().parse_args(arguments)
     try:
         exit_code: int = options.run(options)

@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 from folovllm import bundled_model
 from folovllm.config import BUNDLED_MODEL
 from folovllm.engine.model_probe import UnsupportedModelError
+from folovllm.free_memory import is_out_of_memory
 from folovllm.gguf_loader import find_gguf
 
 _FILES = {
@@ -75,9 +76,9 @@ class Checkpoint:
         try:
             yield
             self._check_small_files(what)
-        except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
+            if isinstance(error, UnsupportedModelError | torch.OutOfMemoryError) or is_out_of_memory(error):
+                raise
             where = "a folder, a GGUF file or, online, a hub name is allowed"
             version = "" if self.revision is None else f" at revision {self.revision!r}"
             raise ValueError(

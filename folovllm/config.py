@@ -126,7 +126,8 @@ class CacheConfig(_Config):
 
     block_size: tokens a KV block, >= 1.
     gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1].
-    swap_space: GiB of host memory for preempted requests, >= 0 (vLLM V0; gone from V1).
+    swap_space: most GiB of host memory for preempted requests, >= 0; never more than a quarter of what is free (vLLM
+        V0; gone from V1).
     enable_prefix_caching: let requests with the same beginning share its blocks.
     num_gpu_blocks_override: exactly so many blocks, >= 1, whatever the memory.
     kv_cache_memory_bytes: memory for the KV cache, >= 1; None: see ``engine/memory.py``.

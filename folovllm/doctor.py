@@ -14,14 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from folovllm.control_groups import count_cores
+from folovllm.free_memory import GIB, free_memory, is_out_of_memory
+
 Level = Literal["ok", "warn", "fail"]
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 """The first and last version that the locked packages have builds for."""
 
-GIB = 1024**3
-NEEDED_MEMORY, COMFORTABLE_MEMORY = 1 * GIB, 2 * GIB
-"""The bundled model takes half a GiB, PyTorch as much; the default KV cache a quarter of what is free."""
+NEEDED_MEMORY, NEEDED_ADDRESSES, COMFORTABLE_MEMORY = 5 * GIB // 8, 1 * GIB, 2 * GIB
+"""Beside PyTorch, which the doctor has loaded: the bundled model takes half a GiB, and twice that of addresses while it
+is loaded; the default KV cache a quarter of what is free beside it."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +117,21 @@ def check_device() -> Check:
         if torch.version.cuda is None:
             fix = "this PyTorch is a build for CPU only; install the one for your card, or carry on with the CPU"
         return Check("device", "warn", f"{detail}, but there is an NVIDIA driver", fix, tag)
+    if device.type == "cpu" and torch.get_num_threads() > (cores := count_cores()):
+        fix = f"set OMP_NUM_THREADS={cores} before you start"
+        return Check("device", "warn", f"{detail}, more than the {cores} cores that this process may use", fix, tag)
     return Check("device", "ok", detail, tag=tag)
 
 
 def check_memory() -> Check:
     """There is memory for the bundled model and a KV cache."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    free = memory.available / GIB
-    detail, tag = f"{free:.1f} of {memory.total / GIB:.1f} GiB free", f"ram{free:.1f}G"
-    if memory.available >= COMFORTABLE_MEMORY:
-        return Check("memory", "ok", detail, tag=tag)
-    level: Level = "fail" if memory.available < NEEDED_MEMORY else "warn"
-    return Check("memory", level, detail, "close other programs and finished notebooks; 2 GiB are enough", tag)
+    memory = free_memory()
+    tag = f"ram{memory.free / GIB:.1f}G"
+    if memory.free >= COMFORTABLE_MEMORY:
+        return Check("memory", "ok", str(memory), tag=tag)
+    needed = NEEDED_ADDRESSES if memory.counts_addresses else NEEDED_MEMORY
+    level: Level = "fail" if memory.free < needed else "warn"
+    return Check("memory", level, str(memory), f"{memory.fix}; 2 GiB are enough", tag)
 
 
 def check_disk() -> Check:
@@ -220,7 +224,8 @@ def _run(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
         first_line = next(iter(str(error).splitlines()), "")
-        return Check(name, "fail", f"{type(error).__name__}: {first_line}", _reinstall(), name)
+        fix = free_memory().fix if is_out_of_memory(error) else _reinstall()
+        return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)
 
 
 def instructor_code(checks: list[Check]) -> str:

@@ -23,6 +23,7 @@ from transformers import logging as transformers_logging
 from folovllm.checkpoint import Checkpoint
 from folovllm.config import EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
 from folovllm.engine.model_probe import probe_attention, remember_attention
+from folovllm.free_memory import out_of_memory_explained
 from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
 from folovllm.hf_overrides import override_config
 from folovllm.load_checks import check_tokenizer, check_weights
@@ -102,6 +103,7 @@ class ModelLoader:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
 
+    @out_of_memory_explained()
     def load_model_and_tokenizer(self, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the model, in its dtype and on its device, and its tokenizer.
 

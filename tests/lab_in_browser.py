@@ -12,6 +12,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
 
+PATIENCE = 150
+"""Seconds that may pass where a laptop takes a few: the machine may be slow, and others may be busy on it."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _SETTINGS = Path(__file__).parent.parent / "jupyter"
@@ -60,11 +62,11 @@ def serve_lab(folder: Path) -> Iterator[str]:
         yield _address(server, log)
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", log.read_text()):
             return found[0]
@@ -77,12 +79,13 @@ class LabPage:
 
     def __init__(self, browser: Browser, address: str, notebook: str, width: int = 1280) -> None:
         self.page: Page = browser.new_page(viewport={"width": width, "height": 1000})
+        self.page.set_default_timeout(PATIENCE * 1000)
         self.problems: list[str] = []
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         # Without "reset" JupyterLab opens the tabs of the page before beside it.
         self._open(address.replace("/lab?", f"/lab/tree/{notebook}?reset&"))
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
 
     def _open(self, address: str) -> None:
         self.page.goto(address)
@@ -135,7 +138,7 @@ class LabPage:
         if shown != (width > 1000):
             self.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
 
-    def wait_until(self, condition: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
+    def wait_until(self, condition: Callable[[], bool], otherwise: str, seconds: float = PATIENCE) -> None:
         """Wait for a condition on the page; ``AssertionError`` with that message if it does not come."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator
 import folovllm.course
 from tests.lab_in_browser import LabPage, open_browser, serve_lab
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 SCREENSHOTS = Path("build/screenshots")
 WIDTHS = (1280, 800)

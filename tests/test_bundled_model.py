@@ -391,9 +391,11 @@ def test_a_write_that_fails_for_want_of_space_leaves_nothing(cache, wheel, sourc
     assert_nothing_is_left(cache, source)
 
 
+# A shell's background job, and nohup's, ignores SIGINT, and so do its children unless they say otherwise.
 CHILD = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from folovllm import bundled_model
 
 settings = json.loads(sys.argv[1])
@@ -437,7 +439,12 @@ def test_after_a_kill_the_next_start_recovers(cache, wheel, source, point):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("point", POINTS[:2])
 def test_an_interrupt_leaves_nothing(cache, wheel, source, point):
-    with start_child(wheel, source, point) as child:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # always, so that this is tried in the foreground as well
+    try:
+        started = start_child(wheel, source, point)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with started as child:
         assert child.stdout.readline() == "pausing\n", child.stderr.read()
         child.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in child.stderr.read()

@@ -13,6 +13,7 @@ import torch
 
 from folovllm import bundled_model, doctor
 from folovllm.__main__ import main as command_line
+from folovllm.free_memory import FreeMemory, free_memory
 
 Version = namedtuple("Version", "major minor")
 GIB = 1024**3
@@ -137,9 +138,19 @@ def without_a_card(monkeypatch, nvidia_driver):
 
 def test_a_cpu_is_a_fit_device(monkeypatch):
     without_a_card(monkeypatch, nvidia_driver=False)
+    monkeypatch.setattr(doctor, "count_cores", torch.get_num_threads)
     check = doctor.check_device()
     assert (check.level, check.fix) == ("ok", "")
     assert f"{torch.get_num_threads()} threads" in check.detail
+
+
+def test_more_threads_than_cores_are_a_warning(monkeypatch):
+    without_a_card(monkeypatch, nvidia_driver=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(doctor, "count_cores", lambda: 2)
+    check = doctor.check_device()
+    assert (check.level, check.fix) == ("warn", "set OMP_NUM_THREADS=2 before you start")
+    assert "64 threads), more than the 2 cores" in check.detail
 
 
 @pytest.mark.parametrize(("built_for", "fix"), [(None, "a build for CPU only"), ("13.0", "update the driver")])
@@ -176,6 +187,30 @@ def test_memory_is_judged_by_what_is_free(monkeypatch, available, level):
     assert check.level == level
     assert check.detail == f"{available:.1f} of 16.0 GiB free"
     assert ("close other programs" in check.fix) == (level != "ok")
+
+
+@pytest.mark.parametrize(("mebibytes", "level"), [(2048, "ok"), (1000, "warn"), (600, "fail")])
+def test_memory_is_that_of_the_container_if_it_has_a_limit(monkeypatch, mebibytes, level):
+    limit = FreeMemory(mebibytes * 2**20, 4 * GIB, "the container's limit", "allow the container more memory")
+    monkeypatch.setattr(doctor, "free_memory", lambda: limit)
+    check = doctor.check_memory()
+    assert (check.level, check.detail) == (level, f"{mebibytes / 1024:.1f} of 4.0 GiB free, the container's limit")
+    assert check.fix == ("" if level == "ok" else "allow the container more memory; 2 GiB are enough")
+
+
+def test_addresses_run_out_before_pages_do(monkeypatch):
+    limit = FreeMemory(1000 * 2**20, 2 * GIB, "the limit of `ulimit -v`", counts_addresses=True)
+    monkeypatch.setattr(doctor, "free_memory", lambda: limit)
+    assert doctor.check_memory().level == "fail"
+
+
+def test_a_check_that_found_no_memory_says_so(monkeypatch):
+    def starved(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "ones", starved)
+    check = doctor._run("device", doctor.check_device)
+    assert (check.level, check.fix) == ("fail", free_memory().fix)
 
 
 def set_free_disk(monkeypatch, free):
@@ -328,3 +363,10 @@ def test_every_check_of_the_real_machine_fits_a_line(capsys):
     assert [line.split()[1] for line in lines] == list(doctor.CHECKS)
     assert blank == ""
     assert code.startswith("For the instructor: FOLO-1 ok=")
+
+
+def test_the_doctors_command_starts_where_psutil_is_missing():
+    command = "import sys; sys.modules['psutil'] = None; from folovllm.__main__ import main; main(['doctor'])"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    [line] = [line for line in run.stdout.splitlines() if line.split()[1:2] == ["memory"]]
+    assert "psutil" in line

@@ -158,7 +158,7 @@ def test_threads_on_one_llm_all_get_their_own_results(llm):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     expected = [by_huggingface(text) for text in TEXTS]
     for index in range(len(TEXTS)):
         assert [tokens(output)[0] for output in results[index]] == expected[index:] + expected[:index]
@@ -177,7 +177,7 @@ def test_an_error_in_one_thread_leaves_the_others_alone(llm):
     thread = threading.Thread(target=fail)
     thread.start()
     outputs = [run(llm, TEXTS[0])[0] for _ in range(5)]
-    thread.join(60)
+    thread.join(300)
     assert len(errors) == 20
     assert [tokens(output) for output in outputs] == [[by_huggingface(TEXTS[0])]] * 5
 
@@ -201,7 +201,7 @@ def test_an_engine_in_the_middle_of_a_step_refuses_a_second_thread(llm, monkeypa
     def execute_while_another_thread_comes(step):
         thread = threading.Thread(target=intrude)
         thread.start()
-        thread.join(60)
+        thread.join(300)
         return execute(step)
 
     execute = engine.model_runner.execute

@@ -10,7 +10,7 @@ import pytest
 from folovllm.__main__ import main
 from folovllm.course import slides
 from folovllm.course.checks import EXERCISES
-from tests.lab_in_browser import open_browser
+from tests.lab_in_browser import PATIENCE, open_browser
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 TYPES = {"slide", "subslide", "fragment", "-", "skip", "notes"}
@@ -91,13 +91,13 @@ def test_a_wheel_that_is_not_the_one_we_know_is_not_used(tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(300)
 def test_every_slide_fits_and_nothing_comes_from_elsewhere(tmp_path):
     pages = slides.write_slides(Path("notebooks"), tmp_path)
     assert [page.stem for page in pages] == [path.stem for path in NOTEBOOKS]
     asked, said = set(), []
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("request", lambda request: asked.add(request.url.partition(":")[0]))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))

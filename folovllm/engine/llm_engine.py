@@ -25,6 +25,7 @@ from folovllm.engine.model_probe import get_attention
 from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from folovllm.free_memory import out_of_memory_explained
 from folovllm.model_loader import ModelLoader, get_eos_token_ids
 from folovllm.outputs import RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
@@ -50,6 +51,7 @@ class LLMEngine:
     model, tokenizer: already loaded ones, instead of those that the config names.
     """
 
+    @out_of_memory_explained()
     def __init__(
         self,
         config: EngineConfig,

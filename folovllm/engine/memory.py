@@ -1,6 +1,8 @@
 """How many KV blocks fit into memory. The one place, beside the dtype rule, that asks what the device is."""
 
-import psutil
+from bisect import bisect
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
@@ -8,8 +10,7 @@ from folovllm.config import CacheConfig, ModelImpl
 from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.model_probe import AttentionSpec
 from folovllm.engine.model_runner import ModelRunner
-
-GIB = 1024**3
+from folovllm.free_memory import GIB, free_memory
 
 
 def size_cache(
@@ -23,26 +24,53 @@ def size_cache(
 
     ``num_gpu_blocks_override`` wins; then ``kv_cache_memory_bytes``; then, on CUDA,
     ``gpu_memory_utilization`` of the card less what the model and its largest step take, and
-    elsewhere the smaller of 1 GiB and a quarter of the free memory.
+    elsewhere the smaller of 1 GiB and a quarter of what is free beside the weights: the rest is for the steps, and for
+    what else runs here. Swapped blocks take another quarter at most. ValueError if the cache cannot be had.
     (vLLM: ``v1/worker/gpu_worker.py``, ``determine_available_memory``.)
     """
     block_bytes = bytes_per_block(config, spec, model.dtype)
-    num_cpu_blocks = int(config.swap_space * GIB) // block_bytes
+    beside_weights = free_memory(_file_bytes(model))
+    num_cpu_blocks = min(int(config.swap_space * GIB), beside_weights.free // 4) // block_bytes
+    fix = "allow more memory"
     if config.num_gpu_blocks_override is not None:
-        return config.with_num_blocks(config.num_gpu_blocks_override, num_cpu_blocks)
-    if config.kv_cache_memory_bytes is not None:
+        source, budget = "num_gpu_blocks_override", config.num_gpu_blocks_override * block_bytes
+    elif config.kv_cache_memory_bytes is not None:
         source, budget = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
     elif model.device.type == "cuda":
         source = "gpu_memory_utilization"
         budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
     else:
-        source, budget = "the free memory", min(GIB, psutil.virtual_memory().available // 4)
-    if budget < block_bytes:
+        source, budget = f"the free memory ({beside_weights}, after the weights)", min(GIB, beside_weights.free // 4)
+        fix = beside_weights.fix
+    num_blocks = budget // block_bytes
+    if num_blocks < 1:
         raise ValueError(
             f"CacheConfig: {source} leaves {max(0, budget)} bytes for the KV cache, but one block of "
-            f"{config.block_size} tokens takes {block_bytes}; allow more memory or set num_gpu_blocks_override"
+            f"{config.block_size} tokens takes {block_bytes}; {fix} or set num_gpu_blocks_override"
         )
-    return config.with_num_blocks(budget // block_bytes, num_cpu_blocks)
+    if model.device.type != "cuda" and num_blocks * block_bytes > (memory := free_memory()).free:
+        raise ValueError(
+            f"CacheConfig: {source} asks for {num_blocks * block_bytes} bytes for the KV cache, more than there is "
+            f"({memory}); ask for less, or {memory.fix}"
+        )
+    return config.with_num_blocks(num_blocks, num_cpu_blocks)
+
+
+def _file_bytes(model: PreTrainedModel) -> int:
+    """Return how much of a model's weights are pages of a mapped file; all of them where the system does not tell."""
+    if model.device.type != "cpu":
+        return 0
+    weights = {weight.data_ptr(): weight.nbytes for weight in model.parameters()}
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return sum(weights.values())
+    mappings = [line.split(maxsplit=5) for line in maps.splitlines()]
+    # Those of no file have the inode 0; what lies in /dev is shared memory.
+    ranges = [each[0].split("-") for each in mappings if each[4] != "0" and not each[-1].startswith("/dev/")]
+    ends = {int(first, 16): int(last, 16) for first, last in ranges}
+    starts = [0, *sorted(ends)]
+    return sum(size for at, size in weights.items() if at < ends.get(starts[bisect(starts, at) - 1], 0))
 
 
 def bytes_per_block(config: CacheConfig, spec: AttentionSpec, dtype: torch.dtype) -> int:
