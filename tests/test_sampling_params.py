@@ -149,7 +149,6 @@ def test_a_contradictory_pair_is_refused(params, message):
         ({"logit_bias": {3: 200, 4: -200}}, {"logit_bias": {3: 100.0, 4: -100.0}}),
         ({"stop_token_ids": {7}, "allowed_token_ids": (1, 2)}, {"stop_token_ids": [7], "allowed_token_ids": [1, 2]}),
     ],
-    ids=str,
 )
 def test_what_is_allowed_is_kept_in_one_form(given_value, kept):
     params = SamplingParams(**given_value)
@@ -191,7 +190,6 @@ def test_nobody_is_told_of_a_field_that_nobody_set():
 @pytest.mark.parametrize(
     "wrong",
     [len, [5], ["f"], [lambda logits: logits], [lambda a, b, c, d: d], [lambda: 0], [lambda *, output, logits: 0]],
-    ids=repr,
 )
 def test_what_is_no_logits_processor_is_refused(wrong):
     with pytest.raises(ValueError, match=r"^logits_processors must be"):

@@ -397,7 +397,6 @@ def test_a_strategy_of_ones_own_sees_only_what_the_form_allows():
         ({"json": {"a": float("nan")}}, "json must be JSON"),
         ({"grammar": "x"}, "unexpected keyword argument 'grammar'"),
     ],
-    ids=str,
 )
 def test_a_wrong_form_is_refused_when_it_is_made(form, message):
     with pytest.raises(ValueError, match=f"^structured_outputs.*{message}"):
