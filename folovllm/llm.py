@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
@@ -22,6 +21,7 @@ from folovllm.engine.llm_engine import LLMEngine
 from folovllm.engine.metrics import Metric
 from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS, recommended_sampling_params
 from folovllm.outputs import RequestOutput
+from folovllm.progress_bar import ProgressBar
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
 from folovllm.validation import items
 
@@ -245,7 +245,7 @@ class LLM:
         """Return the finished outputs in the order of the prompts."""
         request_ids = [self._next_id() for _ in prompts]
         final: dict[str, RequestOutput] = {}
-        with _ProgressBar(len(prompts), disable=not use_tqdm) as progress:
+        with ProgressBar(len(prompts), disable=not use_tqdm) as progress:
             for output in self._run(request_ids, prompts, params):
                 if output.finished:
                     final[output.request_id] = output
@@ -309,29 +309,6 @@ class LLM:
                 self._abandoned.popleft()
             finally:
                 self._lock.release()
-
-
-class _ProgressBar:
-    """vLLM's bar: "Processed prompts", with input and output tokens a second."""
-
-    def __init__(self, total: int, disable: bool) -> None:
-        self._bar = tqdm(total=total, desc="Processed prompts", dynamic_ncols=True, disable=disable)
-        self._num_input = self._num_output = 0
-
-    def __enter__(self) -> "_ProgressBar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def count(self, output: RequestOutput) -> None:
-        """Count a finished request."""
-        self._num_input += len(output.prompt_token_ids)
-        self._num_output += sum(len(completion.token_ids) for completion in output.outputs)
-        seconds = self._bar.format_dict["elapsed"] or 1e-9
-        speed = f"{self._num_input / seconds:.2f} toks/s, output: {self._num_output / seconds:.2f} toks/s"
-        self._bar.set_postfix_str(f"est. speed input: {speed}", refresh=False)
-        self._bar.update(1)
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

@@ -21,12 +21,13 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from folovllm.checkpoint import Checkpoint
-from folovllm.config import EngineConfig, ModelConfig, resolve_dtype, resolve_max_model_len
+from folovllm.config import EngineConfig, ModelConfig
 from folovllm.engine.model_probe import probe_attention, remember_attention
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
 from folovllm.hf_overrides import override_config
 from folovllm.load_checks import check_tokenizer, check_weights
+from folovllm.model_defaults import resolve_dtype, resolve_max_model_len
 from folovllm.sampling_params import SamplingParams
 from folovllm.validation import whole_number
 

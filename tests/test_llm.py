@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-import folovllm.llm
+import folovllm.progress_bar
 from folovllm import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from folovllm.request import SequenceStatus
 from tests.engine_checks import assert_at_rest
@@ -255,12 +255,12 @@ def test_settings_that_belong_to_the_weights_are_refused(llm, setting, message):
 def test_the_bar_counts_prompts_and_tokens(llm, monkeypatch):
     bars = []
 
-    class Bar(folovllm.llm.tqdm):
+    class Bar(folovllm.progress_bar.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             bars.append(self)
 
-    monkeypatch.setattr(folovllm.llm, "tqdm", Bar)
+    monkeypatch.setattr(folovllm.progress_bar, "tqdm", Bar)
     llm.generate(TEXTS, GREEDY)
     (bar,) = bars
     assert (bar.total, bar.n, bar.desc) == (5, 5, "Processed prompts")

@@ -5,9 +5,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from folovllm.config import resolve_dtype, resolve_max_model_len
 from folovllm.course.exercises import Exercise, Mistake
 from folovllm.course.gguf_file import quantize_and_back
+from folovllm.model_defaults import resolve_dtype, resolve_max_model_len
 
 LengthLimits = dict[str, int]
 

@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from folovllm.config import resolve_max_model_len
 from folovllm.engine.attention_switch import Attention, run_with_attention
 from folovllm.engine.flat_decoder import FlatDecoder
 from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.model_probe import AttentionSpec, UnsupportedModelError, get_attention, remember_attention
 from folovllm.engine.paged_batch import PagedBatch, TokenRun
+from folovllm.model_defaults import resolve_max_model_len
 
 Forward = Callable[[Tensor, Tensor, PagedBatch], Tensor]
 ForwardClass = Callable[[PreTrainedModel], Forward]
