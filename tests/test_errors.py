@@ -148,6 +148,22 @@ def test_a_block_that_held_nan_gives_nobody_nan():
         assert generate(llm, prompts) == [generate(lone, each)[0] for each in prompts]
 
 
+def test_nan_in_one_of_many_that_share_a_beginning_is_its_own(llm):
+    shared = prompt(24)["prompt_token_ids"]
+    good = [{"prompt_token_ids": [*shared, last]} for last in (50, 60, 70, 80)]
+    bad = {"prompt_token_ids": [*shared, POISON]}
+    expected = [generate(llm, each)[0] for each in good]  # from here on the beginning is in the cache
+    engine = llm.llm_engine
+    for i, each in enumerate([*good[:2], bad, *good[2:]]):
+        engine.add_request(str(i), each, GREEDY)
+    outputs = {}
+    while engine.has_unfinished_requests():
+        outputs |= {output.request_id: output for output in engine.step() if output.finished}
+    assert "overflowed" in str(outputs.pop("2").error)
+    assert [output.outputs[0] for _, output in sorted(outputs.items())] == expected
+    assert_at_rest(llm)
+
+
 # -- errors of the step itself ---------------------------------------------------------------------------------
 
 

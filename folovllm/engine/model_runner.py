@@ -93,10 +93,11 @@ class ModelRunner:
 
     def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
         device = self.kv_cache.data.device
+        inputs = torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device)
         batch = PagedBatch(runs, self.kv_cache)
-        logits = self.forward(
-            torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device), batch
-        )
+        logits = self.forward(*inputs, batch)
+        if batch.has_families and not torch.isfinite(logits).all():  # one's NaN is not its family's
+            logits = self.forward(*inputs, PagedBatch(runs, self.kv_cache, with_families=False))
         self.num_tokens_run += len(token_ids)
         return logits.float()
 

@@ -122,16 +122,20 @@ class Group:
 
 
 class PagedBatch:
-    """What the attention function must know of one flat batch, worked out once for all layers."""
+    """What the attention function must know of one flat batch, worked out once for all layers.
 
-    def __init__(self, runs: list[TokenRun], kv_cache: KVCache) -> None:
+    with_families: let sequences with a common beginning read it together; then NaN of one reaches them all.
+    """
+
+    def __init__(self, runs: list[TokenRun], kv_cache: KVCache, with_families: bool = True) -> None:
         self.kv_cache = kv_cache
         block_size = kv_cache.data.shape[3]
         device = kv_cache.data.device
         slots: list[int] = []
         stale: list[int] = []
         positions: list[int] = []
-        families = _find_families(runs)
+        families = _find_families(runs) if with_families else {}
+        self.has_families = bool(families)
         alike: dict[tuple[int, int], list[_Member]] = defaultdict(list)
         for run in runs:
             family = run.block_ids[0] if _belongs_to(families, run) else _NO_FAMILY
