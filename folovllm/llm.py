@@ -112,6 +112,11 @@ class LLM:
         with self._locked():
             return self.llm_engine.get_metrics()
 
+    def reset_prefix_cache(self) -> None:
+        """Forget remembered keys and values (vLLM's name): needed after the model's weights were changed."""
+        with self._locked():
+            self.llm_engine.reset_prefix_cache()
+
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the engine uses."""
         return self.llm_engine.tokenizer

@@ -70,8 +70,8 @@ def resolve_max_model_len(
     hf_config: the model's ``config.json``.  tokenizer_max_length: its ``model_max_length``.
     requested: what was asked for; a ValueError if the model cannot do it.
 
-    The smallest of all known keys and the tokenizer's, times what rope scaling stretches them by; 2048 with a warning
-    if nothing is known. A ``model_max_length`` in the config decides instead of its other keys, and longrope starts at
+    The smallest of all known keys and the tokenizer's, as far as rope scaling stretches it; 2048 with a warning if
+    nothing is known. A ``model_max_length`` in the config decides instead of its other keys, and longrope starts at
     the length before stretching unless more is asked for. (vLLM: ``config/model.py``, ``_get_and_verify_max_len``.)
     """
     text_config = {**hf_config, **(hf_config.get("text_config") or {})}
@@ -86,7 +86,7 @@ def resolve_max_model_len(
             f"the model's config names no length limit; max_model_len is set to {_DEFAULT_MAX_MODEL_LEN}", stacklevel=2
         )
         return _DEFAULT_MAX_MODEL_LEN
-    limit = int(min(known) * _rope_stretch(text_config) + 1e-6)  # a stretch may be a rounded quotient of lengths
+    limit = _stretched(min(known), text_config)
     if requested is not None and requested > limit:
         raise ValueError(f"ModelConfig.max_model_len must be at most {limit}, the model's own limit, got {requested}")
     if requested is not None:
@@ -112,24 +112,24 @@ def _rope_type(rope: Mapping[str, Any]) -> str:
     return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
-def _rope_stretch(text_config: Mapping[str, Any]) -> float:
-    """Return what the config's length is to be multiplied by: the least of what kinds of layers stretch it by.
+def _stretched(length: float, text_config: Mapping[str, Any]) -> int:
+    """Return how far rotary positions reach that were made for ``length``: the least of all kinds of layers.
 
-    Most rope types are counted in already. YaRN reaches its original length times the factor: where the config's length
-    is less, it was not written anew, as model cards tell users to add YaRN. (vLLM 0.33 then wants it written anew; it
-    multiplied until September 2026.)
+    Most rope types are counted in already, and linear and dynamic ones multiply. YaRN reaches its original length times
+    the factor, whatever else is written: model cards tell users to add it, and not to change other entries. (vLLM 0.33
+    then wants ``max_position_embeddings`` written anew; it multiplied until September 2026.)
     """
     if "gemma3" in str(text_config.get("model_type")):
-        return 1.0  # its length is the stretched one, whatever the type
-    stretches = []
+        return int(length)  # it is the stretched one, whatever the type
+    reached: list[float] = []
     for rope in _rope_settings(text_config):
         kind, factor = _rope_type(rope), rope.get("factor")
         if factor is None or kind in _ROPE_TYPES_THAT_INCLUDE_THE_FACTOR:
             continue
         factor = real_number("the config's rope factor", factor, 0.0, above=True)
-        length = text_config.get("max_position_embeddings")
         if kind in _YARN:
-            original = rope.get("original_max_position_embeddings") or length
-            factor = max(1.0, original * factor / length) if _is_limit(length) and _is_limit(original) else 1.0
-        stretches.append(factor)
-    return min(stretches, default=1.0)
+            original = rope.get("original_max_position_embeddings") or text_config.get("max_position_embeddings")
+            reached.append(max(length, original * factor) if _is_limit(original) else length)
+        else:
+            reached.append(length * factor)
+    return int(min(reached, default=length))

@@ -321,7 +321,12 @@ def by_kind_of_layer(**kinds: object) -> dict[str, object]:
         # The tokenizer's limit is one of the lengths before stretching: it was written for those.
         (rope("linear", 2.0), 4096, None, 8192),
         (rope("linear", 2.0), 1000, None, 2000),
-        (rope("yarn", 4.0, 1024), 2000, None, 2000),
+        # ... and YaRN reaches as far as its own entries say.
+        (rope("yarn", 4.0, 1024), 2000, None, 4096),
+        (rope("yarn", 4.0, 64, length=64), 64, None, 256),
+        (rope("yarn", 4.0, 64, length=100), 64, None, 256),
+        (rope("yarn", 4.0, 64, length=256), 64, None, 256),
+        (rope("yarn", 4.0, 64, length=1000), None, None, 1000),
         (rope("linear", 2.0), None, 8192, 8192),
         ({"text_config": rope("linear", 2.0)}, None, None, 8192),
     ],

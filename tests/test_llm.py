@@ -458,3 +458,15 @@ def test_who_waits_for_a_seat_is_scheduled_later():
     first, second = run(llm, TEXTS[:2])
     assert second.metrics.first_scheduled_time >= first.metrics.first_token_time
     assert second.metrics.time_in_queue > first.metrics.time_in_queue
+
+
+def test_after_reset_prefix_cache_changed_weights_are_used_at_once():
+    model = tiny_model()
+    llm = tiny_llm(model, swap_space=0.001, block_size=4)
+    run(llm, TEXTS[0])
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight *= -3
+    llm.reset_prefix_cache()
+    [output] = run(llm, TEXTS[0])
+    assert output.num_cached_tokens == 0
+    assert tokens(output) == [by_huggingface(TEXTS[0], model=model)]
