@@ -3,14 +3,16 @@
 (vLLM: ``entrypoints/llm.py``.)
 """
 
+import copy
 import dataclasses
 import difflib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -100,8 +102,10 @@ class LLM:
         self.llm_engine = engine
         self._lock = threading.RLock()
         self._ids = itertools.count()
-        self._inbox: dict[str, deque[RequestOutput]] = {}
-        self._abandoned: deque[str] = deque()
+        # A caller holds its mailboxes, so they go with it; a request that was started and has none is abandoned.
+        self._mailboxes: WeakValueDictionary[str, deque[RequestOutput]] = WeakValueDictionary()
+        self._started: set[str] = set()
+        self._undelivered: deque[RequestOutput] = deque()
 
     def get_metrics(self) -> list[Metric]:
         """Return what the engine has counted since it started, and how full it is now (vLLM's name).
@@ -259,38 +263,48 @@ class LLM:
 
     def _run(self, request_ids: list[str], prompts: list[Prompt], params: Sequence[Params]) -> Iterator[RequestOutput]:
         """Add requests and yield their outputs until all have finished; whatever happens, none is left behind."""
-        unfinished = set(request_ids)
+        mailboxes: dict[str, deque[RequestOutput]] = {request_id: deque() for request_id in request_ids}
         try:
             with self._locked():
                 for request_id, prompt, each in zip(request_ids, prompts, params, strict=True):
-                    self._inbox[request_id] = deque()
+                    self._mailboxes[request_id] = mailboxes[request_id]
+                    self._started.add(request_id)
                     self.llm_engine.add_request(request_id, prompt, each)
-            while unfinished:
-                for output in self._step_for(unfinished):
+            while mailboxes:
+                for output in self._step_for(mailboxes):
                     if output.error is not None:
                         number = 1 + request_ids.index(output.request_id)
-                        output.error.add_note(f"This ended the request of prompt {number} of {len(request_ids)}.")
-                        raise output.error
+                        raise _own(output.error, f"This ended the request of prompt {number} of {len(request_ids)}.")
                     if output.finished:
-                        unfinished.discard(output.request_id)
+                        del mailboxes[output.request_id]
                     yield output
         finally:
-            for request_id in request_ids:
-                self._inbox.pop(request_id, None)
-            self._abandoned.extend(unfinished)
+            mailboxes.clear()
             self._abort_abandoned()
 
-    def _step_for(self, request_ids: set[str]) -> list[RequestOutput]:
+    def _step_for(self, mailboxes: Mapping[str, deque[RequestOutput]]) -> list[RequestOutput]:
         """Return what is there for these requests, after a step if there was nothing."""
         with self._locked():
-            if not any(self._inbox[request_id] for request_id in request_ids):
-                for output in self.llm_engine.step():
-                    self._inbox.get(output.request_id, deque()).append(output)
+            self._deliver()
+            if not any(mailboxes.values()):
+                self._undelivered.extend(self.llm_engine.step())
+                self._deliver()
             outputs: list[RequestOutput] = []
-            for request_id in request_ids:
-                outputs += self._inbox[request_id]
-                self._inbox[request_id].clear()
+            for request_id in mailboxes:  # no mailbox gets a name here, which would keep it in an error's traceback
+                if not mailboxes[request_id] and not self.llm_engine.has_request(request_id):
+                    raise RuntimeError(f"an interrupt lost the result of request {request_id}; generate it again")
+                outputs += mailboxes[request_id]
+                mailboxes[request_id].clear()
             return outputs
+
+    def _deliver(self) -> None:
+        """Put outputs into their mailboxes; what an interrupt leaves, the next one finds here."""
+        while self._undelivered:
+            output = self._undelivered[0]
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is not None:
+                mailbox.append(output)
+            self._undelivered.popleft()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -302,18 +316,33 @@ class LLM:
             self._abort_abandoned()
 
     def _abort_abandoned(self) -> None:
-        """End the requests that nobody waits for any more, or leave it to whoever has the engine now.
+        """End the requests whose mailbox is gone, for nobody reads it; or leave that to whoever has the engine now.
 
         Python may collect an abandoned stream at any moment in any thread, even inside a step: so nothing waits here.
         """
-        while self._abandoned and self._lock.acquire(blocking=False):
+        while (abandoned := self._without_mailbox()) and self._lock.acquire(blocking=False):
             try:
                 if self.llm_engine.is_busy:  # collected inside this thread's own step, which looks here when it is over
                     return
-                self.llm_engine.abort_request(self._abandoned[0])
-                self._abandoned.popleft()
+                for request_id in abandoned:
+                    self.llm_engine.abort_request(request_id)
+                    self._started.discard(request_id)
             finally:
                 self._lock.release()
+
+    def _without_mailbox(self) -> list[str]:
+        return [request_id for request_id in list(self._started) if self._mailboxes.get(request_id) is None]
+
+
+def _own(error: Exception, note: str) -> Exception:
+    """Return an error with a note for one owner: others may have the same error, and get it without."""
+    try:
+        own = copy.copy(error).with_traceback(error.__traceback__)
+    except Exception:  # one that cannot be made from its arguments
+        own = error
+    own.__cause__, own.__context__ = error.__cause__, error.__context__
+    own.__notes__ = [*(each for each in getattr(error, "__notes__", []) if each != note), note]
+    return own
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

@@ -8,7 +8,7 @@ read tokens that it never writes.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -63,10 +63,25 @@ def apply_request_processors(logits: Tensor, processors: Sequence[Sequence[parti
     for row, functions in enumerate(processors):
         for function in functions:
             # The function may change what it gets, now or later: the row itself never leaves.
-            result = function(processed[row].clone())
-            checked = check_result(f"logits_processors: {function.func!r}", result, processed[row])
+            name = f"logits_processors: {function.func!r}"
+            checked = check_result(name, call_users(name, function, processed[row].clone()), processed[row])
             processed[row] = checked.masked_fill(torch.isneginf(processed[row]), -math.inf)
     return processed
+
+
+def call_users(name: str, function: Callable[..., object], *arguments: object) -> object:
+    """Call a user's function; what it raises is an error of its request's, also where it would end a loop or a program.
+
+    An interrupt may come at any moment, here too, and goes its own way.
+    """
+    try:
+        return function(*arguments)
+    except (StopIteration, StopAsyncIteration) as error:
+        raise RuntimeError(f"{name} raised {error!r}") from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{name} raised {error!r}") from error
 
 
 def check_result(name: str, result: object, given: Tensor) -> Tensor:

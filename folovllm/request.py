@@ -121,6 +121,8 @@ class Request:
             self.prompt_logprobs.append(None)
         self.error: Exception | None = None
         """What went wrong with it and ends it; the requests beside it go on."""
+        self.is_counted = False
+        """Whether the engine's metrics have its end."""
         self.num_cached_tokens: int | None = None
         """Prompt tokens found in the prefix cache when it first ran; None before."""
         if sampling_params.seed is not None:

@@ -20,6 +20,7 @@ from folovllm.logits_processors import (
     apply_masks,
     apply_penalties,
     apply_request_processors,
+    call_users,
     check_result,
 )
 from folovllm.nucleus import find_nuclei, weigh
@@ -282,7 +283,9 @@ class Sampler:
             refined = part.logits
             if refines:
                 params = [metadata.params[row] for row in part.rows.tolist()]
-                refined = check_result("Sampler.refine", self.refine(refined.clone(), params), refined)
+                refined = check_result(
+                    "Sampler.refine", call_users("Sampler.refine", self.refine, refined.clone(), params), refined
+                )
             drawn = sample_from_uniform(refined, metadata.uniforms[part.rows])
             if part.token_ids is not None:
                 drawn = part.token_ids.gather(1, drawn[:, None])[:, 0]

@@ -207,16 +207,55 @@ def test_an_error_before_anything_is_scheduled_ends_all(llm, monkeypatch):
     assert_at_rest(llm)
 
 
-def test_a_sampler_that_fails_for_all_together_and_for_none_alone_is_an_error_of_the_step(llm, monkeypatch):
+def test_a_sampler_that_fails_for_all_together_and_for_none_alone_ends_nobody(llm, monkeypatch):
     class Together(Sampler):
         def __call__(self, logits, metadata):
             if len(logits) > 1:
                 raise RuntimeError("two rows are too many")
             return super().__call__(logits, metadata)
 
+    expected = [generate(llm, each)[0] for each in (prompt(5), prompt(6))]
     monkeypatch.setattr(llm.llm_engine, "sampler", Together())
-    with pytest.raises(RuntimeError, match="two rows are too many"):
-        generate(llm, [prompt(5), prompt(6)])
+    with pytest.warns(UserWarning, match="two rows are too many"):
+        assert generate(llm, [prompt(5), prompt(6)]) == expected
+    assert_at_rest(llm)
+
+
+def test_owners_of_one_error_get_notes_of_their_own(llm, monkeypatch):
+    def run_out_of_memory(self, step):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(ModelRunner, "execute", run_out_of_memory)
+    other = llm.stream(prompt(9), GREEDY)
+    monkeypatch.undo()
+    next(other)
+    monkeypatch.setattr(ModelRunner, "execute", run_out_of_memory)
+    errors = []
+    for run in (lambda: generate(llm, [prompt(5), prompt(6)]), lambda: next(other)):
+        with pytest.raises(MemoryError) as caught:
+            run()
+        errors.append(caught.value)
+    assert [each.__notes__ for each in errors] == [
+        ["This ended the request of prompt 1 of 2."],
+        ["This ended the request of prompt 1 of 1."],
+    ]
+    assert errors[0] is not errors[1]
+
+
+@pytest.mark.parametrize("error", [SystemExit("mine"), StopIteration(), GeneratorExit(), KeyError("mine")], ids=repr)
+def test_whatever_a_users_function_raises_ends_its_request_only(llm, error):
+    def fail(output_token_ids, logits):
+        if output_token_ids:
+            raise error
+        return logits
+
+    expected = generate(llm, prompt(6))
+    stream = llm.stream(prompt(5), SamplingParams(seed=1, ignore_eos=True, logits_processors=[fail]))
+    next(stream)
+    assert generate(llm, prompt(6)) == expected
+    with pytest.raises((RuntimeError, KeyError)) as caught:
+        next(stream)
+    assert repr(error) in str(caught.value) or type(caught.value) is type(error)
     assert_at_rest(llm)
 
 
@@ -259,6 +298,32 @@ def test_guesses_reach_a_dead_end_where_single_steps_reach_it(llm):
     assert results == results[:1] * 4
     assert results[0].stop_reason == NO_TOKEN_LEFT
     assert len(results[0].token_ids) > 2
+
+
+def test_a_row_behind_a_guess_that_does_not_hold_ends_nobody(llm):
+    [a], [b] = TOKENIZER.encode("x"), TOKENIZER.encode("y")
+    # After the guess "y" nothing may follow, but "x" is what is drawn.
+    only = SamplingParams(
+        temperature=0,
+        allowed_token_ids=[a, b],
+        bad_words=["yx", "yy"],
+        logit_bias={a: 50},
+        max_tokens=8,
+        ignore_eos=True,
+    )
+    results = []
+    for num in (0, 3):
+        other = llm.with_settings(num_speculative_tokens=num, swap_space=0.001, block_size=4)
+        results.append(generate(other, ["xyxy", "hello"], [only, GREEDY]))
+    assert results[0] == results[1]
+    assert results[0][0].token_ids == [a] * 8
+
+
+def test_a_text_without_a_token_has_the_log_probability_of_nothing(llm):
+    nothing = SamplingParams(logits_processors=[lambda output, logits: logits - torch.inf], logprobs=1)
+    [output] = generate(llm, prompt(5), nothing)
+    assert (output.token_ids, output.logprobs, output.cumulative_logprob) == ([], [], 0.0)
+    assert output.stop_reason == NO_TOKEN_LEFT
 
 
 # -- streams that nobody holds any more ------------------------------------------------------------------------------
@@ -320,4 +385,59 @@ def test_generating_inside_a_step_is_an_error_and_no_deadlock(llm, monkeypatch):
     monkeypatch.setattr(llm.llm_engine, "sampler", Recursive())
     with pytest.raises(RuntimeError, match="in the middle of a step"):
         generate(llm, prompt(5), SEEDED)
+    assert_at_rest(llm)
+
+
+def test_a_stream_collected_while_another_is_ended_disturbs_nobody(llm, monkeypatch):
+    class Holder:
+        pass
+
+    holder = Holder()
+    holder.me = holder
+    holder.stream = llm.stream(prompt(5), GREEDY)
+    gc.collect()
+    gc.disable()
+    try:
+        next(holder.stream)
+        del holder
+        abort_request = llm.llm_engine.abort_request
+
+        def abort_and_collect(request_id):
+            output = abort_request(request_id)
+            gc.collect()
+            return output
+
+        monkeypatch.setattr(llm.llm_engine, "abort_request", abort_and_collect)
+        stream = llm.stream(prompt(9), GREEDY)
+        next(stream)
+        stream.close()
+    finally:
+        gc.enable()
+    assert_at_rest(llm)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_while_outputs_are_handed_out_loses_none_of_another_caller(llm, monkeypatch, when):
+    expected = generate(llm, prompt(7))[0]
+    other = llm.stream(prompt(7), GREEDY)
+    shown = [next(other)]
+    deliver = LLM._deliver
+    calls = 0
+
+    def interrupt(self):
+        nonlocal calls
+        calls += 1
+        if when == "after":
+            deliver(self)
+        if calls == 2 + 2 * 11:  # in the step that finishes the other one
+            raise KeyboardInterrupt
+        if when == "before":
+            deliver(self)
+
+    monkeypatch.setattr(LLM, "_deliver", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(prompt(5), SamplingParams(temperature=0, max_tokens=40, ignore_eos=True), use_tqdm=False)
+    monkeypatch.undo()
+    shown += other
+    assert shown[-1].outputs[0] == expected
     assert_at_rest(llm)

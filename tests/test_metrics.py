@@ -41,9 +41,8 @@ def test_requests_and_tokens_are_those_of_the_outputs():
     assert metrics["prompt_tokens"] == 7 + 9 + 5 + 6
     lengths = [len(each.token_ids) for output in outputs for each in output.outputs]
     assert lengths == [8, 5, 5, 1]  # and a third text of five that was ranked out
-    # The first of the four steps extends the prompt, the three others three texts each.
-    assert len(beams[0].outputs) == 3
-    assert metrics["generation_tokens"] == sum(lengths) + 5 + (1 + 3 * 3)
+    assert [len(each.token_ids) for each in beams[0].outputs] == [4, 4, 4]
+    assert metrics["generation_tokens"] == sum(lengths) + 5 + 12
     assert metrics["request_success.length"] == 3
     assert metrics["request_success.stop"] == 1
 
@@ -112,8 +111,14 @@ def test_requests_that_were_given_up_or_failed_are_counted_by_their_end(monkeypa
     with pytest.raises(MemoryError):
         llm.generate(prompt(5), GREEDY, use_tqdm=False)
     monkeypatch.setattr(ModelRunner, "execute", execute)
-    assert {name: value for name, value in read(llm).items() if name.startswith("request_")} == {
-        "request_success.abort": 1,
+    llm.llm_engine.add_request("waits", prompt(5), GREEDY)
+    llm.llm_engine.abort_request("waits")
+    metrics = read(llm)
+    assert metrics["num_requests"] == 3
+    assert metrics["prompt_tokens"] == 15
+    assert metrics["generation_tokens"] == 1
+    assert {name: value for name, value in metrics.items() if name.startswith("request_")} == {
+        "request_success.abort": 2,
         "request_success.error": 1,
     }
 

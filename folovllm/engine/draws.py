@@ -1,5 +1,6 @@
 """Which sequence draws from which row of a step's logits, and which guesses hold."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -79,7 +80,8 @@ def plan_draws(step: SchedulerOutput) -> list[Draw]:
 def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
     """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
 
-    What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not.
+    What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not. What
+    goes wrong together and with none alone is a warning: a row behind a guess that does not hold, or bad luck.
     """
     draws = plan_draws(step)
     if draws:
@@ -87,8 +89,9 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
             _draw_together(draws, logits, sampler)
         except Exception as error:
             _draw_one_by_one(draws, logits, sampler)
-            if not any(draw.no_token_left or draw.request.error for draw in draws):
-                raise error  # nobody's in particular
+            culprits = any(draw.no_token_left or draw.request.error for draw in draws)
+            if not culprits and not isinstance(error, NoTokenLeftError):
+                warnings.warn(f"rows were drawn one by one, for together they failed: {error!r}", stacklevel=2)
     return draws
 
 
@@ -109,6 +112,8 @@ def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> Non
     """Draw the same tokens row by row, to find out whose row cannot be drawn."""
     for draw in draws:
         draw.tokens.clear()
+        if draw.request.error is not None:
+            continue
         try:
             for i, (row, guess) in enumerate(zip(draw.rows(), [*draw.draft, None], strict=True)):
                 own = logits[draw.first_row + i][None]

@@ -110,6 +110,7 @@ class LLMEngine:
                 self.scheduler.remove_request(request)
                 self._forget(request)
                 raise
+            self.metrics.count_request(request)
             return request
 
     def abort_request(self, request_id: str) -> RequestOutput | None:
@@ -119,9 +120,7 @@ class LLMEngine:
             if request is None:
                 return None
             self._end(request)
-            output = self._report(request)
-            self.metrics.count_ends([output])
-            return output
+            return self._report(request)
 
     def compute_logits(self, prompt: Prompt) -> Tensor:
         """Return the logits of the token that would follow ``prompt``: [vocab], float32.
@@ -154,10 +153,14 @@ class LLMEngine:
         """Say whether a request still has something to report."""
         return bool(self._requests)
 
+    def has_request(self, request_id: str) -> bool:
+        """Say whether a request of this id has something to report yet."""
+        return request_id in self._requests
+
     def get_metrics(self) -> list[Metric]:
         """Return what was counted since the engine started, and how full it is now; see :class:`MetricsLog`."""
         with self._exclusively():
-            return self.metrics.read(self.scheduler)
+            return self.metrics.read(self.scheduler, self._requests.values())
 
     @property
     def is_busy(self) -> bool:
@@ -166,12 +169,10 @@ class LLMEngine:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
+        if self._busy.locked():
             raise RuntimeError("this engine is in the middle of a step: use it from one thread at a time, or use LLM")
-        try:
+        with self._busy:  # Python lets no interrupt come between this and its end, as it might with try and finally
             yield
-        finally:
-            self._busy.release()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -205,9 +206,7 @@ class LLMEngine:
                 unfinished = [request for request in concerned if not request.is_finished()]
                 if not isinstance(error, Exception) or not unfinished:
                     raise
-                outputs = [self._fail(request, error) for request in unfinished]
-                self.metrics.count_ends(outputs)
-                return outputs
+                return [self._fail(request, error) for request in unfinished]
 
     def _append(
         self, step: SchedulerOutput, logits: Tensor, draws: list[Draw], clock: list[float]
@@ -237,7 +236,6 @@ class LLMEngine:
         requests = [r for r in self._requests.values() if r.request_id in scheduled or r.is_finished()]
         outputs = [self._report(request) for request in requests]
         self.metrics.count_step(step, num_taken)
-        self.metrics.count_ends(outputs)
         return outputs
 
     def _record_prompt_logprobs(self, step: SchedulerOutput, logits: Tensor) -> None:
@@ -286,6 +284,7 @@ class LLMEngine:
             self._end(request)
             output = self.output_processor.make_failed_output(request)
         if output.finished:
+            self.metrics.count_end(request, output)
             self._forget(request)
         return output
 

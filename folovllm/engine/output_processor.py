@@ -157,7 +157,7 @@ class OutputProcessor:
             index=index,
             text=self._detokenizers[seq.seq_id].stable_text(seq.is_finished()),
             token_ids=list(seq.data.output_token_ids),
-            cumulative_logprob=seq.cumulative_logprob if seq.token_logprobs else None,
+            cumulative_logprob=seq.cumulative_logprob if seq.token_logprobs or asked else None,
             logprobs=list(seq.logprobs) if asked else None,
             finish_reason=seq.finish_reason,
             stop_reason=seq.stop_reason,
