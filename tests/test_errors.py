@@ -1,6 +1,7 @@
 """What goes wrong with one request is its own: it ends, its owner is told, and the others' tokens do not change."""
 
 import gc
+import math
 import threading
 from collections.abc import Callable
 
@@ -207,17 +208,31 @@ def test_an_error_before_anything_is_scheduled_ends_all(llm, monkeypatch):
     assert_at_rest(llm)
 
 
-def test_a_sampler_that_fails_for_all_together_and_for_none_alone_ends_nobody(llm, monkeypatch):
-    class Together(Sampler):
-        def __call__(self, logits, metadata):
-            if len(logits) > 1:
-                raise RuntimeError("two rows are too many")
-            return super().__call__(logits, metadata)
+class Together(Sampler):
+    """A sampler that cannot draw two rows at once, the first ``num_failures`` times."""
 
+    def __init__(self, num_failures: float) -> None:
+        super().__init__()
+        self.num_failures = num_failures
+
+    def __call__(self, logits, metadata):
+        if len(logits) > 1 and self.num_failures > 0:
+            self.num_failures -= 1
+            raise RuntimeError("two rows are too many")
+        return super().__call__(logits, metadata)
+
+
+def test_a_sampler_that_fails_for_all_together_and_for_none_alone_is_an_error_of_the_step(llm, monkeypatch):
+    monkeypatch.setattr(llm.llm_engine, "sampler", Together(num_failures=math.inf))
+    with pytest.raises(RuntimeError, match="two rows are too many"):
+        generate(llm, [prompt(5), prompt(6)])
+    assert_at_rest(llm)
+
+
+def test_a_sampler_that_fails_once_and_not_again_ends_nobody(llm, monkeypatch):
     expected = [generate(llm, each)[0] for each in (prompt(5), prompt(6))]
-    monkeypatch.setattr(llm.llm_engine, "sampler", Together())
-    with pytest.warns(UserWarning, match="two rows are too many"):
-        assert generate(llm, [prompt(5), prompt(6)]) == expected
+    monkeypatch.setattr(llm.llm_engine, "sampler", Together(num_failures=1))
+    assert generate(llm, [prompt(5), prompt(6)]) == expected
     assert_at_rest(llm)
 
 

@@ -260,9 +260,9 @@ def test_an_error_at_any_stage_ends_generate_and_leaves_the_engine_usable(
     call = 1 + int(where * (num_calls[owner, name] - 1))
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, Bomb(getattr(owner, name), error, call, done))
-        # What fails for all rows together and for none alone ends nobody.
+        # Rows that cannot be drawn are drawn again, so what fails only once is nobody's end.
         is_retried = owner is Sampler and error is RuntimeError
-        with pytest.warns(UserWarning, match="boom") if is_retried else pytest.raises(error, match="boom"):
+        with nullcontext() if is_retried else pytest.raises(error, match="boom"):
             generate(llm)
     assert_at_rest(llm)
     assert generate(llm) == {request_id: expected[request_id] for request_id in GIVEN}

@@ -1,8 +1,7 @@
 """Which sequence draws from which row of a step's logits, and which guesses hold."""
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -80,18 +79,18 @@ def plan_draws(step: SchedulerOutput) -> list[Draw]:
 def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
     """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
 
-    What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not. What
-    goes wrong together and with none alone is a warning: a row behind a guess that does not hold, or bad luck.
+    What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not. An
+    exception comes out only where rows cannot be drawn together that can be drawn alone.
     """
     draws = plan_draws(step)
     if draws:
         try:
             _draw_together(draws, logits, sampler)
-        except Exception as error:
+        except Exception:
             _draw_one_by_one(draws, logits, sampler)
-            culprits = any(draw.no_token_left or draw.request.error for draw in draws)
-            if not culprits and not isinstance(error, NoTokenLeftError):
-                warnings.warn(f"rows were drawn one by one, for together they failed: {error!r}", stacklevel=2)
+            if not any(draw.no_token_left or draw.request.error for draw in draws):
+                # Was it a row behind a guess that does not hold, which nobody needs?
+                _draw_together([replace(draw, draft=[], tokens=[]) for draw in draws], logits, sampler)
     return draws
 
 
