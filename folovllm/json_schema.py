@@ -3,6 +3,7 @@
 The library writes a key that is not named, next to others that are, with any escapes: ``"\\u0061"`` for ``"a"``.
 """
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,19 +21,26 @@ def writable(schema: Any) -> Any:
     """
     if not isinstance(schema, dict):
         return schema
-    _check(schema)
+    for key, kind in (("properties", dict), ("patternProperties", dict), ("required", list)):
+        if not isinstance(schema.get(key, kind()), kind):
+            raise ValueError(f"must have a {kind.__name__} as {key}, got {schema!r}")
     written = {key: _value(key, value) for key, value in schema.items()}
+    _check(schema)
     if _named(schema) and schema.get("additionalProperties") is not False:
-        required = [name for name in schema.get("required", []) if isinstance(name, str)]
-        properties = written.get("properties", {})
-        written["properties"] = properties | {name: True for name in required if name not in properties}
+        known, patterns = written.get("properties", {}), schema.get("patternProperties", {})
+        free = [name for name in schema.get("required", []) if str(name) not in known and not _matched(name, patterns)]
+        written["properties"] = known | {str(name): True for name in free}
         written["additionalProperties"] = False
     return written
 
 
 def _named(schema: dict[str, Any]) -> list[str]:
     """Return the keywords that tell an object's keys apart."""
-    return [key for key in ("properties", "patternProperties") if isinstance(schema.get(key), dict)]
+    return [key for key in ("properties", "patternProperties") if key in schema]
+
+
+def _matched(name: str, patterns: dict[str, Any]) -> bool:
+    return any(re.search(pattern, str(name)) for pattern in patterns)
 
 
 def _value(key: str, value: Any) -> Any:
@@ -43,7 +51,10 @@ def _value(key: str, value: Any) -> Any:
         return to_rust(value, search=True)
     if key in _NAMED and isinstance(value, dict):
         regex = key == "patternProperties"
-        return {to_rust(name, search=True) if regex else name: writable(each) for name, each in value.items()}
+        named = {to_rust(name, search=True) if regex else name: writable(each) for name, each in value.items()}
+        if len(named) < len(value):
+            raise ValueError(f"must not write the same patternProperties in two ways, got {[*value]}")
+        return named
     return [writable(each) for each in value] if isinstance(value, list) else writable(value)
 
 
@@ -54,8 +65,9 @@ def _check(schema: dict[str, Any]) -> None:
     additional = schema.get("additionalProperties")
     if additional and additional is not True and (named := _named(schema)):
         raise ValueError(f"must not have both {named[0]} and a schema as additionalProperties, got {schema!r}")
-    required = schema.get("required")
-    least, sure = schema.get("minProperties"), len(set(map(str, required))) if isinstance(required, list) else 0
+    if both := [name for name in schema.get("properties", {}) if _matched(name, schema.get("patternProperties", {}))]:
+        raise ValueError(f"must not have properties that match patternProperties, got {both} in {schema!r}")
+    least, sure = schema.get("minProperties"), len(set(map(str, schema.get("required", []))))
     if isinstance(least, int | float) and least > max(1, sure):
         raise ValueError(f"must not ask for more minProperties than it has names in required (or 1), got {schema!r}")
     reference = schema.get("$ref")

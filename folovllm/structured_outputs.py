@@ -6,6 +6,7 @@ steps: a mask is a function of the output's tokens, so guesses, preemption and i
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class GrammarCompiler:
         try:
             has_text = grammar.has_text()
         except ValueError as error:
-            raise ValueError(f"structured_outputs.{name} is not supported: {error}; got {value!r}") from error
+            said = textwrap.shorten(str(error), 300, placeholder=" ...")
+            raise ValueError(f"structured_outputs.{name} is not supported: {said}; got {value!r}") from error
         if not has_text:
             raise ValueError(f"structured_outputs.{name} must allow a text that the tokens can write, got {value!r}")
         return grammar

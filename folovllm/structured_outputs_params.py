@@ -71,7 +71,7 @@ def _check_schema(schema: object) -> str | dict[str, Any]:
     _check_unicode("json", json.dumps(parsed, ensure_ascii=False))
     try:
         writable(parsed)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"structured_outputs.json {error}") from error
     return schema if isinstance(schema, str) else parsed
 
