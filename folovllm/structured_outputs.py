@@ -6,6 +6,7 @@ steps: a mask is a function of the output's tokens, so guesses, preemption and i
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from folovllm.json_schema import writable
+from folovllm.rust_regex import to_rust
 from folovllm.structured_outputs_params import StructuredOutputsParams
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 _PROBE = 'A text , with "marks" . It \'s 你好 😀\n  and a second line.'
-_LETTERS_AND_SPACES = {
-    "w": r"[\p{L}\p{N}_]",
-    "W": r"[^\p{L}\p{N}_]",
-    "s": r"[\s\x1c-\x1f]",
-    "S": r"[^\s\x1c-\x1f]",
-}
-"""Classes that Python's ``re`` draws in another way than the library, in the library's words."""
 
 
 class GrammarCompiler:
@@ -62,23 +58,29 @@ class GrammarCompiler:
     def compile(self, params: StructuredOutputsParams, eos_token_ids: Iterable[int], ends: Iterable[int]) -> "Grammar":
         """Return a request's grammar; a ValueError for a form that the library does not take, or that allows no text.
 
-        eos_token_ids: tokens that are no text.  ends: those that may end the output.
+        eos_token_ids: tokens that are no text.  ends: those that may end the output; a ValueError if one of them is
+        text, for it would end an incomplete one.
         """
         from llguidance import LLMatcher, LLParserLimits
 
+        not_text = self._special_token_ids.union(eos_token_ids)
+        if text_ends := [each for each in ends if each not in not_text and each < self._tokenizer.vocab_size]:
+            raise ValueError(
+                f"stop_token_ids must hold no token that is text where structured_outputs is set, got {text_ends}"
+            )
         [(name, value)] = params.to_dict().items()
         if name == "json":
-            source = LLMatcher.grammar_from_json_schema(params.schema())
+            source = LLMatcher.grammar_from_json_schema(writable(params.schema()))
         else:
-            regex = _in_rust(value) if name == "regex" else "|".join(map(re.escape, value))
+            regex = to_rust(value) if name == "regex" else "|".join(map(re.escape, value))
             source = LLMatcher.grammar_from_regex(regex)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
-        not_text = self._special_token_ids.union(eos_token_ids)
         grammar = Grammar(matcher, self._tokenizer.vocab_size, not_text, ends)
         try:
             has_text = grammar.has_text()
         except ValueError as error:
-            raise ValueError(f"structured_outputs.{name} is not supported: {error}; got {value!r}") from error
+            said = textwrap.shorten(str(error), 300, placeholder=" ...")
+            raise ValueError(f"structured_outputs.{name} is not supported: {said}; got {value!r}") from error
         if not has_text:
             raise ValueError(f"structured_outputs.{name} must allow a text that the tokens can write, got {value!r}")
         return grammar
@@ -143,8 +145,3 @@ def _check(matcher: "LLMatcher") -> None:
     # To the library it is an error too that no token can follow; here it is an answer.
     if error and not error.startswith("NoExtension"):
         raise ValueError(error)
-
-
-def _in_rust(regex: str) -> str:
-    """Return a regular expression of Python's with the same meaning to the library, which is written in Rust."""
-    return re.sub(r"\\(.)", lambda found: _LETTERS_AND_SPACES.get(found[1], found[0]), regex, flags=re.DOTALL)

@@ -3,11 +3,11 @@
 import json
 import re
 import sys
-import unicodedata
 from collections import Counter
 from functools import cache
 
 import jsonschema
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -144,19 +144,138 @@ def test_odd_choices_are_written_out(llm, choice):
     assert all(len(c.token_ids) > 1 and c.token_ids[-1] == EOS_TOKEN_ID for c in completions)
 
 
-def test_the_classes_of_a_regex_are_those_of_python():
-    """Character by character: letters, marks, digits and spaces of many scripts."""
+@cache
+def judge():
+    """Return a function that says whether a form's grammar takes a text, byte by byte."""
     compiler = GrammarCompiler(byte_level_tokenizer())
     tokens = {bytes(each): i for i in range(3, 320) if len(each := compiler._tokenizer.decode_bytes([i])) == 1}
-    ranges = [(0, 0x250), (0x2C0, 0x380), (0x600, 0x6F0), (0x2000, 0x2090), (0x2150, 0x2190), (0x3000, 0x3050)]
-    for regex in (r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", ".", r"[\w.]", r"[^\w\s]", r"[^\W\d]", "(?i)[k-s]"):
-        grammar = compiler.compile(StructuredOutputsParams(regex=regex), [], [])
-        for code in (code for first, last in ranges for code in range(first, last)):
-            if unicodedata.category(chr(code)) != "Cn":
-                written = [tokens[bytes([byte])] for byte in chr(code).encode()]
-                following = grammar.next_tokens(written, VOCAB_SIZE)
-                assert (following is None) != bool(re.fullmatch(regex, chr(code))), (regex, code)
-                assert following is None or not following.any()
+
+    @cache
+    def grammar(form):
+        return compiler.compile(StructuredOutputsParams(**json.loads(form)), [], [EOS_TOKEN_ID])
+
+    def takes(form, text):
+        written = [tokens[bytes([byte])] for byte in text.encode()]
+        following = grammar(json.dumps(form)).next_tokens(written, VOCAB_SIZE)
+        return following is not None and bool(following[EOS_TOKEN_ID])
+
+    return takes
+
+
+CLASSES = [
+    *(
+        r"\d",
+        r"\D",
+        r"\w",
+        r"\W",
+        r"\s",
+        r"\S",
+        ".",
+        "(?s).",
+        r"[\w.]",
+        r"[^\w\s]",
+        r"[^\W\d]",
+        r"(?a)\w",
+        r"(?a)[^\d]",
+    ),
+    *(
+        "(?i)[k-s]",
+        "(?i)[^i]",
+        "(?i)i",
+        "(?i)[^k]",
+        "(?i)ß",
+        r"(?i)[^\Wµ]",
+        r"(?i)\W",
+        "[^é]",
+        r"[\ud7ff-\ue000]",
+        r"[^\s\S]|a",
+    ),
+]
+
+
+@pytest.mark.parametrize("regex", CLASSES)
+def test_the_classes_of_a_regex_are_those_of_python(regex):
+    """Every character on either side of a border in Python's class, and many others."""
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    inside = [bool(found) for found in map(re.compile(regex).fullmatch, characters)]
+    borders = [i + j for i in range(1, len(inside)) if inside[i - 1] != inside[i] for j in (-1, 0)]
+    for i in {*borders, *range(0, 0x250), *range(0x250, len(inside), 4001)}:
+        assert judge()({"regex": regex}, characters[i]) == inside[i], (regex, characters[i])
+
+
+@pytest.mark.parametrize(
+    ("regex", "texts"),
+    [
+        ("x{1, 2}", ["x", "xx", "x{1, 2}"]),
+        ("a{ 2}|{}|{a}{,2}", ["aa", "a{ 2}", "{}", "{a", "{a}}", "{a"]),
+        ("(?x) a b # c", ["ab", "a b", " a b # c"]),
+        ("(?x: [ a] b)c d", [" bc d", "abc d", "abcd"]),
+        ("(?i:ab)c(?-i:d)", ["ABcd", "ABCd", "abcD"]),
+        ("a$|^b|(?s:.)", ["a", "a\n", "\n", "b"]),
+        (r"\Aa*?b??c{2,}\Z", ["cc", "aabccc", "abc", "cc\n"]),
+        (r"[a\]\-b-][]x][^]x]", ["]]a", "-xb", "ax]", "b]x"]),
+        (r"(?P<n>a|ab|)(?#no)\101\x42\N{DIGIT ONE}", ["AB1", "aAB1", "abAB1", "nAB1"]),
+    ],
+)
+def test_a_regex_means_what_it_means_to_python(regex, texts):
+    taken = [judge()({"regex": regex}, text) for text in texts]
+    assert taken == [bool(re.fullmatch(regex, text)) for text in texts]
+    assert True in taken
+    pattern = {"type": "string", "pattern": regex}
+    for text in [*texts, *(f"-{text}\n" for text in texts)]:
+        assert judge()({"json": pattern}, json.dumps(text, ensure_ascii=False)) == bool(re.search(regex, text)), text
+
+
+KEYED = [
+    {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    {"properties": {"a": False}},
+    {"properties": {"é": {"type": "integer"}}, "additionalProperties": True},
+    {"patternProperties": {"^a": {"type": "integer"}}, "required": ["b", "ab"]},
+    {"patternProperties": {r"^\d": {"type": "integer"}, "^[a-é]": {"type": "string"}}, "additionalProperties": False},
+    {"patternProperties": {"a$": {"type": "integer"}}, "properties": {"b": {"const": 1}}},
+    {"properties": {"pattern": {"pattern": "^a{1, 2}"}, "const": {"pattern": r"^\d$"}}},
+    {"properties": {"a": {"type": "integer"}}, "required": ["b"]},
+    {"properties": {"a": {"type": "integer"}}, "required": ["b"], "anyOf": [{"required": ["a"]}, {"minProperties": 1}]},
+    {"required": ["a"], "minProperties": 1, "maxProperties": 2},
+    {"enum": [{"pattern": "("}, {"a": 1}], "default": {"pattern": "["}},
+    {"allOf": [{"properties": {"a": {"type": "integer"}}}, {"additionalProperties": {"type": "integer"}}]},
+]
+
+
+@pytest.mark.parametrize("schema", KEYED, ids=str)
+def test_no_spelling_of_a_key_breaks_its_schema(schema):
+    schema = {"type": "object"} | schema
+    keys = [
+        "a",
+        "\\u0061",
+        "é",
+        "\\u00e9",
+        "ab",
+        "b",
+        "\\u0061b",
+        "\\u0062",
+        "a\\n",
+        "٣",
+        "pattern",
+        "const",
+        "+",
+        "p\\u0061ttern",
+    ]
+    pairs = [f'"{key}":{value}' for key in keys for value in (1, '"x"', '"a"', '"٣"', '"("', '"a{1, 2}"')]
+    texts = [
+        "{}",
+        *(f"{{{pair}}}" for pair in pairs),
+        *(f"{{{one},{two}}}" for one in pairs[::3] for two in pairs[::3]),
+    ]
+    taken = [text for text in texts if judge()({"json": schema}, text)]
+    for text in taken:
+        jsonschema.validate(json.loads(text), schema)
+    assert taken
+
+
+def test_numpy_values_in_a_schema_are_read_as_pythons_own():
+    schema = {"enum": np.array([1, 2]), "minimum": np.int64(2), "x": [np.bool_(True), np.float32(0.5), torch.tensor(3)]}
+    assert StructuredOutputsParams(json=schema).json == {"enum": [1, 2], "minimum": 2, "x": [True, 0.5, 3]}
 
 
 # -- the right distribution ----------------------------------------------------------------------------------
@@ -338,6 +457,13 @@ def test_stop_tokens_end_a_complete_text_and_no_other(llm):
     assert (completion.text, completion.stop_reason) == ("abc", EOS_TOKEN_ID)
 
 
+def test_a_stop_token_that_is_text_is_refused(llm):
+    stop = byte_level_tokenizer().encode("a")[0]
+    with pytest.raises(ValueError, match=rf"stop_token_ids must hold no token that is text.*got \[{stop}\]"):
+        generate(llm, choice=["bca"], stop_token_ids=[stop, EOS_TOKEN_ID])
+    assert_at_rest(llm)
+
+
 def test_stop_strings_cut_the_text(llm):
     [completion] = generate(llm, choice=["one two three"], stop=["two"])
     assert (completion.text, completion.stop_reason) == ("one ", "two")
@@ -386,9 +512,30 @@ def test_a_strategy_of_ones_own_sees_only_what_the_form_allows():
         ({"regex": 5}, "regex must be a non-empty string, got 5"),
         ({"regex": "[a"}, "regex must be a regular expression: unterminated"),
         ({"regex": "a**"}, "regex must be a regular expression: multiple repeat"),
-        ({"regex": "a{2}+"}, "must not have possessive repeats"),
-        ({"regex": "[[:alpha:]]"}, r"must write \[ in a set as \\\["),
-        ({"regex": "[a-z&&b]"}, "no && -- ~~ there"),
+        ({"regex": "a{2}+"}, "regex must not have possessive repeats"),
+        ({"regex": "(?>a)"}, "regex must not have atomic groups"),
+        ({"regex": "[[:alpha:]]"}, "regex must be a regular expression: Possible nested set at position 1; got"),
+        ({"regex": "[a-z&&b]"}, "regex must be a regular expression: Possible set intersection"),
+        ({"regex": r"(a)\1"}, "regex must not have backreferences"),
+        ({"regex": r"a(?=b)b"}, "regex must not have look-around"),
+        ({"regex": r"\bab\b"}, "regex must not have look-around"),
+        ({"regex": "(?m)^a$"}, r"regex must not have look-around .* with \(\?m\)"),
+        ({"json": {"pattern": "a(?=b)"}}, r"json must not have look-around .* got 'a\(\?=b\)'"),
+        ({"json": {"items": [{"anyOf": [{"pattern": "[[a]"}]}]}}, "json must be a regular expression: Possible nested"),
+        ({"json": {"$defs": {"const": {"patternProperties": {"[": {}}}}}}, "json must be a regular expression: unterm"),
+        (
+            {"json": {"properties": {}, "additionalProperties": {"type": "null"}}},
+            "both properties and a schema as addi",
+        ),
+        ({"json": {"$ref": "#/foo/%63onst"}}, r"must not have a \$ref into const"),
+        (
+            {"json": {"patternProperties": {"b": {}}, "properties": {"ab": {}}}},
+            r"properties that match .* got \['ab'\]",
+        ),
+        ({"json": {"items": {"required": True}}}, "must have a list as required, got"),
+        ({"json": {"patternProperties": {"^a": {}, "^[a]": {}}}}, "must not write the same patternProperties in two"),
+        ({"json": {"minProperties": 2, "required": ["a", "a"]}}, "must not ask for more minProperties than"),
+        ({"json": {"x-guidance": {"lenient": True}}}, "must not have x-guidance"),
         ({"regex": "\udfff"}, "regex must be text"),
         ({"json": "{"}, "json must be JSON: Expecting"),
         ({"json": "true"}, "json must be a JSON object, got 'true'"),
@@ -406,9 +553,6 @@ def test_a_wrong_form_is_refused_when_it_is_made(form, message):
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({"regex": r"(a)\1"}, r"regex is not supported: .*backreferences"),
-        ({"regex": r"a(?=b)b"}, r"regex is not supported: .*look-around"),
-        ({"regex": r"\bab\b"}, "regex is not supported"),
         ({"regex": "a^b"}, "regex is not supported"),
         ({"regex": r"[^\s\S]"}, "regex must allow a text that the tokens can write"),
         ({"regex": r"x{0}"}, "regex must allow a text"),
