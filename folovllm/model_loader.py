@@ -122,7 +122,7 @@ class ModelLoader:
             attention = probe_attention(hf_config, config.trust_remote_code)
             dtype = getattr(torch, self._resolve_dtype(hf_config, target))
         with source.reading("model"):
-            model = self._load_weights(source, hf_config, dtype)
+            model = self._load_weights(source, hf_config, stored, dtype)
         with tokenizer_source.reading("tokenizer"):
             tokenizer: PreTrainedTokenizerBase = self._read(AutoTokenizer, tokenizer_source)
             if tokenizer_source.gguf_file is not None:
@@ -143,13 +143,15 @@ class ModelLoader:
                 return read_gguf(auto_class, source.gguf_file, **options)
             return auto_class.from_pretrained(source.path, revision=source.revision, **options)
 
-    def _load_weights(self, source: Checkpoint, hf_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    def _load_weights(
+        self, source: Checkpoint, hf_config: PreTrainedConfig, stored: PreTrainedConfig, dtype: torch.dtype
+    ) -> PreTrainedModel:
         # Sizes that do not fit are let through here only to be named together below.
         options = {"config": hf_config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
         if source.gguf_file is not None:
             options["quantization_config"] = GgufConfig(dequantize=True)
         model, loading_info = self._read(AutoModelForCausalLM, source, **options)
-        check_weights(source, model, loading_info)
+        check_weights(source, model, stored, loading_info)
         if source.gguf_file is not None:
             check_what_was_read(source.gguf_file, hf_config, model)
         return model  # type: ignore[no-any-return]

@@ -22,6 +22,9 @@ from tests.tiny_tokenizers import byte_level_tokenizer
 
 UP = "model.layers.0.mlp.up_proj.weight"
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
+Q_NORM = "model.layers.0.self_attn.q_norm.weight"
+LORA_A = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+LAYER_1 = "model.layers.1.input_layernorm.weight"
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,10 @@ DAMAGES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "nothing": (lambda w: {}, r"missing.* more \(12 in all\)"),
     "another shape": (lambda w: w | {UP: torch.ones(8, 64)}, rf"{UP} \(stored \[8, 64\], needed \[96, 64\]\)"),
     "a bias the config does not know": (lambda w: w | {Q_BIAS: torch.ones(64)}, f"a llama lacks: {Q_BIAS}"),
+    "norms the config does not know": (lambda w: w | {Q_NORM: torch.ones(16)}, f"a llama lacks: {Q_NORM}"),
+    "an adapter": (lambda w: w | {LORA_A: torch.ones(4, 64)}, f"a llama lacks: {LORA_A}"),
+    "a further layer": (lambda w: w | {LAYER_1: torch.ones(64)}, f"a llama lacks: {LAYER_1}"),
+    "one without the prefix": (lambda w: w | {Q_NORM[6:]: torch.ones(16)}, f"a llama lacks: {Q_NORM[6:]}"),
     "int8": (lambda w: w | {UP: torch.ones(96, 64, dtype=torch.int8)}, rf"needs a scale.*{UP} \(I8\)"),
     "float8": (lambda w: w | {UP: torch.ones(96, 64).to(torch.float8_e4m3fn)}, rf"needs a scale.*{UP} \(F8_E4M3\)"),
 }
@@ -201,8 +208,10 @@ def test_weights_that_are_not_the_models_are_refused_by_name(folder, change, mes
 
 HARMLESS = {
     "without the prefix": lambda w: {name.removeprefix("model."): w[name] for name in w},
-    "further layers": lambda w: w | {"model.layers.9.norm.weight": torch.ones(3)},
     "a head for training": lambda w: w | {"v_head.bias": torch.ones(1)},
+    "a tower for images": lambda w: w | {"model.visual.blocks.0.norm.weight": torch.ones(3)},
+    "layers that guess further tokens": lambda w: w | {"mtp.layers.0.norm.weight": torch.ones(3)},
+    "a mask of old checkpoints": lambda w: w | {"model.layers.0.attn.masked_bias": torch.tensor(-1e4)},
     "angles of old checkpoints": lambda w: w | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)},
     "half as wide": lambda w: {name: w[name].half() for name in w},
 }  # fmt: skip
@@ -212,6 +221,23 @@ HARMLESS = {
 def test_what_changes_nothing_is_let_through(folder, change):
     damage(folder, change)
     load(folder)
+
+
+def test_weights_of_another_family_are_refused(tmp_path):
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert_refused(tmp_path, "a llama lacks: model.layers.0.self_attn.k_norm.weight")
+
+
+def test_layers_that_guess_further_tokens_may_be_counted_in_the_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    damage(folder, lambda weights: weights | {LAYER_1: torch.ones(64)})
+    load(folder)
+    damage(folder, lambda weights: weights | {LAYER_1.replace("1", "2", 1): torch.ones(64)})
+    assert_refused(folder, "a llama lacks: model.layers.2.input_layernorm.weight")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
