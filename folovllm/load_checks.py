@@ -1,18 +1,16 @@
 """Is what was loaded whole? transformers fills in what a checkpoint lacks: random weights, an empty vocabulary."""
 
-import json
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from torch.nn import ModuleList
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from folovllm.checkpoint import Checkpoint, compile_template
+from folovllm.checkpoint import Checkpoint, compile_template, stored_dtypes
 
 _NAMES_SHOWN = 3
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
 """What a causal mask was called that GPT-2 and its kin once stored with every layer."""
 
@@ -74,17 +72,10 @@ def _quantized_weights(checkpoint: Checkpoint, model: PreTrainedModel) -> list[s
     known = {_bare(name, model) for name, _ in model.named_parameters()}
     quantized = []
     for path in checkpoint.weight_files():
-        for name, dtype in _stored_dtypes(path).items():
+        for name, dtype in stored_dtypes(path).items():
             if dtype not in _FLOATS and _bare(name, model) in known:
                 quantized.append(f"{name} ({dtype})")
     return quantized
-
-
-def _stored_dtypes(path: Path) -> dict[str, str]:
-    """Read a safetensors file's list of contents alone: to map the file once more would count against ``ulimit -v``."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {name: entry["dtype"] for name, entry in header.items() if "dtype" in entry}
 
 
 def _bare(name: str, model: PreTrainedModel) -> str:

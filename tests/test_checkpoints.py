@@ -89,6 +89,12 @@ def test_a_value_of_the_wrong_kind_is_refused_with_the_files_it_may_be_in(folder
     assert_refused(folder, str(folder / name))
 
 
+def test_a_tokenizer_json_without_added_tokens_is_named(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "added_tokens"}))
+    assert_refused(folder, f"{path} is broken .*lacks the list 'added_tokens'")
+
+
 def test_an_empty_tokenizer_json_is_named(folder):
     (folder / "tokenizer.json").write_text("{}")
     assert_refused(folder, f"{folder / 'tokenizer.json'} is broken")
@@ -127,13 +133,38 @@ def test_weights_that_were_cut_off_are_named(folder, size):
     assert_refused(folder, f"{path} is broken")
 
 
-def test_weights_in_the_old_format_load_and_are_named_if_broken(folder):
-    weights = load_file(folder / "model.safetensors")
+@pytest.fixture
+def in_the_old_format(folder) -> Path:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    torch.save(weights, folder / "pytorch_model.bin")
-    load(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"junk")
-    assert_refused(folder, str(folder / "pytorch_model.bin"))
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04"])
+def test_weights_in_the_old_format_load_and_are_named_if_broken(in_the_old_format, content):
+    load(in_the_old_format)
+    path = in_the_old_format / "pytorch_model.bin"
+    path.write_bytes(content)
+    assert_refused(in_the_old_format, rf"{path} is broken \(torch.load cannot read it")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_weights_in_the_old_format_may_need_no_scale_either(in_the_old_format, dtype):
+    path = in_the_old_format / "pytorch_model.bin"
+    weights = torch.load(path, weights_only=True)
+    torch.save(weights | {UP: weights[UP].to(dtype)}, path)
+    message = rf"needs a scale.*{UP} \({str(dtype).removeprefix('torch.')}\)"
+    assert_refused(in_the_old_format, message)
+    path.rename(in_the_old_format / "pytorch_model-1.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "pytorch_model-1.bin")}
+    (in_the_old_format / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert_refused(in_the_old_format, message)
+
+
+def test_weights_in_the_oldest_format_load(in_the_old_format):
+    path = in_the_old_format / "pytorch_model.bin"
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    load(in_the_old_format)
 
 
 # -- shards ----------------------------------------------------------------------------------------------------
@@ -163,10 +194,32 @@ def test_a_shard_that_was_cut_off_is_named(sharded):
     assert_refused(sharded, f"{shard} is broken")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', "{"])
+META = '"metadata": {}'
+BROKEN_INDICES = [
+    "{", "[]", "{}", '{"weight_map": 5}', '{"weight_map": {"a": "b"}}', f'{{{META}, "weight_map": {{}}}}',
+    *(f'{{{META}, "weight_map": {{"a": {shard}}}}}' for shard in ("5", "null", '""', '"../b"', '"/b"')),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN_INDICES)
 def test_a_broken_index_is_named(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
-    assert_refused(sharded, str(sharded / "model.safetensors.index.json"))
+    assert_refused(sharded, f"{sharded / 'model.safetensors.index.json'} (is broken|holds a)")
+
+
+def test_a_shard_outside_the_folder_is_refused_although_it_could_be_read(sharded):
+    shard = sorted(sharded.glob("model-*"))[0]
+    shard.rename(sharded.parent / shard.name)
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, f"../{shard.name}"))
+    assert_refused(sharded, f"{index} is broken.*names '../{shard.name}'")
+
+
+def test_of_a_single_file_beside_shards_the_single_one_counts(sharded):
+    weights = {name: weight for shard in sharded.glob("model-*") for name, weight in load_file(shard).items()}
+    weights[UP] = weights[UP].to(torch.int8)
+    save_file(weights, sharded / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(sharded, rf"needs a scale.*{UP} \(I8\)")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------
