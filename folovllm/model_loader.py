@@ -153,7 +153,7 @@ class ModelLoader:
         model, loading_info = self._read(AutoModelForCausalLM, source, **options)
         check_weights(source, model, stored, loading_info)
         if source.gguf_file is not None:
-            check_what_was_read(source.gguf_file, hf_config, model)
+            check_what_was_read(source.gguf_file, hf_config, stored, model)
         return model  # type: ignore[no-any-return]
 
     def _resolve_dtype(self, hf_config: PreTrainedConfig, device: torch.device) -> str:
