@@ -84,7 +84,8 @@ def check_what_was_read(file: Path, config: PreTrainedConfig, stored: PreTrained
     if settings := _unread_settings(reader, config, model):
         raise ValueError(f"transformers' {config.model_type} leaves out its {', '.join(settings)}")
     if tensors := _unread_tensors(reader, stored, model):
-        raise ValueError(f"its tensors {', '.join(tensors)} are in no weight of transformers' {config.model_type}")
+        names = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
+        raise ValueError(f"it holds tensors that are in no weight of transformers' {config.model_type}: {names}")
 
 
 def _scales_rope(reader: Any) -> bool:

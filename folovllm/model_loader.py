@@ -22,6 +22,7 @@ from transformers import logging as transformers_logging
 
 from folovllm.checkpoint import Checkpoint
 from folovllm.config import EngineConfig, ModelConfig
+from folovllm.config_checks import check_config
 from folovllm.engine.model_probe import probe_attention, remember_attention
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
@@ -116,6 +117,8 @@ class ModelLoader:
         tokenizer_source = Checkpoint.locate("tokenizer", *config.tokenizer_source)
         with source.reading("config"):
             hf_config = stored = self._read(AutoConfig, source)
+            if config.hf_overrides is None:
+                check_config(stored)
         if config.hf_overrides is not None:
             hf_config = override_config(stored, config.hf_overrides)
         with source.reading("config"):

@@ -89,6 +89,24 @@ def test_a_value_of_the_wrong_kind_is_refused_with_the_files_it_may_be_in(folder
     assert_refused(folder, str(folder / name))
 
 
+CANNOT_BE = {
+    "num_hidden_layers must be an int >= 1, got 0": {"num_hidden_layers": 0},
+    "num_attention_heads must be an int >= 1, got -4": {"num_attention_heads": -4},
+    "max_position_embeddings must be an int >= 1, got -3": {"max_position_embeddings": -3},
+    "hidden_act must be one of": {"hidden_act": "nope"},
+    "rope_type must be one of default, .*, got 'nope'": {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}},
+    "rope_type must be one of .* got 'n'": {"rope_parameters": None, "rope_scaling": {"type": "n"}, "rope_theta": 1e4},
+    "one set of settings for all layers": {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+}
+
+
+@pytest.mark.parametrize("message", CANNOT_BE)
+def test_a_config_that_no_model_can_have_is_refused_before_the_weights_load(folder, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | CANNOT_BE[message]))
+    assert_refused(folder, f"its config cannot be loaded.*{folder / 'config.json'}.*{message}")
+
+
 def test_a_tokenizer_json_without_added_tokens_is_named(folder):
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "added_tokens"}))

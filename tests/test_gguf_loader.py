@@ -111,11 +111,20 @@ LEFT_OUT = {
     "a window": ({"llama__attention__sliding_window": 8}, "leaves out its window"),
     "the oldest scaling": ({"llama__rope__scale_linear": 4.0}, "leaves out its rope scaling"),
     "a factor without a type": ({"llama__rope__scaling__factor": 4.0}, "leaves out its rope scaling"),
-    "biases": ({"blk.0.attn_q.bias": np.ones(32, np.float32)}, r"tensors blk\.0\.attn_q\.bias are in no weight"),
-    "norms": ({"blk.0.attn_q_norm.weight": np.ones(8, np.float32)}, r"tensors blk\.0\.attn_q_norm\.weight are"),
-    "sinks": ({"blk.0.attn_sinks.weight": np.ones(4, np.float32)}, r"tensors blk\.0\.attn_sinks\.weight are"),
-    "a layer too many": ({"blk.2.attn_norm.weight": np.ones(32, np.float32)}, r"tensors blk\.2\.attn_norm\.weight are"),
-    "an unknown tensor": ({"what.weight": np.ones(32, np.float32)}, r"tensors what\.weight are in no weight"),
+    "biases": ({"blk.0.attn_q.bias": np.ones(32, np.float32)}, r"in no weight of transformers.*: blk\.0\.attn_q\.bias"),
+    "norms": (
+        {"blk.0.attn_q_norm.weight": np.ones(8, np.float32)},
+        r"in no weight of transformers.*: blk\.0\.attn_q_norm\.weight",
+    ),
+    "sinks": (
+        {"blk.0.attn_sinks.weight": np.ones(4, np.float32)},
+        r"in no weight of transformers.*: blk\.0\.attn_sinks\.weight",
+    ),
+    "a layer too many": (
+        {"blk.2.attn_norm.weight": np.ones(32, np.float32)},
+        r"in no weight of transformers.*: blk\.2\.attn_norm\.weight",
+    ),
+    "an unknown tensor": ({"what.weight": np.ones(32, np.float32)}, r"in no weight of transformers.*: what\.weight"),
     "attention both ways": ({"llama__attention__causal": False}, r"leaves out its 'attention\.causal' \(False\)"),
     "experts": ({"llama__expert_count": 4}, r"leaves out its 'expert_count' \(4\)"),
     "a scale": ({"llama__residual_scale": 5.0}, r"leaves out its 'residual_scale' \(5\.0\)"),
@@ -159,7 +168,7 @@ def test_layers_that_hf_overrides_cut_off_are_no_obstacle_and_others_are(tmp_pat
     one_layer = {"hf_overrides": {"num_hidden_layers": 1}, **SMALL}
     LLM(written(tmp_path), **one_layer)
     path = written(tmp_path, **{"blk.2.attn_norm.weight": np.ones(32, np.float32)})
-    with pytest.raises(ValueError, match=r"tensors blk\.2\.attn_norm\.weight are"):
+    with pytest.raises(ValueError, match=r"in no weight of transformers.*: blk\.2\.attn_norm\.weight"):
         LLM(path, **one_layer)
 
 
