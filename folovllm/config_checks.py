@@ -18,7 +18,7 @@ _ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 
 def check_config(config: PreTrainedConfig) -> None:
     """Raise a ValueError for sizes that no model has, and for words that transformers does not know."""
-    text = config.get_text_config()
+    text = config.get_text_config(decoder=True)
     values = text.to_dict()
     sizes = {name: values.get(text.attribute_map.get(name, name)) for name in _SIZES}
     for name, size in sizes.items():
@@ -42,7 +42,7 @@ def _check_rope(rope: dict[str, Any], config: PreTrainedConfig) -> None:
             raise ValueError(f"rope_type must be one of {', '.join(_ROPE_TYPES)}, got {settings['rope_type']!r}")
     if not by_layer_type:
         return
-    kinds = _kinds(type(config)().rope_parameters)  # a family always completes its settings: they show where it looks
+    kinds = _kinds_of_family(config)
     if unknown := sorted(by_layer_type - kinds):
         allowed = f"with settings for {', '.join(sorted(kinds))}" if kinds else "one set of settings for all layers"
         raise ValueError(f"rope_parameters of a {config.model_type} must be {allowed}, got some for {unknown[0]!r}")
@@ -51,6 +51,14 @@ def _check_rope(rope: dict[str, Any], config: PreTrainedConfig) -> None:
             f"rope_parameters of a {config.model_type} must be given for each of {', '.join(sorted(kinds))}, "
             f"got {rope['rope_type']!r} for all"
         )
+
+
+def _kinds_of_family(config: PreTrainedConfig) -> set[str]:
+    """Return the kinds of layer that a family looks for rope settings for; empty if it has one set for all layers."""
+    own = type(config)().rope_parameters or {}  # a family completes its settings, which shows where it looks
+    if "rope_type" in own:
+        return set()
+    return _kinds(own) | set(getattr(config, "layer_types", None) or ())
 
 
 def _kinds(rope: dict[str, Any] | None) -> set[str]:
