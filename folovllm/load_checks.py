@@ -34,13 +34,19 @@ def check_weights(
         return
     if unread := _unread_weights(model, stored, loading_info["unexpected_keys"]):
         raise ValueError(f"weights in the checkpoint that a {model.config.model_type} lacks: {_some(unread)}")
-    if quantized := _quantized_weights(checkpoint, model):
+    if quantized := _quantized_weights(checkpoint, model, loading_info["unexpected_keys"]):
         raise ValueError(f"weights in a dtype that needs a scale, but no quantization_config: {_some(quantized)}")
 
 
 def _unread_weights(model: PreTrainedModel, stored: PreTrainedConfig, unexpected: Collection[str]) -> list[str]:
-    """Return those of the unexpected weights that belong inside a module which the model has."""
+    """Return those of the unexpected weights that belong inside a module which the model has, layers included."""
     modules = {_bare(name, model): module for name, module in model.named_modules()}
+    # What holds the stack of layers: the model, its base, in some families a decoder in that.
+    holders = {"", model.base_model_prefix}
+    for name, module in modules.items():
+        parents = name.split(".")[:-1]
+        if isinstance(module, ModuleList) and not any(part.isdigit() for part in parents):
+            holders |= {".".join(parents[:length]) for length in range(1, len(parents) + 1)}
     unread = []
     for name in unexpected:
         owner, _, rest = _bare(name, model).rpartition(".")
@@ -48,9 +54,8 @@ def _unread_weights(model: PreTrainedModel, stored: PreTrainedConfig, unexpected
             owner, _, last = owner.rpartition(".")
             rest = f"{last}.{rest}"
         module = modules[owner]
-        beside_the_layers = owner in ("", model.base_model_prefix)
         in_cut_layer = isinstance(module, ModuleList) and _is_cut_layer(owner, rest, len(module), stored)
-        if not (beside_the_layers or in_cut_layer or _MASK.search(name)):
+        if not (owner in holders or in_cut_layer or _MASK.search(name)):
             unread.append(name)
     return unread
 
@@ -67,13 +72,15 @@ def _is_cut_layer(owner: str, rest: str, num_layers: int, stored: PreTrainedConf
     return not in_a_layer and index.isdigit() and num_layers <= int(index) < last
 
 
-def _quantized_weights(checkpoint: Checkpoint, model: PreTrainedModel) -> list[str]:
+def _quantized_weights(checkpoint: Checkpoint, model: PreTrainedModel, unexpected: Collection[str]) -> list[str]:
     """Return the weights whose stored numbers mean nothing alone: transformers takes them as they are."""
     known = {_bare(name, model) for name, _ in model.named_parameters()}
     quantized = []
     for path in checkpoint.weight_files():
         for name, dtype in stored_dtypes(path).items():
-            if dtype not in _FLOATS and _bare(name, model) in known:
+            # Weights that transformers joins, such as experts, have other names in the model.
+            is_read = _bare(name, model) in known or (name.endswith("weight") and name not in unexpected)
+            if dtype not in _FLOATS and is_read:
                 quantized.append(f"{name} ({dtype})")
     return quantized
 

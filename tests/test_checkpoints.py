@@ -311,6 +311,24 @@ def test_layers_that_guess_further_tokens_may_be_counted_in_the_config(folder):
     assert_refused(folder, "a llama lacks: model.layers.2.input_layernorm.weight")
 
 
+def test_experts_that_need_a_scale_are_refused_although_the_model_joins_them(tmp_path):
+    tiny_model("qwen3-moe").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.experts.0.up_proj.weight"
+    damage(tmp_path, lambda weights: weights | {key: weights[key].to(torch.int8) for key in weights if key == name})
+    assert_refused(tmp_path, rf"needs a scale.*{name} \(I8\)")
+
+
+def test_what_lies_beside_a_stack_of_layers_that_is_deeper_in_the_model_is_let_through(tmp_path):
+    tiny_model("opt").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    damage(tmp_path, lambda weights: weights | {"model.decoder.version": torch.ones(1)})
+    load(tmp_path)
+    inside = "model.decoder.layers.0.self_attn.q_norm.weight"
+    damage(tmp_path, lambda weights: weights | {inside: torch.ones(16)})
+    assert_refused(tmp_path, f"a opt lacks: {inside}")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_family_loads_whole_with_tied_weights_and_without(tmp_path, family, tied):
