@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from folovllm.config_checks import check_config
 
@@ -47,7 +47,13 @@ def override_config(config: PreTrainedConfig, overrides: Any) -> PreTrainedConfi
 def _template(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrainedConfig:
     """Return a config of the family that the overrides make it: theirs are the keys."""
     model_type = overrides.get("model_type", config.model_type)
-    return config if model_type == config.model_type else AutoConfig.for_model(model_type)
+    if model_type == config.model_type:
+        return config
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"model_type must be one that transformers knows, got {model_type!r}{hint}")
+    return AutoConfig.for_model(model_type)
 
 
 def _merged(before: dict[str, Any], overrides: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:

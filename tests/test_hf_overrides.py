@@ -117,7 +117,11 @@ REFUSED = {
         "must be one set of settings for all layers, got some for 'full_attention'",
     ),
     "a key of the old family": ({"model_type": "gpt2", "rms_norm_eps": 1.0}, "no key 'rms_norm_eps'"),
-    "another family": ({"model_type": "nope"}, "nope"),
+    "an unknown family": ({"model_type": "lama"}, "that transformers knows, got 'lama'; did you mean 'llama'"),
+    "no family": ({"model_type": None}, "that transformers knows, got None"),
+    "no window": ({"sliding_window": -3}, "sliding_window must be an int >= 1, got -3"),
+    "no base of angles": ({"rope_theta": 0.0}, "rope_theta must be a finite number > 0, got 0.0"),
+    "a negative eps": ({"rms_norm_eps": -1.0}, "rms_norm_eps must be a finite number >= 0, got -1.0"),
     "another width": ({"hidden_size": 128}, "stored in another shape"),
     "more layers": (
         {"num_hidden_layers": 3},
@@ -137,6 +141,12 @@ REFUSED = {
 def test_what_would_have_no_effect_or_does_not_fit_is_refused(folders, overrides, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         LLM(str(folders["mistral"]), hf_overrides=overrides, **SMALL)
+
+
+@pytest.mark.parametrize("number", [0, -1, 5])
+def test_a_token_has_at_least_one_expert_and_at_most_all(number):
+    with pytest.raises(ValueError, match=f"num_experts_per_tok must be an int >= 1 and <= 4, got {number}"):
+        override_config(tiny_config("qwen3-moe"), {"num_experts_per_tok": number})
 
 
 @pytest.mark.parametrize(
