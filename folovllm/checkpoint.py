@@ -4,6 +4,7 @@ A checkpoint is its user's: whatever goes wrong while it is read ends as a Value
 """
 
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +25,7 @@ from folovllm.gguf_loader import find_gguf
 
 _FILES = {
     "config": ("config.json",),
-    "model": (
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "model.safetensors",
-        "pytorch_model.bin",
-    ),
+    "model": ("config.json", "generation_config.json"),
     "tokenizer": (
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -40,6 +35,8 @@ _FILES = {
     ),
     "generation config": ("generation_config.json",),
 }
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where weights may be, in the order in which transformers looks for them: the first that is there is read."""
 _LARGE = ("tokenizer.json", "model.safetensors", "pytorch_model.bin")
 
 
@@ -96,8 +93,13 @@ class Checkpoint:
         """Return the files that a part of the model is read from, as far as they are there."""
         if self.gguf_file is not None:
             return []
-        found = [self.find(name) for name in _FILES[what]]
-        return [path for path in found if path is not None]
+        found = [path for name in _FILES[what] if (path := self.find(name)) is not None]
+        weights = self._weights() if what == "model" else None
+        return found if weights is None else [*found, weights]
+
+    def _weights(self) -> Path | None:
+        """Return the file with the weights, or their index."""
+        return next((path for name in _WEIGHTS if (path := self.find(name)) is not None), None)
 
     def find(self, name: str) -> Path | None:
         """Return where a file of it lies on this disk, None if it does not."""
@@ -117,20 +119,39 @@ class Checkpoint:
         broken = [f"{path} {problem}" for path in dict.fromkeys(files) if (problem := _problem_of(path))]
         if broken:
             return f"{'; '.join(broken)}. "
-        absent = sorted(set(_FILES[what]) - {path.name for path in there})
+        needed = _FILES[what] if what != "model" or self._weights() else _FILES[what] + _WEIGHTS
+        absent = sorted(set(needed) - {path.name for path in there})
         return f"Read: {', '.join(map(str, there)) or 'nothing'}; not there: {', '.join(absent) or 'nothing'}. "
 
     def weight_files(self) -> list[Path]:
-        """Return the safetensors files that hold the weights, also those that an index names and that are missing."""
-        index = self.find("model.safetensors.index.json")
-        if index is None:
-            single = self.find("model.safetensors")
-            return [] if single is None else [single]
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return sorted(index.parent / shard for shard in shards)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return []  # the index is broken, and named for that
+        """Return the files that the weights are read from, also those that an index names and that are missing."""
+        found = self._weights()
+        if found is None:
+            return []
+        if found.suffix != ".json":
+            return [found]
+        if _problem_of(found):
+            return []  # the index is named for that
+        shards = set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(found.parent / shard for shard in shards)
+
+
+def stored_dtypes(path: Path) -> dict[str, str]:
+    """Return the dtype of every weight in a file, in the file's own words ("F16", "float16"), without reading them."""
+    if path.suffix == ".safetensors":
+        # The list of contents alone: to map the file once more would count against ``ulimit -v``.
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return {name: entry["dtype"] for name, entry in header.items() if "dtype" in entry}
+    try:
+        weights = torch.load(path, map_location="meta", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"torch.load cannot read it: {reason}") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"it holds a {type(weights).__name__}, not weights with names")
+    tensors = {name: weight for name, weight in weights.items() if isinstance(weight, torch.Tensor)}
+    return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
 
 def _problem_of(path: Path) -> str | None:
@@ -140,7 +161,8 @@ def _problem_of(path: Path) -> str | None:
             with safe_open(path, framework="pt"):
                 return None
         if path.suffix == ".bin":
-            return None  # a pickle is only opened by who loads it
+            stored_dtypes(path)
+            return None
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jinja":
             compile_template(text)
@@ -148,11 +170,28 @@ def _problem_of(path: Path) -> str | None:
         content = json.loads(text)
         if not isinstance(content, dict):
             return f"holds a {type(content).__name__}, not a JSON object"
+        if path.name.endswith(".index.json"):
+            _check_index(content)
         if path.name == "tokenizer.json":
             Tokenizer.from_file(str(path))
+            if "added_tokens" not in content:
+                raise ValueError("it lacks the list 'added_tokens', which may be empty")
     except Exception as error:
         return f"is broken ({error})"
     return None
+
+
+def _check_index(content: dict[str, Any]) -> None:
+    """Raise a ValueError for an index of weights that does not name a file in its own folder for each of them."""
+    for key in ("weight_map", "metadata"):
+        if not isinstance(content.get(key), dict):
+            raise ValueError(f"it lacks the object {key!r}")
+    if not content["weight_map"]:
+        raise ValueError("its 'weight_map' is empty")
+    for weight, shard in content["weight_map"].items():
+        inside = isinstance(shard, str) and shard and not Path(shard).is_absolute() and ".." not in Path(shard).parts
+        if not inside:
+            raise ValueError(f"it names {shard!r} for {weight}, not a file in its folder")
 
 
 def compile_template(template: str) -> None:

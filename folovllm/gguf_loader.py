@@ -4,6 +4,7 @@ transformers does the reading. It leaves some of what a file says unread; where 
 is mended here or refused. (vLLM: its plugin ``vllm-gguf-plugin``.)
 """
 
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,12 +12,25 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_gguf_pytorch_utils import (
+    GGUF_TO_TRANSFORMERS_MAPPING,
+    TENSOR_PROCESSORS,
+    TensorProcessor,
+    get_gguf_hf_weights_map,
+)
 
 _SPLIT_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 _SPLIT_AS_GPT2 = {
     "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum", "exaone4",
 }  # fmt: skip
 """Names of ways to split text into words (``tokenizer.ggml.pre``), as llama.cpp groups them."""
+_LOOKED_AFTER = (
+    "rope.scaling.", "rope.scale_linear", "attention.sliding_window",  # by checks of their own
+    "vocab_size", "embedding_length", "feed_forward_length", "expert_feed_forward_length",  # by the weights' shapes
+    "expert_shared_feed_forward_length", "attention.key_length", "attention.value_length",
+    "context_length", "tensor_data_layout",  # change nothing that is computed
+)  # fmt: skip
+_ROPE_TENSORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 def find_gguf(path: Path, instead_of: str) -> Path | None:
@@ -51,31 +65,87 @@ def read_gguf(auto_class: Any, file: Path, **options: Any) -> Any:
     return read
 
 
-def check_what_was_read(file: Path, config: PreTrainedConfig, model: PreTrainedModel) -> None:
+def check_what_was_read(file: Path, config: PreTrainedConfig, stored: PreTrainedConfig, model: PreTrainedModel) -> None:
     """Raise a ValueError if transformers left out something of the file that changes what the model computes.
 
-    Rope scaling, a window of attention, and biases: it reads them for some architectures only.
+    config: the model's.  stored: what the file says, without hf_overrides.
     """
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
-    architecture = _value(reader, "general.architecture")
-    rope = config.rope_parameters or {}
-    plain = all((each or {}).get("rope_type", "default") == "default" for each in [rope, *_nested(rope)])
-    names = [tensor.name for tensor in reader.tensors]
-    scaling = _value(reader, f"{architecture}.rope.scaling.type") not in (None, "none")
-    if plain and (scaling or any(name.startswith("rope_f") for name in names)):
+    if (parts := _value(reader, "split.count") or 1) > 1:
+        raise ValueError(f"it is one of {parts} files of a split model; join them (llama-gguf-split --merge)")
+    scaled = any((each or {}).get("rope_type", "default") != "default" for each in _ropes(config))
+    if not scaled and _scales_rope(reader):
         raise ValueError("transformers leaves out its rope scaling; give it as hf_overrides={'rope_parameters': ...}")
-    window = _value(reader, f"{architecture}.attention.sliding_window")
+    window = _value(reader, f"{_value(reader, 'general.architecture')}.attention.sliding_window")
     if window and not getattr(config, "sliding_window", None):
         raise ValueError("transformers leaves out its window; give it as hf_overrides={'sliding_window': ...}")
-    num_biases = sum(name.endswith(".bias") for name in names)
-    if num_biases > sum(name.endswith("bias") for name, _ in model.named_parameters()):
-        raise ValueError(f"it holds {num_biases} biases, which transformers' {config.model_type} does not have")
+    if settings := _unread_settings(reader, config, model):
+        raise ValueError(f"transformers' {config.model_type} leaves out its {', '.join(settings)}")
+    if tensors := _unread_tensors(reader, stored, model):
+        names = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
+        raise ValueError(f"it holds tensors that are in no weight of transformers' {config.model_type}: {names}")
 
 
-def _nested(rope: dict[str, Any]) -> list[Any]:
-    return [value for value in rope.values() if isinstance(value, dict)]
+def _scales_rope(reader: Any) -> bool:
+    architecture = _value(reader, "general.architecture")
+    kind, factor, old_factor = (
+        _value(reader, f"{architecture}.rope.{key}") for key in ("scaling.type", "scaling.factor", "scale_linear")
+    )
+    by_factor = kind is None and (factor or old_factor or 1) != 1  # llama.cpp takes a factor alone for linear
+    return kind not in (None, "none") or by_factor or any(tensor.name.startswith("rope_f") for tensor in reader.tensors)
+
+
+def _unread_settings(reader: Any, config: PreTrainedConfig, model: PreTrainedModel) -> list[str]:
+    """Return the keys that transformers does not read, unless they are off, or the model does so anyway."""
+    architecture = _value(reader, "general.architecture")
+    theta = {"rope.freq_base": next((each["rope_theta"] for each in _ropes(config) if "rope_theta" in each), None)}
+    as_it_is = config.to_dict() | theta | {"attention.causal": True}
+    mapping: dict[str, Any] = GGUF_TO_TRANSFORMERS_MAPPING["config"]  # type: ignore[assignment]
+    read = mapping.get(architecture) or mapping.get(config.model_type) or {}
+    unread = []
+    for field in reader.fields:
+        prefix, _, key = field.partition(".")
+        if prefix != architecture or key in read or key.startswith(_LOOKED_AFTER):
+            continue
+        value = _value(reader, field)
+        same = key in as_it_is and (value == as_it_is[key] or _are_close(value, as_it_is[key]))
+        off = (not value and key not in as_it_is) or (key.endswith("_scale") and value == 1)
+        if not (same or off):
+            unread.append(f"{key!r} ({value!r})")
+    rotated = _value(reader, f"{architecture}.rope.dimension_count")
+    angles = [buffer for name, buffer in model.named_buffers() if name.endswith("rotary_emb.inv_freq")]
+    if rotated and angles and rotated != 2 * angles[0].numel():
+        unread.append(f"'rope.dimension_count' ({rotated})")
+    return unread
+
+
+def _are_close(value: Any, other: Any) -> bool:
+    """Compare a number of the file, in float32, with one that was rounded less."""
+    return isinstance(value, float) and isinstance(other, int | float) and math.isclose(value, other, rel_tol=1e-6)
+
+
+def _unread_tensors(reader: Any, stored: PreTrainedConfig, model: PreTrainedModel) -> list[str]:
+    """Return the tensors that end up in no weight, by transformers' own map from theirs to the model's names."""
+    architecture = _value(reader, "general.architecture")
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)()  # type: ignore[no-untyped-call]
+    weights = get_gguf_hf_weights_map(model, processor)
+    cut = range(model.config.num_hidden_layers, stored.num_hidden_layers)  # by hf_overrides
+    unread = []
+    for tensor in reader.tensors:
+        parts = tensor.name.split(".")
+        mapped = tensor.name in weights or tensor.name.removesuffix(".weight") in weights  # experts lack the suffix
+        in_cut_layer = parts[0] == "blk" and parts[1].isdigit() and int(parts[1]) in cut
+        if not (mapped or in_cut_layer or parts[0] in _ROPE_TENSORS):
+            unread.append(tensor.name)
+    return unread
+
+
+def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """Return a config's rope settings, and those for each kind of layer."""
+    rope = config.rope_parameters or {}
+    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
 
 
 def _value(reader: Any, key: str) -> Any:

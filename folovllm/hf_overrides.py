@@ -8,7 +8,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from folovllm.config_checks import check_config
 
 _OLD_NAMES = {"rope_scaling": "rope_parameters"}
 _WITHOUT_EFFECT = {
@@ -22,7 +24,7 @@ def override_config(config: PreTrainedConfig, overrides: Any) -> PreTrainedConfi
 
     overrides: a dict of the config's keys, nested for a config inside a config (``text_config``); or a function that
         takes a config and returns one.
-    Raises a ValueError for a key that the config does not know, or a value that it does not take.
+    Raises a ValueError for a key that the config does not know, or a value that it does not take or no model has.
     """
     before = config.to_dict()
     try:
@@ -31,13 +33,27 @@ def override_config(config: PreTrainedConfig, overrides: Any) -> PreTrainedConfi
             if not isinstance(changed, PreTrainedConfig):
                 raise ValueError(f"the function must return a config, got {changed!r}")
             after = changed.to_dict()
-            _check_known(after.keys() - before.keys(), config)
+            _check_known(after.keys() - before.keys(), _template(config, after))
         else:
-            after = _merged(before, overrides, config)
+            after = _merged(before, overrides, _template(config, overrides))
         _keep_theta(after, before)
-        return _rebuilt(before, after, config)
+        rebuilt = _rebuilt(before, after, config)
+        check_config(rebuilt)
+        return rebuilt
     except Exception as error:
         raise ValueError(f"ModelConfig.hf_overrides does not fit this model's {config.model_type}: {error}") from error
+
+
+def _template(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return a config of the family that the overrides make it: theirs are the keys."""
+    model_type = overrides.get("model_type", config.model_type)
+    if model_type == config.model_type:
+        return config
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"model_type must be one that transformers knows, got {model_type!r}{hint}")
+    return AutoConfig.for_model(model_type)
 
 
 def _merged(before: dict[str, Any], overrides: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:

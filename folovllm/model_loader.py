@@ -22,6 +22,7 @@ from transformers import logging as transformers_logging
 
 from folovllm.checkpoint import Checkpoint
 from folovllm.config import EngineConfig, ModelConfig
+from folovllm.config_checks import check_config
 from folovllm.engine.model_probe import probe_attention, remember_attention
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
@@ -116,13 +117,15 @@ class ModelLoader:
         tokenizer_source = Checkpoint.locate("tokenizer", *config.tokenizer_source)
         with source.reading("config"):
             hf_config = stored = self._read(AutoConfig, source)
+            if config.hf_overrides is None:
+                check_config(stored)
         if config.hf_overrides is not None:
             hf_config = override_config(stored, config.hf_overrides)
         with source.reading("config"):
             attention = probe_attention(hf_config, config.trust_remote_code)
             dtype = getattr(torch, self._resolve_dtype(hf_config, target))
         with source.reading("model"):
-            model = self._load_weights(source, hf_config, dtype)
+            model = self._load_weights(source, hf_config, stored, dtype)
         with tokenizer_source.reading("tokenizer"):
             tokenizer: PreTrainedTokenizerBase = self._read(AutoTokenizer, tokenizer_source)
             if tokenizer_source.gguf_file is not None:
@@ -143,15 +146,17 @@ class ModelLoader:
                 return read_gguf(auto_class, source.gguf_file, **options)
             return auto_class.from_pretrained(source.path, revision=source.revision, **options)
 
-    def _load_weights(self, source: Checkpoint, hf_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    def _load_weights(
+        self, source: Checkpoint, hf_config: PreTrainedConfig, stored: PreTrainedConfig, dtype: torch.dtype
+    ) -> PreTrainedModel:
         # Sizes that do not fit are let through here only to be named together below.
         options = {"config": hf_config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
         if source.gguf_file is not None:
             options["quantization_config"] = GgufConfig(dequantize=True)
         model, loading_info = self._read(AutoModelForCausalLM, source, **options)
-        check_weights(source, model, loading_info)
+        check_weights(source, model, stored, loading_info)
         if source.gguf_file is not None:
-            check_what_was_read(source.gguf_file, hf_config, model)
+            check_what_was_read(source.gguf_file, hf_config, stored, model)
         return model  # type: ignore[no-any-return]
 
     def _resolve_dtype(self, hf_config: PreTrainedConfig, device: torch.device) -> str:

@@ -22,6 +22,9 @@ from tests.tiny_tokenizers import byte_level_tokenizer
 
 UP = "model.layers.0.mlp.up_proj.weight"
 Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
+Q_NORM = "model.layers.0.self_attn.q_norm.weight"
+LORA_A = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+LAYER_1 = "model.layers.1.input_layernorm.weight"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,30 @@ def test_a_value_of_the_wrong_kind_is_refused_with_the_files_it_may_be_in(folder
     assert_refused(folder, str(folder / name))
 
 
+CANNOT_BE = {
+    "num_hidden_layers must be an int >= 1, got 0": {"num_hidden_layers": 0},
+    "num_attention_heads must be an int >= 1, got -4": {"num_attention_heads": -4},
+    "max_position_embeddings must be an int >= 1, got -3": {"max_position_embeddings": -3},
+    "hidden_act must be one of": {"hidden_act": "nope"},
+    "rope_type must be one of default, .*, got 'nope'": {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}},
+    "rope_type must be one of .* got 'n'": {"rope_parameters": None, "rope_scaling": {"type": "n"}, "rope_theta": 1e4},
+    "one set of settings for all layers": {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+}
+
+
+@pytest.mark.parametrize("message", CANNOT_BE)
+def test_a_config_that_no_model_can_have_is_refused_before_the_weights_load(folder, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | CANNOT_BE[message]))
+    assert_refused(folder, f"its config cannot be loaded.*{folder / 'config.json'}.*{message}")
+
+
+def test_a_tokenizer_json_without_added_tokens_is_named(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "added_tokens"}))
+    assert_refused(folder, f"{path} is broken .*lacks the list 'added_tokens'")
+
+
 def test_an_empty_tokenizer_json_is_named(folder):
     (folder / "tokenizer.json").write_text("{}")
     assert_refused(folder, f"{folder / 'tokenizer.json'} is broken")
@@ -124,13 +151,38 @@ def test_weights_that_were_cut_off_are_named(folder, size):
     assert_refused(folder, f"{path} is broken")
 
 
-def test_weights_in_the_old_format_load_and_are_named_if_broken(folder):
-    weights = load_file(folder / "model.safetensors")
+@pytest.fixture
+def in_the_old_format(folder) -> Path:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    torch.save(weights, folder / "pytorch_model.bin")
-    load(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"junk")
-    assert_refused(folder, str(folder / "pytorch_model.bin"))
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04"])
+def test_weights_in_the_old_format_load_and_are_named_if_broken(in_the_old_format, content):
+    load(in_the_old_format)
+    path = in_the_old_format / "pytorch_model.bin"
+    path.write_bytes(content)
+    assert_refused(in_the_old_format, rf"{path} is broken \(torch.load cannot read it")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_weights_in_the_old_format_may_need_no_scale_either(in_the_old_format, dtype):
+    path = in_the_old_format / "pytorch_model.bin"
+    weights = torch.load(path, weights_only=True)
+    torch.save(weights | {UP: weights[UP].to(dtype)}, path)
+    message = rf"needs a scale.*{UP} \({str(dtype).removeprefix('torch.')}\)"
+    assert_refused(in_the_old_format, message)
+    path.rename(in_the_old_format / "pytorch_model-1.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "pytorch_model-1.bin")}
+    (in_the_old_format / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert_refused(in_the_old_format, message)
+
+
+def test_weights_in_the_oldest_format_load(in_the_old_format):
+    path = in_the_old_format / "pytorch_model.bin"
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    load(in_the_old_format)
 
 
 # -- shards ----------------------------------------------------------------------------------------------------
@@ -160,10 +212,32 @@ def test_a_shard_that_was_cut_off_is_named(sharded):
     assert_refused(sharded, f"{shard} is broken")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', "{"])
+META = '"metadata": {}'
+BROKEN_INDICES = [
+    "{", "[]", "{}", '{"weight_map": 5}', '{"weight_map": {"a": "b"}}', f'{{{META}, "weight_map": {{}}}}',
+    *(f'{{{META}, "weight_map": {{"a": {shard}}}}}' for shard in ("5", "null", '""', '"../b"', '"/b"')),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN_INDICES)
 def test_a_broken_index_is_named(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
-    assert_refused(sharded, str(sharded / "model.safetensors.index.json"))
+    assert_refused(sharded, f"{sharded / 'model.safetensors.index.json'} (is broken|holds a)")
+
+
+def test_a_shard_outside_the_folder_is_refused_although_it_could_be_read(sharded):
+    shard = sorted(sharded.glob("model-*"))[0]
+    shard.rename(sharded.parent / shard.name)
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, f"../{shard.name}"))
+    assert_refused(sharded, f"{index} is broken.*names '../{shard.name}'")
+
+
+def test_of_a_single_file_beside_shards_the_single_one_counts(sharded):
+    weights = {name: weight for shard in sharded.glob("model-*") for name, weight in load_file(shard).items()}
+    weights[UP] = weights[UP].to(torch.int8)
+    save_file(weights, sharded / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(sharded, rf"needs a scale.*{UP} \(I8\)")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------
@@ -183,6 +257,10 @@ DAMAGES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "nothing": (lambda w: {}, r"missing.* more \(12 in all\)"),
     "another shape": (lambda w: w | {UP: torch.ones(8, 64)}, rf"{UP} \(stored \[8, 64\], needed \[96, 64\]\)"),
     "a bias the config does not know": (lambda w: w | {Q_BIAS: torch.ones(64)}, f"a llama lacks: {Q_BIAS}"),
+    "norms the config does not know": (lambda w: w | {Q_NORM: torch.ones(16)}, f"a llama lacks: {Q_NORM}"),
+    "an adapter": (lambda w: w | {LORA_A: torch.ones(4, 64)}, f"a llama lacks: {LORA_A}"),
+    "a further layer": (lambda w: w | {LAYER_1: torch.ones(64)}, f"a llama lacks: {LAYER_1}"),
+    "one without the prefix": (lambda w: w | {Q_NORM[6:]: torch.ones(16)}, f"a llama lacks: {Q_NORM[6:]}"),
     "int8": (lambda w: w | {UP: torch.ones(96, 64, dtype=torch.int8)}, rf"needs a scale.*{UP} \(I8\)"),
     "float8": (lambda w: w | {UP: torch.ones(96, 64).to(torch.float8_e4m3fn)}, rf"needs a scale.*{UP} \(F8_E4M3\)"),
 }
@@ -201,8 +279,10 @@ def test_weights_that_are_not_the_models_are_refused_by_name(folder, change, mes
 
 HARMLESS = {
     "without the prefix": lambda w: {name.removeprefix("model."): w[name] for name in w},
-    "further layers": lambda w: w | {"model.layers.9.norm.weight": torch.ones(3)},
     "a head for training": lambda w: w | {"v_head.bias": torch.ones(1)},
+    "a tower for images": lambda w: w | {"model.visual.blocks.0.norm.weight": torch.ones(3)},
+    "layers that guess further tokens": lambda w: w | {"mtp.layers.0.norm.weight": torch.ones(3)},
+    "a mask of old checkpoints": lambda w: w | {"model.layers.0.attn.masked_bias": torch.tensor(-1e4)},
     "angles of old checkpoints": lambda w: w | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)},
     "half as wide": lambda w: {name: w[name].half() for name in w},
 }  # fmt: skip
@@ -212,6 +292,41 @@ HARMLESS = {
 def test_what_changes_nothing_is_let_through(folder, change):
     damage(folder, change)
     load(folder)
+
+
+def test_weights_of_another_family_are_refused(tmp_path):
+    tiny_model("qwen3").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert_refused(tmp_path, "a llama lacks: model.layers.0.self_attn.k_norm.weight")
+
+
+def test_layers_that_guess_further_tokens_may_be_counted_in_the_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    damage(folder, lambda weights: weights | {LAYER_1: torch.ones(64)})
+    load(folder)
+    damage(folder, lambda weights: weights | {LAYER_1.replace("1", "2", 1): torch.ones(64)})
+    assert_refused(folder, "a llama lacks: model.layers.2.input_layernorm.weight")
+
+
+def test_experts_that_need_a_scale_are_refused_although_the_model_joins_them(tmp_path):
+    tiny_model("qwen3-moe").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    name = "model.layers.0.mlp.experts.0.up_proj.weight"
+    damage(tmp_path, lambda weights: weights | {key: weights[key].to(torch.int8) for key in weights if key == name})
+    assert_refused(tmp_path, rf"needs a scale.*{name} \(I8\)")
+
+
+def test_what_lies_beside_a_stack_of_layers_that_is_deeper_in_the_model_is_let_through(tmp_path):
+    tiny_model("opt").save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    damage(tmp_path, lambda weights: weights | {"model.decoder.version": torch.ones(1)})
+    load(tmp_path)
+    inside = "model.decoder.layers.0.self_attn.q_norm.weight"
+    damage(tmp_path, lambda weights: weights | {inside: torch.ones(16)})
+    assert_refused(tmp_path, f"a opt lacks: {inside}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

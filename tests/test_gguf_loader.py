@@ -10,6 +10,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from folovllm import LLM, ModelConfig, SamplingParams, get_model_and_tokenizer
+from folovllm.gguf_loader import check_what_was_read
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_models import hf_greedy
 
@@ -108,7 +109,28 @@ LEFT_OUT = {
     "llama3's rope": ({"rope_freqs.weight": np.ones(4, np.float32)}, "leaves out its rope scaling"),
     "yarn": ({"llama__rope__scaling__type": "yarn"}, "leaves out its rope scaling"),
     "a window": ({"llama__attention__sliding_window": 8}, "leaves out its window"),
-    "biases": ({"blk.0.attn_q.bias": np.ones(32, np.float32)}, "holds 1 biases"),
+    "the oldest scaling": ({"llama__rope__scale_linear": 4.0}, "leaves out its rope scaling"),
+    "a factor without a type": ({"llama__rope__scaling__factor": 4.0}, "leaves out its rope scaling"),
+    "biases": ({"blk.0.attn_q.bias": np.ones(32, np.float32)}, r"in no weight of transformers.*: blk\.0\.attn_q\.bias"),
+    "norms": (
+        {"blk.0.attn_q_norm.weight": np.ones(8, np.float32)},
+        r"in no weight of transformers.*: blk\.0\.attn_q_norm\.weight",
+    ),
+    "sinks": (
+        {"blk.0.attn_sinks.weight": np.ones(4, np.float32)},
+        r"in no weight of transformers.*: blk\.0\.attn_sinks\.weight",
+    ),
+    "a layer too many": (
+        {"blk.2.attn_norm.weight": np.ones(32, np.float32)},
+        r"in no weight of transformers.*: blk\.2\.attn_norm\.weight",
+    ),
+    "an unknown tensor": ({"what.weight": np.ones(32, np.float32)}, r"in no weight of transformers.*: what\.weight"),
+    "attention both ways": ({"llama__attention__causal": False}, r"leaves out its 'attention\.causal' \(False\)"),
+    "experts": ({"llama__expert_count": 4}, r"leaves out its 'expert_count' \(4\)"),
+    "a scale": ({"llama__residual_scale": 5.0}, r"leaves out its 'residual_scale' \(5\.0\)"),
+    "a cap": ({"llama__final_logit_softcapping": 1.0}, r"leaves out its 'final_logit_softcapping'"),
+    "what nobody knows": ({"llama__new_idea": "yes"}, r"leaves out its 'new_idea' \('yes'\)"),
+    "one part of several": ({"split__count": 3}, "one of 3 files"),
     "a missing tensor": ({"without": "blk.1.ffn_up"}, r"missing from the checkpoint: model\.layers\.1\.mlp\.up_proj"),
 }
 
@@ -127,8 +149,34 @@ def test_what_the_file_says_of_its_rope_can_be_given_by_hand(tmp_path):
     assert llm.llm_engine.model_runner.model.config.rope_parameters["rope_theta"] == 100000
 
 
-def test_no_scaling_is_no_obstacle(tmp_path):
-    LLM(written(tmp_path, llama__rope__scaling__type="none"), **SMALL)
+NO_OBSTACLES = {
+    "no scaling": {"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 4.0},
+    "no experts, causal": {"llama__expert_count": 0, "llama__attention__causal": True, "llama__residual_scale": 1.0},
+    "sizes": {"llama__attention__key_length": 8, "llama__expert_feed_forward_length": 64},
+    "an own head": {"output.weight": np.ones((261, 32), np.float32)},
+    "one part": {"split__count": 1},
+    "what says nothing of the model": {"general__new_idea": "yes"},
+}
+
+
+@pytest.mark.parametrize("options", NO_OBSTACLES.values(), ids=NO_OBSTACLES)
+def test_what_changes_nothing_is_no_obstacle(tmp_path, options):
+    LLM(written(tmp_path, **options), **SMALL)
+
+
+def test_layers_that_hf_overrides_cut_off_are_no_obstacle_and_others_are(tmp_path):
+    one_layer = {"hf_overrides": {"num_hidden_layers": 1}, **SMALL}
+    LLM(written(tmp_path), **one_layer)
+    path = written(tmp_path, **{"blk.2.attn_norm.weight": np.ones(32, np.float32)})
+    with pytest.raises(ValueError, match=r"in no weight of transformers.*: blk\.2\.attn_norm\.weight"):
+        LLM(path, **one_layer)
+
+
+def test_a_file_that_says_another_number_of_angles_than_the_family_has_is_refused(file):
+    config = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).config
+    config.head_dim = 16
+    with pytest.raises(ValueError, match=r"leaves out its 'rope.dimension_count' \(8\)"):
+        check_what_was_read(file, config, config, AutoModelForCausalLM.from_config(config))
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 5000, -100])

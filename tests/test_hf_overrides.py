@@ -101,8 +101,27 @@ REFUSED = {
     "a class": ({"architectures": ["X"]}, "'architectures' has no effect"),
     "a method": ({"to_dict": 1}, "no key 'to_dict'"),
     "a wrong type": ({"num_hidden_layers": "many"}, "num_hidden_layers.*expected int, got str"),
-    "no heads": ({"num_attention_heads": 0}, "ModelConfig"),
-    "another family": ({"model_type": "nope"}, "nope"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads must be an int >= 1, got 0"),
+    "negative heads": ({"num_key_value_heads": -2}, "num_key_value_heads must be an int >= 1, got -2"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers must be an int >= 1, got 0"),
+    "less than no length": ({"max_position_embeddings": -3}, "max_position_embeddings must be an int >= 1, got -3"),
+    "no words": ({"vocab_size": 0}, "vocab_size must be an int >= 1, got 0"),
+    "heads that do not divide": (
+        {"num_key_value_heads": 3},
+        "num_attention_heads must be a multiple of num_key_value_heads, got 4 and 3",
+    ),
+    "an unknown activation": ({"hidden_act": "nope"}, "hidden_act must be one of .*silu.*, got 'nope'"),
+    "an unknown rope": ({"rope_parameters": {"rope_type": "nope"}}, "rope_type must be one of default, .*, got 'nope'"),
+    "rope by kinds of layer": (
+        {"rope_parameters": {"full_attention": YARN | {"rope_theta": 1e4}}},
+        "must be one set of settings for all layers, got some for 'full_attention'",
+    ),
+    "a key of the old family": ({"model_type": "gpt2", "rms_norm_eps": 1.0}, "no key 'rms_norm_eps'"),
+    "an unknown family": ({"model_type": "lama"}, "that transformers knows, got 'lama'; did you mean 'llama'"),
+    "no family": ({"model_type": None}, "that transformers knows, got None"),
+    "no window": ({"sliding_window": -3}, "sliding_window must be an int >= 1, got -3"),
+    "no base of angles": ({"rope_theta": 0.0}, "rope_theta must be a finite number > 0, got 0.0"),
+    "a negative eps": ({"rms_norm_eps": -1.0}, "rms_norm_eps must be a finite number >= 0, got -1.0"),
     "another width": ({"hidden_size": 128}, "stored in another shape"),
     "more layers": (
         {"num_hidden_layers": 3},
@@ -122,6 +141,44 @@ REFUSED = {
 def test_what_would_have_no_effect_or_does_not_fit_is_refused(folders, overrides, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         LLM(str(folders["mistral"]), hf_overrides=overrides, **SMALL)
+
+
+@pytest.mark.parametrize("number", [0, -1, 5])
+def test_a_token_has_at_least_one_expert_and_at_most_all(number):
+    with pytest.raises(ValueError, match=f"num_experts_per_tok must be an int >= 1 and <= 4, got {number}"):
+        override_config(tiny_config("qwen3-moe"), {"num_experts_per_tok": number})
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        (YARN, "must be given for each of full_attention, sliding_attention, got 'yarn' for all"),
+        (
+            {"some_attention": YARN | {"rope_theta": 1e4}},
+            "for full_attention, sliding_attention, got some for 'some_att",
+        ),
+        ({"full_attention": {"rope_type": "nope", "rope_theta": 1.0}}, "rope_type must be one of"),
+    ],
+)
+def test_rope_settings_where_a_family_does_not_look_are_refused(rope, message):
+    with pytest.raises(ValueError, match=message):
+        override_config(tiny_config("gemma3-window"), {"rope_parameters": rope})
+
+
+def test_rope_settings_by_kinds_of_layer_are_taken_where_there_are_such():
+    rope = {"full_attention": YARN | {"rope_theta": 1e4}}
+    changed = override_config(tiny_config("gemma3-window"), {"rope_parameters": rope})
+    assert changed.rope_parameters["full_attention"]["factor"] == 4
+
+
+def test_another_family_brings_its_own_keys(folders):
+    llm = LLM(str(folders["llama"]), hf_overrides={"model_type": "mistral", "sliding_window": 8}, **SMALL)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folders["llama"], config=override_config(tiny_config("mistral"), {"sliding_window": 8}), dtype=torch.float32
+    )
+    assert greedy(llm) == hf_greedy(theirs.eval(), PROMPT, 8) != greedy(LLM(str(folders["llama"]), **SMALL))
+    by_function = override_config(tiny_config("llama"), lambda _: tiny_config("mistral", sliding_window=8))
+    assert (by_function.model_type, by_function.sliding_window) == ("mistral", 8)
 
 
 def test_overrides_are_copied_when_given():

@@ -29,8 +29,8 @@ def tiny_llama_shapes(hidden: int, feed_forward: int, key_values: int, vocabular
 def write_tiny_gguf(path: Path, pre: str | None = "smollm", without: str = "", **more: Any) -> None:
     """A random Llama of two layers with a byte-level vocabulary, and all the metadata that the bundled file has.
 
-    pre: how text is split into words.  without: a tensor to leave out.  more: further metadata (a string or an int,
-    named with "__" for the dot) and tensors (arrays).
+    pre: how text is split into words.  without: a tensor to leave out.  more: further metadata (a string, bool, int or
+    float, named with "__" for the dot) and tensors (arrays).
     """
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ĠĠ", "th"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -67,7 +67,13 @@ def write_tiny_gguf(path: Path, pre: str | None = "smollm", without: str = "", *
         kind = gguf.GGMLQuantizationType.Q8_0 if len(shape) == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
     for key, value in more.items():
-        add = {str: writer.add_string, int: writer.add_uint32, np.ndarray: writer.add_tensor}[type(value)]
+        add = {
+            str: writer.add_string,
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            np.ndarray: writer.add_tensor,
+        }[type(value)]
         add(key.replace("__", "."), value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
