@@ -3,16 +3,10 @@
 (vLLM: ``entrypoints/llm.py``.)
 """
 
-import copy
 import dataclasses
 import difflib
-import itertools
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,13 +15,13 @@ from folovllm.engine.chat import Message, Tool, list_conversations, render_chat
 from folovllm.engine.input_processor import Prompt, TokensPrompt, list_prompts
 from folovllm.engine.llm_engine import LLMEngine
 from folovllm.engine.metrics import Metric
+from folovllm.engine.shared_engine import Params, SharedEngine
 from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS, recommended_sampling_params
 from folovllm.outputs import RequestOutput
 from folovllm.progress_bar import ProgressBar
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
 from folovllm.validation import items
 
-Params = SamplingParams | BeamSearchParams
 _OF_THE_LOADED_MODEL = ("tokenizer", "trust_remote_code", *SETTINGS_OF_THE_WEIGHTS)
 
 
@@ -100,12 +94,7 @@ class LLM:
 
     def _set_engine(self, engine: LLMEngine) -> None:
         self.llm_engine = engine
-        self._lock = threading.RLock()
-        self._ids = itertools.count()
-        # A caller holds its mailboxes, so they go with it; a request that was started and has none is abandoned.
-        self._mailboxes: WeakValueDictionary[str, deque[RequestOutput]] = WeakValueDictionary()
-        self._started: set[str] = set()
-        self._undelivered: deque[RequestOutput] = deque()
+        self._shared = SharedEngine(engine)
 
     def get_metrics(self) -> list[Metric]:
         """Return what the engine has counted since it started, and how full it is now (vLLM's name).
@@ -113,12 +102,12 @@ class LLM:
         Requests, tokens, tokens found in the prefix cache, preemptions, drafts proposed and accepted: names are
         vLLM's, less their prefix ``vllm:``. ``{m.name: m.value for m in llm.get_metrics()}`` makes a dict of them.
         """
-        with self._locked():
+        with self._shared.exclusively():
             return self.llm_engine.get_metrics()
 
     def reset_prefix_cache(self) -> None:
         """Forget remembered keys and values (vLLM's name): needed after the model's weights were changed."""
-        with self._locked():
+        with self._shared.exclusively():
             self.llm_engine.reset_prefix_cache()
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -243,106 +232,18 @@ class LLM:
         loop early ends the request. With ``best_of > n`` only the final result has outputs.
         """
         params = SamplingParams() if sampling_params is None else sampling_params
-        return self._run([self._next_id()], [prompt], [params])
-
-    # -- running the engine ----------------------------------------------------------------------------
-
-    def _next_id(self) -> str:
-        return str(next(self._ids))
+        return self._shared.run(self._shared.new_ids(1), [prompt], [params])
 
     def _run_all(self, prompts: list[Prompt], params: Sequence[Params], use_tqdm: bool) -> list[RequestOutput]:
         """Return the finished outputs in the order of the prompts."""
-        request_ids = [self._next_id() for _ in prompts]
+        request_ids = self._shared.new_ids(len(prompts))
         final: dict[str, RequestOutput] = {}
         with ProgressBar(len(prompts), disable=not use_tqdm) as progress:
-            for output in self._run(request_ids, prompts, params):
+            for output in self._shared.run(request_ids, prompts, params):
                 if output.finished:
                     final[output.request_id] = output
                     progress.count(output)
         return [final[request_id] for request_id in request_ids]
-
-    def _run(self, request_ids: list[str], prompts: list[Prompt], params: Sequence[Params]) -> Iterator[RequestOutput]:
-        """Add requests and yield their outputs until all have finished; whatever happens, none is left behind."""
-        mailboxes: dict[str, deque[RequestOutput]] = {request_id: deque() for request_id in request_ids}
-        try:
-            with self._locked():
-                for request_id, prompt, each in zip(request_ids, prompts, params, strict=True):
-                    self._mailboxes[request_id] = mailboxes[request_id]
-                    self._started.add(request_id)
-                    self.llm_engine.add_request(request_id, prompt, each)
-            while mailboxes:
-                for output in self._step_for(mailboxes):
-                    if output.error is not None:
-                        number = 1 + request_ids.index(output.request_id)
-                        raise _own(output.error, f"This ended the request of prompt {number} of {len(request_ids)}.")
-                    if output.finished:
-                        del mailboxes[output.request_id]
-                    yield output
-        finally:
-            mailboxes.clear()
-            self._abort_abandoned()
-
-    def _step_for(self, mailboxes: Mapping[str, deque[RequestOutput]]) -> list[RequestOutput]:
-        """Return what is there for these requests, after a step if there was nothing."""
-        with self._locked():
-            self._deliver()
-            if not any(mailboxes.values()):
-                self._undelivered.extend(self.llm_engine.step())
-                self._deliver()
-            outputs: list[RequestOutput] = []
-            for request_id in mailboxes:  # no mailbox gets a name here, which would keep it in an error's traceback
-                if not mailboxes[request_id] and not self.llm_engine.has_request(request_id):
-                    raise RuntimeError(f"an interrupt lost the result of request {request_id}; generate it again")
-                outputs += mailboxes[request_id]
-                mailboxes[request_id].clear()
-            return outputs
-
-    def _deliver(self) -> None:
-        """Put outputs into their mailboxes; what an interrupt leaves, the next one finds here."""
-        while self._undelivered:
-            output = self._undelivered[0]
-            mailbox = self._mailboxes.get(output.request_id)
-            if mailbox is not None:
-                mailbox.append(output)
-            self._undelivered.popleft()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Have the engine for oneself; then end what was abandoned meanwhile."""
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._abort_abandoned()
-
-    def _abort_abandoned(self) -> None:
-        """End the requests whose mailbox is gone, for nobody reads it; or leave that to whoever has the engine now.
-
-        Python may collect an abandoned stream at any moment in any thread, even inside a step: so nothing waits here.
-        """
-        while (abandoned := self._without_mailbox()) and self._lock.acquire(blocking=False):
-            try:
-                if self.llm_engine.is_busy:  # collected inside this thread's own step, which looks here when it is over
-                    return
-                for request_id in abandoned:
-                    self.llm_engine.abort_request(request_id)
-                    self._started.discard(request_id)
-            finally:
-                self._lock.release()
-
-    def _without_mailbox(self) -> list[str]:
-        return [request_id for request_id in list(self._started) if self._mailboxes.get(request_id) is None]
-
-
-def _own(error: Exception, note: str) -> Exception:
-    """Return an error with a note for one owner: others may have the same error, and get it without."""
-    try:
-        own = copy.copy(error).with_traceback(error.__traceback__)
-    except Exception:  # one that cannot be made from its arguments
-        own = error
-    own.__cause__, own.__context__ = error.__cause__, error.__context__
-    own.__notes__ = [*(each for each in getattr(error, "__notes__", []) if each != note), note]
-    return own
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

@@ -16,6 +16,6 @@ def assert_at_rest(owner: LLM | LLMEngine) -> None:
     assert engine.output_processor._detokenizers == {}
     assert engine.model_runner.kv_cache._host == {}
     if isinstance(owner, LLM):
-        assert not owner._mailboxes
-        assert not owner._started
-        assert not owner._undelivered
+        assert not owner._shared._mailboxes
+        assert not owner._shared._started
+        assert not owner._shared._undelivered

@@ -12,6 +12,7 @@ from folovllm import LLM, BeamSearchParams, CompletionOutput, SamplingParams
 from folovllm.engine.detokenizer import Detokenizer
 from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
+from folovllm.engine.shared_engine import SharedEngine
 from folovllm.outputs import NO_TOKEN_LEFT
 from folovllm.sampler import Sampler
 from tests.engine_checks import assert_at_rest
@@ -436,7 +437,7 @@ def test_an_interrupt_while_outputs_are_handed_out_loses_none_of_another_caller(
     expected = generate(llm, prompt(7))[0]
     other = llm.stream(prompt(7), GREEDY)
     shown = [next(other)]
-    deliver = LLM._deliver
+    deliver = SharedEngine._deliver
     calls = 0
 
     def interrupt(self):
@@ -449,7 +450,7 @@ def test_an_interrupt_while_outputs_are_handed_out_loses_none_of_another_caller(
         if when == "before":
             deliver(self)
 
-    monkeypatch.setattr(LLM, "_deliver", interrupt)
+    monkeypatch.setattr(SharedEngine, "_deliver", interrupt)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(prompt(5), SamplingParams(temperature=0, max_tokens=40, ignore_eos=True), use_tqdm=False)
     monkeypatch.undo()
