@@ -70,6 +70,14 @@ def test_without_is_decoder_bert_sees_what_follows_and_is_refused():
     assert "a token sees those after it" in verdict.detail
 
 
+def test_positions_counted_from_the_row_are_refused_also_where_they_count_only_from_some_place_on():
+    layers = {"layer_types": ["full_attention"] * 2, "no_rope_layers": [0, 0], "num_hidden_layers": 2}
+    with pytest.raises(UnsupportedModelError, match="counts the positions of a row itself, and calculates with them"):
+        probe_attention(small_config("llama4_text", **layers, floor_scale=8192, attn_scale=0.1))
+    layers["no_rope_layers"] = [1, 1]  # rotated by the positions they are given
+    assert try_family("llama4_text", small_config("llama4_text", **layers)).kind == "equal"
+
+
 @pytest.mark.parametrize("family", ["phimoe", "mixtral", "qwen3_moe"])
 def test_a_window_larger_than_the_self_tests_is_known_from_the_mask(family):
     config = small_config(family, sliding_window=4096, max_position_embeddings=8192)
