@@ -12,11 +12,13 @@ import torch
 from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
+_SIMPLE = {bool, int, float, str}
 
-def settings_of(module: Any) -> list[tuple[str, Any]]:
-    """Return the numbers, switches and names that a module keeps, sorted; not whether it trains, nor its place."""
-    simple = {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str)}
-    return sorted((name, value) for name, value in simple.items() if name not in ("training", "layer_idx"))
+
+def settings_of(module: Any) -> dict[str, Any]:
+    """Return the numbers, switches and names that a module keeps; not whether it trains, nor its place."""
+    simple = {name: value for name, value in vars(module).items() if type(value) in _SIMPLE}
+    return {name: value for name, value in simple.items() if name not in ("training", "layer_idx")}
 
 
 def structure_of(model: PreTrainedModel) -> object:
