@@ -1,7 +1,9 @@
 """A model that is handed to an LLM stays its owner's: what it was before, it is between any two steps and after."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -165,8 +167,15 @@ def test_layers_that_the_config_does_not_know_are_refused_or_without_effect_as_i
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_a_model_without_layers_is_refused(family):
-    with pytest.raises(UnsupportedModelError, match="it has no layers"):
+    with pytest.raises(UnsupportedModelError, match="num_hidden_layers is 0; at least 1 is needed"):
         tiny_llm(tiny_model(family, num_hidden_layers=0))
+
+
+def test_a_config_that_was_emptied_after_loading_is_refused():
+    model = tiny_model()
+    model.config.num_key_value_heads = 0
+    with pytest.raises(UnsupportedModelError, match="num_key_value_heads is 0; at least 1 is needed"):
+        tiny_llm(model)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -177,6 +186,17 @@ def test_autocast_around_any_of_it_is_for_its_owners_own_code(family, dtype):
         llm = tiny_llm(tiny_model(family))
         assert generate(llm) == expected
     assert generate(llm) == expected
+
+
+def test_a_patched_model_is_freed_with_its_last_llm():
+    model = tiny_model()
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda x, inner=mlp.forward: inner(x)
+    tiny_llm(model)
+    freed = weakref.ref(model)
+    del model, mlp
+    gc.collect()
+    assert freed() is None
 
 
 def offloaded(model):

@@ -88,7 +88,8 @@ def probe_attention(
     """
     name = f"{config.model_type} ({', '.join(config.architectures or ['no architecture named'])})"
     _refuse_by_config(config, name)
-    if (known := _look_up(config)) is not None:
+    is_transformers_own = model_class is None or model_class.__module__.startswith("transformers.models.")
+    if is_transformers_own and (known := _look_up(config)) is not None:
         return known
     notes = _run_on_meta(config, name, trust_remote_code, model_class)
     if notes.reasons:
@@ -104,8 +105,11 @@ def _refuse_by_config(config: PreTrainedConfig, name: str) -> None:
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name}: it has an encoder; only decoders are supported")
     text_config = config.get_text_config()
-    if getattr(text_config, "num_hidden_layers", None) == 0:
-        raise UnsupportedModelError(f"{name}: it has no layers (num_hidden_layers is 0)")
+    values = text_config.to_dict()
+    for field in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        count = values.get(text_config.attribute_map.get(field, field))
+        if isinstance(count, int) and count < 1:
+            raise UnsupportedModelError(f"{name}: its config's {field} is {count}; at least 1 is needed")
     rope = getattr(text_config, "rope_parameters", None) or {}
     kinds = {rope.get("rope_type")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
     for kind in kinds & {"dynamic", "longrope"}:

@@ -33,8 +33,8 @@ def structure_of(model: PreTrainedModel) -> object:
 
 def runs_stock_code(module: Any) -> bool:
     """Say whether a module's forward is what PyTorch or transformers have written; hooks are another matter."""
-    forward = type(module).forward
-    return "forward" not in vars(module) and forward.__module__.startswith(("torch.nn.", "transformers."))
+    home = getattr(type(module).forward, "__module__", "")
+    return "forward" not in vars(module) and home.startswith(("torch.nn.", "transformers."))
 
 
 def find_change(model: PreTrainedModel) -> str | None:
