@@ -145,11 +145,13 @@ def test_ModelConfig_max_logprobs(model):
 def test_ModelConfig_model_impl():
     model = tiny_model()
     calls = []
-    model.register_forward_hook(lambda *given: calls.append(1))
     called = {}
     for model_impl in ("auto", "folovllm", "transformers"):
         calls.clear()
-        run(tiny_llm(model, model_impl=model_impl))
+        llm = tiny_llm(model, model_impl=model_impl)
+        handle = model.register_forward_hook(lambda *given: calls.append(1))
+        run(llm)
+        handle.remove()
         called[model_impl] = len(calls)
     assert called == {"auto": 0, "folovllm": 0, "transformers": 12}
 

@@ -6,11 +6,12 @@ All families: ``scripts/sweep_families.py``.
 import re
 
 import pytest
-from transformers import ViTConfig
+import torch
+from transformers import LlamaForCausalLM, ViTConfig
 
 from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
 from tests.small_families import small_config, small_model, try_family
-from tests.tiny_models import tiny_llm
+from tests.tiny_models import tiny_config, tiny_llm
 
 EQUAL = {
     "afmoe": {},  # takes a view of what attention returns
@@ -68,6 +69,25 @@ def test_without_is_decoder_bert_sees_what_follows_and_is_refused():
     verdict = try_family("bert", small_config("bert", is_decoder=False))
     assert verdict.kind == "refused"
     assert "a token sees those after it" in verdict.detail
+
+
+def test_positions_counted_from_the_row_are_refused_also_where_they_count_only_from_some_place_on():
+    layers = {"layer_types": ["full_attention"] * 2, "no_rope_layers": [0, 0], "num_hidden_layers": 2}
+    with pytest.raises(UnsupportedModelError, match="counts the positions of a row itself, and calculates with them"):
+        probe_attention(small_config("llama4_text", **layers, floor_scale=8192, attn_scale=0.1))
+    layers["no_rope_layers"] = [1, 1]  # rotated by the positions they are given
+    assert try_family("llama4_text", small_config("llama4_text", **layers)).kind == "equal"
+
+
+def test_a_class_of_ones_own_that_counts_positions_is_refused_whatever_its_config_is():
+    class Mine(LlamaForCausalLM):
+        def forward(self, input_ids=None, position_ids=None, **kwargs):
+            late = torch.arange(input_ids.shape[1], device=input_ids.device) >= 4096
+            embeds = self.model.embed_tokens(input_ids) * torch.where(late, 2.0, 1.0)[:, None]
+            return super().forward(inputs_embeds=embeds, position_ids=position_ids, **kwargs)
+
+    with pytest.raises(UnsupportedModelError, match="counts the positions of a row itself"):
+        tiny_llm(Mine(tiny_config()).eval())
 
 
 @pytest.mark.parametrize("family", ["phimoe", "mixtral", "qwen3_moe"])

@@ -41,7 +41,88 @@ def test_a_model_with_other_linear_layers_is_left_to_transformers():
 
     model = tiny_model()
     model.model.layers[1].mlp.up_proj = Quantized()
-    assert why_not_flat(model) == "its linear layers are Linear, Quantized"
+    assert why_not_flat(model) == "its model.layers.1.mlp.up_proj is of the class Quantized, not Linear"
+
+
+def put_hook(module):
+    module.register_forward_hook(lambda module, given, output: None)
+
+
+def put_pre_hook(module):
+    module.register_forward_pre_hook(lambda module, given: None)
+
+
+def patch_forward(module):
+    module.forward = lambda *given, inner=module.forward, **named: inner(*given, **named)
+
+
+def make_subclass(module):
+    module.__class__ = type("Mine", (type(module),), {})
+
+
+@pytest.mark.parametrize("change", [put_hook, put_pre_hook, patch_forward, make_subclass])
+def test_a_change_of_any_module_is_seen(change):
+    for name, _ in tiny_model().named_modules():
+        model = tiny_model()
+        assert why_not_flat(model) is None
+        change(model.get_submodule(name))
+        assert (name or type(model).__name__) in why_not_flat(model)
+
+
+def scale_by_a_hook(model):
+    model.model.layers[0].mlp.register_forward_hook(lambda module, given, output: -2 * output)
+
+
+def turn_the_logits_around(model):
+    model.lm_head.forward = lambda x, inner=model.lm_head.forward: -inner(x)
+
+
+def normalize_weights(model):
+    torch.nn.utils.parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.parametrizations.weight.original0.mul_(3)
+
+
+def put_another_norm(model):
+    model.model.norm = torch.nn.LayerNorm(64)
+    torch.nn.init.normal_(model.model.norm.bias)
+
+
+def replace_one_activation(model):
+    model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+
+
+def patch_the_class(model):
+    kind = type(model.model.layers[0].mlp)
+    mine = type(kind.__name__, (kind,), {"forward": lambda self, x: -kind.forward(self, x)})
+    mine.__module__ = kind.__module__
+    model.model.layers[0].mlp.__class__ = mine
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        scale_by_a_hook,
+        turn_the_logits_around,
+        normalize_weights,
+        put_another_norm,
+        replace_one_activation,
+        patch_the_class,
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_changed_model_gives_huggingfaces_tokens_also_where_it_was_changed_between_two_llms(change, before):
+    model = tiny_model()
+    if not before:
+        tiny_llm(model)
+    change(model)
+    prompt = list(range(5, 45))
+    for model_impl in ("auto", "transformers"):
+        llm = tiny_llm(model, model_impl=model_impl)
+        [output] = llm.generate(
+            {"prompt_token_ids": prompt}, SamplingParams(temperature=0, max_tokens=8), use_tqdm=False
+        )
+        assert output.outputs[0].token_ids == hf_greedy(model, prompt, 8)
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])

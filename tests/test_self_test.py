@@ -7,9 +7,10 @@ import torch
 from transformers import masking_utils
 
 from folovllm import SamplingParams
-from folovllm.engine import self_test
+from folovllm.engine import flat_decoder, self_test
 from folovllm.engine.attention_notes import find_window
 from folovllm.engine.model_probe import UnsupportedModelError
+from tests.small_families import small_config, small_model
 from tests.tiny_models import FAMILIES, hf_greedy, tiny_llm, tiny_model
 
 PROMPT = list(range(5, 45))
@@ -57,9 +58,9 @@ def test_tokens_that_reach_each_other_outside_attention_are_refused(change):
 
 
 @pytest.mark.parametrize("num_hidden_layers", [1, 2, 5])
-def test_a_forward_pass_that_gives_something_else_is_refused_and_the_other_one_is_not(num_hidden_layers):
+def test_a_forward_pass_that_gives_something_else_is_refused_and_the_other_one_is_not(monkeypatch, num_hidden_layers):
     model = tiny_model(num_hidden_layers=num_hidden_layers)
-    model.model.norm.forward = lambda x: x  # the engine's own forward pass computes the norm by its formula
+    monkeypatch.setattr(flat_decoder, "_rotate", lambda x, cos, sin: x)
     with pytest.raises(UnsupportedModelError, match=r"differs from HuggingFace's own attention by \d+%"):
         tiny_llm(model, model_impl="folovllm")
     [output] = tiny_llm(model, model_impl="transformers").generate({"prompt_token_ids": PROMPT}, GREEDY, use_tqdm=False)
@@ -96,6 +97,48 @@ def test_the_one_layer_of_another_kind_is_looked_at_wherever_it_is(layer):
 @pytest.mark.parametrize("max_position_embeddings", [1, 2, 3, 9])
 def test_a_model_for_very_short_texts_passes(max_position_embeddings):
     tiny_llm(tiny_model("gpt2", n_positions=max_position_embeddings))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("family", "seed", "scale"), [("phimoe", 1, 0.2), ("exaone_moe", 3, 0.2), ("hrm_text", 1, 0.7)]
+)
+def test_rounding_that_sends_a_token_to_another_expert_is_no_reason_to_refuse(family, seed, scale, dtype):
+    model = small_model(small_config(family))
+    torch.manual_seed(seed)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, 0, scale)
+    tiny_llm(model.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", [with_token_shift, with_positions_of_its_own, with_a_look_at_the_whole_row])
+def test_a_wrong_structure_is_refused_in_half_precision_too(change, dtype):
+    model = tiny_model("qwen3-moe")
+    change(model)
+    with pytest.raises(UnsupportedModelError, match="tokens reach others by another way than attention"):
+        tiny_llm(model.to(dtype))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3-moe"])
+def test_code_of_the_owners_is_looked_at_in_the_middle_of_many_layers_and_behind_the_last(family):
+    for place in ("layers.8.mlp", "norm"):
+        model = tiny_model(family, num_hidden_layers=12)
+        odd = model.model.get_submodule(place)
+        odd.forward = lambda x, inner=odd.forward: inner(x) + inner(x).roll(1, dims=1)
+        with pytest.raises(UnsupportedModelError, match="tokens reach others by another way than attention"):
+            tiny_llm(model)
+
+
+def test_a_model_whose_own_result_is_not_finite_is_refused_as_that_or_taken_as_it_is():
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].ln_1.weight.fill_(torch.nan)
+    tiny_llm(model)
+    for model_impl in ("folovllm", "transformers"):
+        with pytest.raises(UnsupportedModelError, match="HuggingFace's own forward pass gives NaN or infinity"):
+            tiny_llm(tiny_model(rope_parameters={"rope_type": "default", "rope_theta": 0.0}), model_impl=model_impl)
 
 
 def test_a_verdict_is_kept_for_the_model(monkeypatch):

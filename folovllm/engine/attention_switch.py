@@ -7,16 +7,21 @@ An interrupt or an exception has nothing to put back, and another thread may use
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 ATTENTION_NAME = "folovllm"
 _MASKED_NAME = "folovllm_masked"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,20 @@ def run_with_attention(attention: Attention, model: PreTrainedModel, **inputs: A
     context.run(_current.set, attention)
     with _evaluation_mode(model):
         return context.run(model, **inputs)
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function compute in the model's own dtype, also where its caller asks PyTorch for another one."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda", "mps"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return run
 
 
 _mode_lock = threading.RLock()

@@ -16,6 +16,8 @@ from torch.nn.functional import embedding, silu
 from transformers import PreTrainedModel
 
 from folovllm.engine.linear import SplitLinear
+from folovllm.engine.model_probe import get_attention
+from folovllm.engine.module_tree import find_change
 from folovllm.engine.paged_attention import attend
 from folovllm.engine.paged_batch import PagedBatch
 
@@ -27,11 +29,10 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     kind = type(model)
     if kind.__name__ not in FAMILIES or not kind.__module__.startswith("transformers.models."):
         return f"{kind.__name__} is none of transformers' {', '.join(FAMILIES)}"
-    if model.dtype != torch.float32:
-        # Other dtypes round after every operator: with fewer operators they give other numbers.
-        return f"its dtype is {str(model.dtype).removeprefix('torch.')}, not float32"
-    kinds = {type(m).__name__ for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))}
-    return None if kinds == {"Linear"} else f"its linear layers are {', '.join(sorted(kinds))}"
+    # Other dtypes round after every operator: with fewer operators they give other numbers.
+    for dtype in {weight.dtype for weight in model.parameters()} - {torch.float32}:
+        return f"its dtype is {str(dtype).removeprefix('torch.')}, not float32"
+    return find_change(model)
 
 
 class _RMSNorm:
@@ -61,9 +62,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _Layer:
     """One decoder layer: attention, then the MLP, each behind a norm, each added to what came in."""
 
-    def __init__(self, layer: Any, window: int | None) -> None:
+    def __init__(self, index: int, layer: Any, window: int | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._index, self._head_dim = attention.layer_idx, attention.head_dim
+        self._index, self._head_dim = index, attention.head_dim
         self._scaling, self._window = attention.scaling, window
         self._norm, self._mlp_norm = _RMSNorm(layer.input_layernorm), _RMSNorm(layer.post_attention_layernorm)
         self._qkv = SplitLinear(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -99,9 +100,8 @@ class FlatDecoder:
         decoder: Any = model.model
         self._embedding = decoder.embed_tokens.weight.detach()
         self._rotary_embedding = decoder.rotary_emb
-        # Mistral has one window for all layers, in its config; Qwen one for some; Llama none.
-        window = model.config.sliding_window if type(model).__name__ == "MistralForCausalLM" else None
-        self._layers = [_Layer(layer, getattr(layer.self_attn, "sliding_window", window)) for layer in decoder.layers]
+        layers = enumerate(zip(decoder.layers, get_attention(model).windows, strict=False))
+        self._layers = [_Layer(index, *layer) for index, layer in layers]
         self._norm = _RMSNorm(decoder.norm)
         self._lm_head = SplitLinear(model.lm_head)
 

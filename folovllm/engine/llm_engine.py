@@ -17,6 +17,7 @@ from folovllm.config import EngineConfig
 from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.draws import Draw, draw_tokens
+from folovllm.engine.given_model import check_given_model
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.memory import make_cache, size_cache
@@ -63,6 +64,8 @@ class LLMEngine:
             raise ValueError("model and tokenizer must be passed both or neither; got only one of them")
         if model is None or tokenizer is None:
             model, tokenizer = loader.load_model_and_tokenizer(config.device)
+        else:
+            check_given_model(model, tokenizer)
         config = loader.resolve(config, model, tokenizer)
         self.attention_spec = spec = get_attention(model, config.model_config.trust_remote_code)
         max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens

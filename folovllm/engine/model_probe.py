@@ -22,9 +22,14 @@ from transformers import logging as transformers_logging
 
 from folovllm.engine.attention_notes import AttentionNotes
 from folovllm.engine.attention_switch import Attention, run_with_attention
+from folovllm.engine.module_tree import structure_of
 
 _KNOWN_CONFIGS = ("LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config")
-_NUM_TOKENS = 8
+_NUM_TOKENS = 13
+"""A number that is no size of a model: whatever has so many elements has one a token."""
+
+_MIXING = {"add", "div", "mul", "pow", "radd", "rmul", "rsub", "rtruediv", "sub", "true_divide", "truediv", "where"}
+"""Functions whose result depends on the values of all their inputs; one that chooses does not."""
 
 
 class UnsupportedModelError(ValueError):
@@ -55,20 +60,22 @@ class AttentionSpec:
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
 
 
-_known: WeakKeyDictionary[PreTrainedModel, AttentionSpec] = WeakKeyDictionary()
-"""What was found out about loaded models: building one on ``meta`` takes a third of a second."""
+_known: WeakKeyDictionary[PreTrainedModel, tuple[object, AttentionSpec]] = WeakKeyDictionary()
+"""What was found out about loaded models as they were then: building one on ``meta`` takes a third of a second."""
 
 
 def remember_attention(model: PreTrainedModel, spec: AttentionSpec) -> None:
     """Note the attention of a model that was probed by its config before it was loaded."""
-    _known[model] = spec
+    _known[model] = structure_of(model), spec
 
 
 def get_attention(model: PreTrainedModel, trust_remote_code: bool = False) -> AttentionSpec:
-    """Return the attention of a loaded model; probe it (:func:`probe_attention`) if it is not known."""
-    if model not in _known:
-        remember_attention(model, probe_attention(model.config, trust_remote_code, type(model)))
-    return _known[model]
+    """Return the attention of a loaded model; probe it (:func:`probe_attention`) if it is not known or has changed."""
+    structure, spec = _known.get(model, (None, None))
+    if spec is None or structure != structure_of(model):
+        spec = probe_attention(model.config, trust_remote_code, type(model))
+        remember_attention(model, spec)
+    return spec
 
 
 def probe_attention(
@@ -81,7 +88,8 @@ def probe_attention(
     """
     name = f"{config.model_type} ({', '.join(config.architectures or ['no architecture named'])})"
     _refuse_by_config(config, name)
-    if (known := _look_up(config)) is not None:
+    is_transformers_own = model_class is None or model_class.__module__.startswith("transformers.models.")
+    if is_transformers_own and (known := _look_up(config)) is not None:
         return known
     notes = _run_on_meta(config, name, trust_remote_code, model_class)
     if notes.reasons:
@@ -96,7 +104,13 @@ def _refuse_by_config(config: PreTrainedConfig, name: str) -> None:
     """Refuse what a run on shapes cannot show."""
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name}: it has an encoder; only decoders are supported")
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    text_config = config.get_text_config()
+    values = text_config.to_dict()
+    for field in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        count = values.get(text_config.attribute_map.get(field, field))
+        if isinstance(count, int) and count < 1:
+            raise UnsupportedModelError(f"{name}: its config's {field} is {count}; at least 1 is needed")
+    rope = getattr(text_config, "rope_parameters", None) or {}
     kinds = {rope.get("rope_type")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
     for kind in kinds & {"dynamic", "longrope"}:
         # These choose their angles by the longest sequence in the batch, so neighbours would change a result.
@@ -143,7 +157,7 @@ def _run_on_meta(
         tokens = torch.zeros(1, _NUM_TOKENS, dtype=torch.long)
         inputs = {"input_ids": tokens, "attention_mask": tokens, "position_ids": tokens, "use_cache": False}
         try:
-            with _AnswerYes():
+            with _OnShapes(notes):
                 run_with_attention(Attention(notes.attend, notes.make_mask), model, **inputs)
         except Exception as error:
             notes.refuse(
@@ -165,10 +179,33 @@ def _run_on_meta(
     return notes
 
 
-class _AnswerYes(TorchFunctionMode):
-    """Tensors without values cannot say whether all of a mask is set or all positions rise: here they do."""
+class _OnShapes(TorchFunctionMode):
+    """Stands in for values, and watches for positions that are counted from the row and calculated with.
+
+    Tensors without values cannot say whether all of a mask is set or all positions rise: here they do. What is counted
+    (``arange``) may choose among tensors; as a number in a product it makes a token depend on its place in the batch,
+    perhaps only from some thousandth place on, where no trial would come to.
+    """
+
+    def __init__(self, notes: AttentionNotes) -> None:
+        super().__init__()
+        self._notes = notes
+        self._counted: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.__bool__, Tensor.item) and args[0].is_meta:
             return True
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor):
+            return result
+        inputs = [each for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor)]
+        if any(each is counted for each in inputs for counted in self._counted):
+            if not result.is_floating_point():
+                self._counted.append(result)
+            elif func.__name__.strip("_") in _MIXING or not any(each.is_floating_point() for each in inputs):
+                self._notes.refuse("it counts the positions of a row itself, and calculates with them")
+        elif func is torch.arange and result.shape == (_NUM_TOKENS,):
+            self._counted.append(result)
+            if result.is_floating_point():
+                self._notes.refuse("it counts the positions of a row itself, and calculates with them")
+        return result

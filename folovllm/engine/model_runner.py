@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from folovllm.config import ModelImpl
-from folovllm.engine.attention_switch import Attention, run_with_attention
+from folovllm.engine.attention_switch import Attention, run_with_attention, without_autocast
 from folovllm.engine.flat_decoder import FlatDecoder, why_not_flat
 from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.model_probe import get_attention
@@ -91,6 +91,7 @@ class ModelRunner:
             token_ids += item.token_ids
         return self._forward(token_ids, rows, runs)
 
+    @without_autocast
     def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
         device = self.kv_cache.data.device
         inputs = torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device)
