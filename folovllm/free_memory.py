@@ -59,10 +59,12 @@ def _of_control_groups(root: Path) -> Iterator[FreeMemory]:
     for group in find_groups("memory", root):
         # Beyond memory.high a process is not killed, but slowed down until it hardly moves.
         limits = [read_number(group / f"memory.{name}") for name in ("max", "high", "limit_in_bytes")]
+        stat = read_numbers(group / "memory.stat")
+        # Version 1 says here what the groups above allow, which may lie outside of what a container sees.
+        limits.append(stat.get("hierarchical_memory_limit"))
         total = min((limit for limit in limits if limit is not None), default=None)
         if total is not None:
             used = read_number(group / "memory.current") or read_number(group / "memory.usage_in_bytes") or 0
-            stat = read_numbers(group / "memory.stat")
             # In version 1 "total_" are those that count the groups below as well, as the usage does.
             files = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file"))
             fix = "allow the container more memory, or close other notebooks in it"

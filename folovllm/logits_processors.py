@@ -88,9 +88,9 @@ def check_result(name: str, result: object, given: Tensor) -> Tensor:
     """Return what a user's function made of the logits that it was given; a ValueError if it is no such logits."""
     if not isinstance(result, Tensor):
         raise ValueError(f"{name} must return logits, got {result!r}")
-    wanted, got = ((tuple(each.shape), each.dtype, each.device) for each in (given, result))
+    wanted, got = ((tuple(each.shape), each.dtype, each.device, each.layout) for each in (given, result))
     if got != wanted:
-        raise ValueError(f"{name} must return logits of shape, dtype and device {wanted}, got {got}")
+        raise ValueError(f"{name} must return logits of shape, dtype, device and layout {wanted}, got {got}")
     return result.detach()
 
 

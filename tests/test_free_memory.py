@@ -75,6 +75,14 @@ def test_without_a_limit_it_is_the_machines(tmp_path):
 
 
 @linux
+def test_version_1_counts_limits_of_groups_that_the_container_does_not_see(tmp_path):
+    system = System(tmp_path, "9:memory:/\n", V1_MOUNT)
+    unlimited = 9223372036854771712
+    system.group("memory", f"hierarchical_memory_limit {GIB}", memory_limit_in_bytes=unlimited, memory_usage_in_bytes=0)
+    assert system.left() == (1024, 1024, CONTAINER)
+
+
+@linux
 def test_version_2_counts_the_cache_of_files_as_free(tmp_path):
     system = System(tmp_path, "0::/job\n", V2_MOUNT)
     stat = (

@@ -1,8 +1,11 @@
 """The command line: what it prints, and its exit codes."""
 
 import copy
+import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +109,42 @@ def test_as_a_module_it_explains_itself_without_importing_torch():
 def test_the_bundled_model_is_found_and_named(bundled_model_path, capsys):
     assert main(["model", "--path"]) == 0
     assert capsys.readouterr().out.strip() == str(bundled_model_path)
+
+
+SHELL = {"shell": True, "executable": "/bin/bash", "capture_output": True, "text": True}
+COMMAND = f"{shlex.quote(sys.executable)} -m folovllm"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(model_folder):
+    done = subprocess.run(f"{COMMAND} generate hi --model {model_folder} --max-tokens 200 | head -c 1", **SHELL)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_line(model_folder):
+    done = subprocess.run(f"{COMMAND} generate hi --model {model_folder} --max-tokens 2 > /dev/full", **SHELL)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: [Errno 28] No space left on device"]
+
+
+def test_a_terminal_that_lacks_letters_shows_the_others(model_folder):
+    script = (
+        "import sys; from folovllm import __main__; "
+        "__main__._doctor = lambda options: print('caf\u00e9'); sys.exit(__main__.main(['doctor']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("caf?\n", "")
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder"])
+def test_a_model_that_is_not_there_is_one_line(name, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["generate", "hi", "--model", name]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ModelConfig.model=")
+
+
+def test_a_file_that_is_not_there_is_refused_although_the_model_is(capsys):
+    assert main(["model", "--from", "/no/such/file"]) == 2
+    assert "/no/such/file cannot be read" in capsys.readouterr().err

@@ -182,7 +182,11 @@ def test_what_is_forbidden_stays_forbidden_whatever_a_processor_returns(model):
 WRONG = {
     "None": (lambda logits: None, r"must return logits, got None"),
     "a list": (lambda logits: [1.0], r"must return logits, got \[1.0\]"),
-    "another shape": (lambda logits: logits[..., :-1], r"must return logits of shape, dtype and device .* got "),
+    "sparse ones": (lambda logits: logits.to_sparse(), r"must return logits .* got .*sparse"),
+    "another shape": (
+        lambda logits: logits[..., :-1],
+        r"must return logits of shape, dtype, .* layout .* got ",
+    ),
     "a row more": (lambda logits: logits[None], "must return logits of shape"),
     "another dtype": (lambda logits: logits.double(), r"must return .*float32.*, got .*float64"),
     "whole numbers": (lambda logits: logits.long(), r"must return .*float32.*, got .*int64"),

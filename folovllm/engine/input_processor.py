@@ -157,7 +157,9 @@ class InputProcessor:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"prompt and bad_words must be text that UTF-8 can write, got {text!r}: {error}") from None
-        return list(self.tokenizer(str.__str__(text), add_special_tokens=add_special_tokens)["input_ids"])
+        # Not verbose: of a long text the tokenizer would warn, and the engine refuses it.
+        encoded = self.tokenizer(str.__str__(text), add_special_tokens=add_special_tokens, verbose=False)
+        return list(encoded["input_ids"])
 
     def _tokenize_bad_words(self, bad_words: list[str]) -> list[list[int]]:
         """Return every bad word's tokens, as it looks at the start of a text and after a space."""
