@@ -27,7 +27,10 @@ def _range(minimum: float | None, maximum: float | None, above: bool) -> str:
 
 def plain(value: Any) -> Any:
     """Return a NumPy scalar, or a tensor without dimensions, as Python's own; anything else as it is."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    try:
+        return value.item() if value.shape == () else value
+    except (AttributeError, RuntimeError):  # no array; or a tensor without a shape (nested) or without values (meta)
+        return value
 
 
 def items(value: Any) -> list[Any] | None:
@@ -39,14 +42,17 @@ def items(value: Any) -> list[Any] | None:
         return None
     if isinstance(value, Sequence):
         return list(value)
-    return list(value.tolist()) if hasattr(value, "tolist") and getattr(value, "shape", None) else None
+    try:
+        return list(value.tolist()) if value.shape else None
+    except (AttributeError, RuntimeError, TypeError):  # no array; or a tensor that is sparse, quantized, nested or meta
+        return None
 
 
 def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
     """Accept an int (NumPy's and PyTorch's too, but no bool and no float) within the bounds."""
     allowed = " ".join(["an int", _range(minimum, maximum, above=False)]).strip()
     number = plain(value)
-    if isinstance(number, bool) or getattr(number, "shape", None):  # a tensor of one element counts as an index
+    if isinstance(number, bool) or hasattr(number, "tolist"):  # a tensor of one element counts as an index
         raise _reject(name, value, allowed)
     try:
         number = operator.index(number)

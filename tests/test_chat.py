@@ -1,8 +1,13 @@
 """What ``chat`` makes of a conversation; the oracle is HuggingFace's own ``apply_chat_template``."""
 
 import copy
+import dataclasses
+import datetime
+import re
 
+import numpy as np
 import pytest
+import torch
 
 from folovllm import LLM, SamplingParams
 from tests.tiny_models import tiny_llm, tiny_model
@@ -272,3 +277,137 @@ def test_a_template_may_be_chosen_by_name_where_a_model_has_several(llm):
             text_of(llm, [USER])
     finally:
         tokenizer.chat_template = kept
+
+
+# -- ways to the content, and values in it ---------------------------------------------------------------------
+
+PATHS = {
+    "a variable": "{% set c = messages[0].content %}{% for p in c %}{{ p.text }}\n{% endfor %}",
+    "map": "{% for m in messages %}{{ m.content | map(attribute='text') | join('\n') }}{% endfor %}",
+    "an index": "{{ messages[0].content[0].text }}",
+    "an index in a sum": "{{ 'user: ' + messages[0]['content'][0]['text'] }}",
+    "a macro": "{% macro w(x) %}{% for p in x %}{{ p.text | trim | lower }}\n{% endfor %}{% endmacro %}"
+    "{{ w(messages[0].content) }}",
+    "text": "{{ messages[0].content }}",
+    "lower case": "{{ 'user: ' + messages[0].content | trim | lower }}",
+    "text by a variable": "{% set c = messages[0]['content'] %}{{ c.split('</think>')[-1] }}",
+}
+
+
+@pytest.mark.parametrize("template", PATHS.values(), ids=PATHS)
+def test_no_text_is_lost_by_whatever_path_a_template_reads_it(llm, template):
+    whole, one = "once\nupon", [{"type": "text", "text": "once\nupon"}]
+    parts = [{"type": "text", "text": "once"}, {"type": "text", "text": "upon"}]
+    for content in (whole, one, parts, tuple(parts)):
+        text = text_of(llm, [USER | {"content": content}], chat_template=template)
+        assert text.removeprefix("user: ").strip() == whole
+
+
+def test_each_message_gets_the_form_that_is_read_in_its_place(llm):
+    template = "{{ messages[0].content + ';' }}{% for p in messages[1].content %}{{ p.text }}{% endfor %}"
+    for first in ("hello", [{"type": "text", "text": "hello"}]):
+        for second in ("you", [{"type": "text", "text": "you"}]):
+            said = [USER | {"content": first}, USER | {"content": second}]
+            assert text_of(llm, said, chat_template=template) == "hello;you"
+
+
+def test_parts_that_a_template_shows_in_no_form_are_refused(llm):
+    template = "user:{% for p in messages[0].content %}{{ p.value }}{% endfor %}"
+    with pytest.raises(ValueError, match="shows the text of this 'content' neither as parts nor as a string"):
+        text_of(llm, [USER | {"content": PARTS}], chat_template=template)
+
+
+def test_parts_for_a_template_that_fails_are_its_failure(llm):
+    with pytest.raises(ValueError, match="the given chat_template fails: TemplateError: never"):
+        text_of(llm, [USER | {"content": PARTS}], chat_template="{{ messages[0].content ~ raise_exception('never') }}")
+
+
+def test_text_written_as_json_is_shown(llm):
+    template = "{{ messages[0].content | tojson }}"
+    assert text_of(llm, [USER | {"role": "tool", "content": PARTS}], chat_template=template) == '"Once\\nupon"'
+
+
+@dataclasses.dataclass
+class Place:
+    city: str
+
+
+CARRIED = {
+    "NumPy number": (np.int64(3), 3),
+    "NumPy bool": (np.bool_(False), False),
+    "NumPy array": (np.array([[1, 2]]), [[1, 2]]),
+    "PyTorch number": (torch.tensor(2.5), 2.5),
+    "tensor": (torch.tensor([1, 2]), [1, 2]),
+    "nested": ({"a": (np.float32(0.5), [None])}, {"a": (0.5, [None])}),
+    "dataclass": (Place("Ulm"), {"city": "Ulm"}),
+}
+NOT_CARRIED = {
+    "date": datetime.date(2024, 1, 1),
+    "set": {1},
+    "bytes": b"a",
+    "function": weather,
+    "complex": 1j,
+    "Tensor": torch.tensor([1], device="meta"),
+    "datetime64": np.datetime64("2024-01-01"),
+}
+
+
+def in_every_place(value):
+    call = {"function": {"name": "f", "arguments": {"x": value}}}
+    return {
+        "chat_template_kwargs['x']": ([USER], {"chat_template_kwargs": {"x": value}}, "{{ x }}"),
+        "tools[0]['x']": ([USER], {"tools": [{"x": value}]}, "{{ tools[0].x }}"),
+        "messages: 'x'": ([USER | {"x": value}], {}, "{{ messages[0].x }}"),
+        "messages: 'tool_calls'[0]['function']['arguments']['x']": (
+            [USER | {"tool_calls": [call]}],
+            {},
+            "{{ messages[0].tool_calls[0].function.arguments.x }}",
+        ),
+    }
+
+
+@pytest.mark.parametrize(("value", "expected"), CARRIED.values(), ids=CARRIED)
+def test_values_reach_the_template_as_pythons_own(llm, value, expected):
+    for messages, options, template in in_every_place(value).values():
+        assert text_of(llm, messages, chat_template=template, **options) == str(expected)
+
+
+@pytest.mark.parametrize("value", NOT_CARRIED.values(), ids=NOT_CARRIED)
+def test_a_value_that_no_template_can_read_is_named(llm, value):
+    for wrapped, place in ((value, ""), ([value], "[0]"), ({"k": value}, "['k']")):
+        for name, (messages, options, template) in in_every_place(wrapped).items():
+            with pytest.raises(ValueError, match=f"^{re.escape(name + place)} must be text") as caught:
+                text_of(llm, messages, chat_template=template, **options)
+            assert re.search(r"got a \w+: ", str(caught.value))
+
+
+def test_what_contains_itself_is_refused(llm):
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="must not be nested without end"):
+        text_of(llm, [USER], chat_template_kwargs={"x": endless})
+
+
+def test_keys_must_be_strings_but_for_the_templates_own_variables(llm):
+    with pytest.raises(ValueError, match=r"messages: 'x' must be.* got a dict"):
+        text_of(llm, [USER | {"x": {1: 2}}])
+    options = {"chat_template": "{{ x[1] }}", "chat_template_kwargs": {"x": {1: 2}}}
+    assert text_of(llm, [USER], **options) == "2"
+
+
+@pytest.mark.parametrize("calls", [np.array([]), np.array([CALL]), torch.tensor([1, 2])], ids=repr)
+def test_tool_calls_in_an_array_are_no_list(llm, calls):
+    with pytest.raises(ValueError, match="messages: 'tool_calls' must be a list, got"):
+        text_of(llm, [USER | {"tool_calls": calls}])
+    call = {"function": {"name": "f", "arguments": calls}}
+    with pytest.raises(ValueError, match="messages: 'arguments' of a tool call must be an object, got"):
+        text_of(llm, [USER | {"tool_calls": [call]}])
+
+
+def test_tools_may_come_in_an_array(llm):
+    template = "{{ tools | length if tools else 0 }}"
+    for count in (0, 2):
+        tools = np.array([{"name": "f"}, weather][:count], dtype=object)
+        assert text_of(llm, [USER], chat_template=template, tools=tools) == str(count)
+    with pytest.raises(ValueError, match="tools must be JSON schemas"):
+        text_of(llm, [USER], tools=np.array([[1, 2]]))

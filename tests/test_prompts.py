@@ -212,3 +212,24 @@ def test_what_is_no_int_stays_refused(value):
     ):
         with pytest.raises(ValueError, match="must be an int"):
             make()
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch says that some of these are new
+def test_tensors_whose_values_cannot_be_read_are_refused(llm):
+    row = torch.tensor([3, 4])
+    for odd in (
+        row.to("meta"),
+        torch.tensor(3, device="meta"),
+        row.to_sparse(),
+        torch.eye(2).to_sparse_csr(),
+        torch.quantize_per_tensor(torch.tensor([1.0]), 1.0, 0, torch.quint8),
+        torch.nested.nested_tensor([row, row[:1]]),
+        torch.nested.nested_tensor([row, row[:1]], layout=torch.jagged),
+    ):
+        for prompt in (odd, [odd], [3, odd], {"prompt_token_ids": odd}, {"prompt_token_ids": [odd]}):
+            with pytest.raises(ValueError, match=r"^prompt"):
+                llm.generate(prompt, GREEDY, use_tqdm=False)
+        with pytest.raises(ValueError, match=r"^max_tokens must be an int"):
+            SamplingParams(max_tokens=odd)
+        with pytest.raises(ValueError, match=r"^temperature must be a finite number"):
+            SamplingParams(temperature=odd)

@@ -3,19 +3,17 @@
 (vLLM: ``renderers/hf.py``, ``renderers/chat_utils/``.)
 """
 
+import dataclasses
 import inspect
 import json
-import re
 import reprlib
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import get_json_schema
 
-from folovllm.validation import items, true_or_false
+from folovllm.validation import items, plain, true_or_false
 
 Message = dict[str, Any]
 Tool = dict[str, Any] | Callable[..., Any]
@@ -23,8 +21,6 @@ Tool = dict[str, Any] | Callable[..., Any]
 _NOT_FOR_THE_TEMPLATE = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters} - {"documents"} | {
     "messages"
 }
-_GENERATION_TAG = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
-"""Transformers' own tag, which marks what an assistant said; it writes nothing."""
 
 
 def list_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
@@ -52,14 +48,19 @@ def render_chat(
     schemas: list[Any] | None = _describe(tools)
     whose = "this model's chat template" if chat_template is None else "the given chat_template"
     template = _find_template(tokenizer, chat_template, schemas)
+
+    def render(said: list[Message], **changed: Any) -> str:
+        passed: dict[str, Any] = {"tools": schemas, "chat_template": template, "tokenize": False}
+        return str(tokenizer.apply_chat_template(said, **passed, **options | changed))
+
+    shaped = _shape_content(conversation, lambda said: render(said, continue_final_message=False), whose)
     try:
-        shaped = [_with_shaped_content(message, template) for message in conversation]
-        text = tokenizer.apply_chat_template(shaped, tools=schemas, chat_template=template, tokenize=False, **options)
+        text = render(shaped)
     except Exception as error:  # a template is a program: it can fail in any way
         raise ValueError(f"messages: {whose} fails: {type(error).__name__}: {error}; got {messages!r}") from error
     if not text:
         raise ValueError(f"messages: {whose} makes no text of them; got {messages!r}")
-    return str(text)
+    return text
 
 
 # -- what is given ---------------------------------------------------------------------------------------
@@ -79,16 +80,16 @@ def _checked(message: object) -> Message:
     if not isinstance(message["role"], str):
         raise ValueError(f"messages: 'role' must be a string, got {message!r}")
     calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple | None):
+        raise ValueError(f"messages: 'tool_calls' must be a list, got {calls!r}")
     if not calls or message.get("content") is not None:
         _check_content(message)
     checked = dict(message)
     if calls:
-        if not isinstance(calls, list | tuple):
-            raise ValueError(f"messages: 'tool_calls' must be a list, got {calls!r}")
         checked["tool_calls"] = [_with_parsed_arguments(call) for call in calls]
     else:  # none is the same as an empty list, but many templates only ask whether there is one
         checked.pop("tool_calls", None)
-    return checked
+    return {key: _carried(f"messages: {key!r}", value) for key, value in checked.items()}
 
 
 def _check_content(message: Message) -> None:
@@ -111,9 +112,9 @@ def _with_parsed_arguments(call: object) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
         raise ValueError(f"messages: 'tool_calls' must be dicts with a 'function', got {call!r}")
-    arguments = function.get("arguments") or {}
+    arguments = function.get("arguments")
     try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
     except json.JSONDecodeError as error:
         raise ValueError(f"messages: 'arguments' of a tool call must be JSON, got {arguments!r}: {error}") from None
     if not isinstance(arguments, dict):
@@ -141,7 +142,8 @@ def _check_options(
                 f"chat_template_kwargs must be variables of the template's own, got {name!r}, which is an argument of "
                 "chat or of the engine"
             )
-    return {**variables, "add_generation_prompt": starts, "continue_final_message": continues}
+    carried = {name: _carried(f"chat_template_kwargs[{name!r}]", v, object) for name, v in variables.items()}
+    return {**carried, "add_generation_prompt": starts, "continue_final_message": continues}
 
 
 def _describe(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
@@ -149,15 +151,43 @@ def _describe(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
     listed = [] if tools is None else items(tools)
     if listed is None:
         raise ValueError(f"tools must be a list of JSON schemas or functions, got {tools!r}")
-    schemas = []
+    schemas: list[dict[str, Any]] = []
     for tool in listed:
         if not isinstance(tool, dict) and not inspect.isroutine(tool):
             raise ValueError(f"tools must be JSON schemas (dicts) or functions, got {tool!r}")
         try:
-            schemas.append(tool if isinstance(tool, dict) else get_json_schema(tool))
+            schema = tool if isinstance(tool, dict) else get_json_schema(tool)
         except Exception as error:
             raise ValueError(f"tools: {tool!r} needs type hints and a docstring that describe it: {error}") from error
+        schemas.append(_carried(f"tools[{len(schemas)}]", schema))
     return schemas or None
+
+
+def _carried(name: str, value: Any, keys: type = str) -> Any:
+    """Return a value in Python's own types, which is all that a template gets to see.
+
+    Transformers would write the name of any other type in its place: ``<date>``.
+    """
+    value = plain(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif callable(getattr(value, "model_dump", None)):  # Pydantic's
+        value = value.model_dump()
+    listed = items(value)
+    try:
+        if isinstance(value, Mapping) and all(isinstance(key, keys) for key in value):
+            return {key: _carried(f"{name}[{key!r}]", each, keys) for key, each in value.items()}
+        if listed is not None:
+            carried = [_carried(f"{name}[{i}]", each, keys) for i, each in enumerate(listed)]
+            return tuple(carried) if isinstance(value, tuple) else carried
+    except RecursionError:
+        raise ValueError(f"{name} must not be nested without end, got {reprlib.repr(value)}") from None
+    raise ValueError(
+        f"{name} must be text, a number, True, False, None, or a list or dict (its keys strings) of such, which is "
+        f"what a template can read, got a {type(value).__name__}: {reprlib.repr(value)}"
+    )
 
 
 def _find_template(
@@ -181,40 +211,63 @@ def _find_template(
 
 # -- what the template gets --------------------------------------------------------------------------------
 
+_START, _END = "\x02", "\x03"
+"""Around a mark. Templates neither strip these nor change their case; JSON and a list's repr escape them."""
 
-def _with_shaped_content(message: Message, template: str) -> Message:
-    """Return a message with its content in the form that the template reads, which is vLLM's.
 
-    Text parts are joined by line breaks, unless the template takes parts; what a tool returned is joined wherever
-    the template takes text. No content is an empty one: templates add it to other text.
+def _shape_content(conversation: list[Message], render: Callable[[list[Message]], str], whose: str) -> list[Message]:
+    """Return the messages, each with its content in the form that the template reads.
+
+    A template is a program, so the way to know is to run it, with marks in place of the texts: first with the content
+    as it is given (what a tool returned: as text), then with all of it as text, its parts joined by line breaks, then
+    as one part. A string that no form shows is left out on purpose; parts must not be lost in silence.
     """
-    takes_parts, takes_text = _accepted_content(template)
+    shaped = [_as_text(said) if said["role"] == "tool" else _as_given(said) for said in conversation]
+    lost = set(range(len(conversation))) - _shown(shaped, render)
+    for form in (_as_given, _as_text, _as_one_part, _as_text):  # what no form shows stays text
+        if lost:
+            shaped = [form(said) if i in lost else shaped[i] for i, said in enumerate(conversation)]
+            lost -= _shown(shaped, render)
+    for i in lost:
+        said = conversation[i]
+        given_as_parts = isinstance(said.get("content"), list | tuple) and shaped[i]["content"].strip()
+        if given_as_parts and "tool_calls" not in said and i not in _shown(shaped, render, escaped=True):
+            raise ValueError(
+                f"messages: {whose} shows the text of this 'content' neither as parts nor as a string, got {said!r}"
+            )
+    return shaped
+
+
+def _as_given(message: Message) -> Message:
+    return message | {"content": message.get("content") or ""}  # templates add it to other text
+
+
+def _as_text(message: Message) -> Message:
     content = message.get("content") or ""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    if takes_text and (isinstance(content, str) or not takes_parts or message["role"] == "tool"):
-        return message | {"content": "\n".join(part["text"] for part in parts)}
-    return message | {"content": parts}
+    return message | {"content": content if isinstance(content, str) else "\n".join(part["text"] for part in content)}
 
 
-@lru_cache
-def _accepted_content(template: str) -> tuple[bool, bool]:
-    """Say whether a template takes a list of parts as content, and whether it takes text.
+def _as_one_part(message: Message) -> Message:
+    return message | {"content": [{"type": "text", "text": _as_text(message)["content"]}]}
 
-    One that loops over the content takes parts. If it does not ask first whether it is a string, it takes
-    nothing else: it would loop over the letters.
+
+def _shown(conversation: list[Message], render: Callable[[list[Message]], str], escaped: bool = False) -> set[int]:
+    """Return which messages' texts a template writes, every part of them: none of those that it fails on.
+
+    ``escaped``: also those that it writes as JSON or the like, and all of those that it fails on.
     """
-    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", template))
-    takes_parts = any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
-    asks = any(test.name == "string" and _is_content(test.node) for test in tree.find_all(nodes.Test))
-    return takes_parts, asks or not takes_parts
-
-
-def _is_content(node: nodes.Node | None) -> bool:
-    match node:
-        case (
-            nodes.Getattr(attr="content") | nodes.Name(name="content") | nodes.Getitem(arg=nodes.Const(value="content"))
-        ):
-            return True
-        case nodes.Filter(node=inner) | nodes.Getitem(node=inner, arg=nodes.Slice()):
-            return _is_content(inner)
-    return False
+    marks: list[list[str]] = []
+    marked = []
+    for i, message in enumerate(conversation):
+        content = message["content"]
+        parts = [] if isinstance(content, str) else content
+        marks.append([f"{8140719 + i}{5550000 + j}" for j in range(len(parts) or 1)])
+        texts = [f"{_START}{mark}{_END}" for mark in marks[i]]
+        in_parts = [part | {"text": text} for part, text in zip(parts, texts, strict=False)]
+        marked.append(message | {"content": in_parts or texts[0]})
+    try:
+        text = render(marked)
+    except Exception:  # this form is not for this template; what is wrong with it shows when the texts are rendered
+        return set(range(len(conversation))) if escaped else set()
+    around = ("", "") if escaped else (_START, _END)
+    return {i for i, each in enumerate(marks) if all(mark.join(around) in text for mark in each)}
