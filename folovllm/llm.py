@@ -106,7 +106,10 @@ class LLM:
             return self.llm_engine.get_metrics()
 
     def reset_prefix_cache(self) -> None:
-        """Forget remembered keys and values (vLLM's name): needed after the model's weights were changed."""
+        """Forget remembered keys and values, so that the next prompts are computed in full (vLLM's name).
+
+        Where the model's own weights were changed, make another LLM over it, with :meth:`with_settings`.
+        """
         with self._shared.exclusively():
             self.llm_engine.reset_prefix_cache()
 

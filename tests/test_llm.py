@@ -460,13 +460,21 @@ def test_who_waits_for_a_seat_is_scheduled_later():
     assert second.metrics.time_in_queue > first.metrics.time_in_queue
 
 
-def test_after_reset_prefix_cache_changed_weights_are_used_at_once():
+def test_after_reset_prefix_cache_a_prompt_is_computed_in_full():
+    llm = tiny_llm(MODEL, swap_space=0.001, block_size=4)
+    found = []
+    for _ in range(2):
+        found += [run(llm, TEXTS[0])[0].num_cached_tokens for _ in range(2)]
+        llm.reset_prefix_cache()
+    assert found[0] == found[2] == 0 < found[1] == found[3]
+
+
+@pytest.mark.parametrize("part", ["mlp.down_proj", "input_layernorm"])
+def test_another_llm_over_changed_weights_uses_them(part):
     model = tiny_model()
     llm = tiny_llm(model, swap_space=0.001, block_size=4)
     run(llm, TEXTS[0])
     with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight *= -3
-    llm.reset_prefix_cache()
-    [output] = run(llm, TEXTS[0])
-    assert output.num_cached_tokens == 0
+        model.model.layers[0].get_submodule(part).weight *= -3
+    [output] = run(llm.with_settings(swap_space=0.001), TEXTS[0])
     assert tokens(output) == [by_huggingface(TEXTS[0], model=model)]
