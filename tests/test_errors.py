@@ -140,6 +140,22 @@ def test_an_engine_without_an_llm_reports_the_error_and_goes_on(llm):
     assert_at_rest(llm)
 
 
+def test_an_interrupt_while_an_error_is_reported_does_not_hide_it(llm, monkeypatch):
+    engine = llm.llm_engine
+    engine.add_request("bad", poisoned(), GREEDY)
+
+    def interrupt(self, request):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OutputProcessor, "make_failed_output", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    monkeypatch.undo()
+    [output] = engine.step()
+    assert "overflowed" in str(output.error)
+    assert_at_rest(llm)
+
+
 def test_a_block_that_held_nan_gives_nobody_nan():
     llm = tiny_llm(poisoned_model(), block_size=8, num_gpu_blocks_override=6, enable_prefix_caching=False)
     lone = tiny_llm(poisoned_model(), block_size=8, num_gpu_blocks_override=6)

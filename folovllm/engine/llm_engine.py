@@ -323,7 +323,8 @@ class LLMEngine:
         self.model_runner.kv_cache.drop_host_blocks()
         requests = list(self._requests.values())
         for request in requests:
-            request.error = None
+            if not request.is_finished():
+                request.error = None
             for seq in request.get_unfinished_seqs():
                 seq.truncate_output(num_tokens.get(seq, seq.data.get_output_len()))
             if request.beam_state is None:
