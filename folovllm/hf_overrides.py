@@ -4,13 +4,13 @@
 """
 
 import copy
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from folovllm.config_checks import check_config
+from folovllm.validation import did_you_mean
 
 _OLD_NAMES = {"rope_scaling": "rope_parameters"}
 _WITHOUT_EFFECT = {
@@ -50,8 +50,7 @@ def _template(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrai
     if model_type == config.model_type:
         return config
     if model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(model_type, CONFIG_MAPPING)
         raise ValueError(f"model_type must be one that transformers knows, got {model_type!r}{hint}")
     return AutoConfig.for_model(model_type)
 
@@ -88,8 +87,7 @@ def _check_known(keys: Any, config: PreTrainedConfig) -> None:
         if key in _WITHOUT_EFFECT:
             raise ValueError(f"{key!r} has no effect in it; {_WITHOUT_EFFECT[key]}")
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"there is no key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(f"there is no key {key!r}{did_you_mean(key, known)}")
 
 
 def _rebuilt(before: dict[str, Any], after: dict[str, Any], config: PreTrainedConfig) -> PreTrainedConfig:

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from folovllm.model_loader import SETTINGS_OF_THE_WEIGHTS, recommended_sampling_
 from folovllm.outputs import RequestOutput
 from folovllm.progress_bar import ProgressBar
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
-from folovllm.validation import items
+from folovllm.validation import did_you_mean, items
 
 _OF_THE_LOADED_MODEL = ("tokenizer", "trust_remote_code", *SETTINGS_OF_THE_WEIGHTS)
 
@@ -41,8 +40,7 @@ def make_engine_config(model: str | None = None, **settings: Any) -> EngineConfi
         del owner[name]
     for name, value in settings.items():
         if name not in owner:
-            close = difflib.get_close_matches(name, owner, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, owner)
             raise ValueError(f"LLM: there is no setting {name!r}{hint} (known: {', '.join(sorted(owner))})")
         parts[owner[name]][name] = value
     return EngineConfig(

@@ -5,9 +5,10 @@ type or raises a ValueError that names the field, the value, and what is allowed
 """
 
 import copy
+import difflib
 import math
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -23,6 +24,12 @@ def _range(minimum: float | None, maximum: float | None, above: bool) -> str:
     if maximum is not None:
         bounds.append(f"<= {maximum}")
     return " and ".join(bounds)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return a hint to the known name that is most like an unknown one, to be put behind it; "" if none is."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def plain(value: Any) -> Any:

@@ -180,3 +180,14 @@ def test_a_mask_that_is_no_window_is_refused(size):
     meta = masking_utils.chunked_causal_mask_function(size, torch.zeros(1, dtype=torch.long, device="meta"))
     with pytest.raises(ValueError, match="depends on more than the distance"):
         find_window(meta)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
+@pytest.mark.parametrize(("where", "family"), [("self_test", "llama"), ("model_probe", "gpt2")])
+def test_too_little_memory_is_said_as_that_and_not_as_a_fault_of_the_model(where, family, error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(f"folovllm.engine.{where}.run_with_attention", fail)
+    with pytest.raises(ValueError, match="there is too little memory"):
+        tiny_llm(tiny_model(family))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
-ATTENTION_NAME = "folovllm"
+_PLAIN_NAME = "folovllm"
 _MASKED_NAME = "folovllm_masked"
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def _answer_with_our_name() -> None:
     def get(config: PreTrainedConfig) -> Any:
         attention = _current.get()
         if attention is not None:
-            return ATTENTION_NAME if attention.make_mask is None else _MASKED_NAME
+            return _PLAIN_NAME if attention.make_mask is None else _MASKED_NAME
         if kept_as not in vars(config):
             raise AttributeError(kept_as)
         return vars(config)[kept_as]
@@ -113,7 +113,7 @@ def _answer_with_our_name() -> None:
     setattr(PreTrainedConfig, kept_as, property(get, put))
 
 
-AttentionInterface.register(ATTENTION_NAME, _call_current)
+AttentionInterface.register(_PLAIN_NAME, _call_current)
 # No mask function goes with the first name: transformers then builds no mask and passes None.
 AttentionInterface.register(_MASKED_NAME, _call_current)
 AttentionMaskInterface.register(_MASKED_NAME, _mask_current)

@@ -8,7 +8,7 @@ do is refused by name here, instead of loading and giving wrong tokens. What thi
 import copy
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import logging as transformers_logging
 from folovllm.engine.attention_notes import AttentionNotes
 from folovllm.engine.attention_switch import Attention, run_with_attention
 from folovllm.engine.module_tree import structure_of
+from folovllm.free_memory import is_out_of_memory
 
 _KNOWN_CONFIGS = ("LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config")
 _NUM_TOKENS = 13
@@ -34,6 +35,17 @@ _MIXING = {"add", "div", "mul", "pow", "radd", "rmul", "rsub", "rtruediv", "sub"
 
 class UnsupportedModelError(ValueError):
     """The model needs something that this engine does not do."""
+
+
+@contextmanager
+def refusing(say: Callable[[], str]) -> Iterator[None]:
+    """Refuse a model that fails here, with what ``say`` returns; too little memory is no fault of the model's."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+            raise
+        raise UnsupportedModelError(say()) from error
 
 
 @dataclass(frozen=True)
@@ -147,23 +159,15 @@ def _run_on_meta(
     build: Any = model_class._from_config if model_class else AutoModelForCausalLM.from_config
     options = {} if model_class else {"trust_remote_code": trust_remote_code}
     with torch.device("meta"), _quiet_transformers():
-        try:
+        with refusing(lambda: f"{name}: AutoModelForCausalLM cannot build a model from its config"):
             # A copy, because building writes to the config; bfloat16, because expert layers take nothing else.
             model = build(copy.deepcopy(config), dtype=torch.bfloat16, **options)
-        except Exception as error:
-            reason = "AutoModelForCausalLM cannot build a model from its config"
-            raise UnsupportedModelError(f"{name}: {reason}") from error
         notes = AttentionNotes(_NUM_TOKENS)
         tokens = torch.zeros(1, _NUM_TOKENS, dtype=torch.long)
         inputs = {"input_ids": tokens, "attention_mask": tokens, "position_ids": tokens, "use_cache": False}
-        try:
-            with _OnShapes(notes):
-                run_with_attention(Attention(notes.attend, notes.make_mask), model, **inputs)
-        except Exception as error:
-            notes.refuse(
-                "its code needs other inputs than tokens, or looks at the values of its tensors to decide what to run"
-            )
-            raise UnsupportedModelError(f"{name}: {notes.reasons[0]}") from error
+        unlike = "its code needs other inputs than tokens, or looks at the values of its tensors to decide what to run"
+        with refusing(lambda: f"{name}: {[*notes.reasons, unlike][0]}"), _OnShapes(notes):
+            run_with_attention(Attention(notes.attend, notes.make_mask), model, **inputs)
     num_calls = len(notes.windows)
     num_layers = getattr(config.get_text_config(), "num_hidden_layers", num_calls)
     if num_calls < num_layers:

@@ -24,7 +24,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from folovllm.engine.attention_switch import Attention, run_with_attention, without_autocast
 from folovllm.engine.flat_decoder import FlatDecoder
 from folovllm.engine.kv_cache import KVCache
-from folovllm.engine.model_probe import AttentionSpec, UnsupportedModelError, get_attention, remember_attention
+from folovllm.engine.model_probe import (
+    AttentionSpec,
+    UnsupportedModelError,
+    get_attention,
+    refusing,
+    remember_attention,
+)
 from folovllm.engine.module_tree import runs_stock_code, settings_of, structure_of, without_hooks
 from folovllm.engine.paged_batch import PagedBatch, TokenRun
 from folovllm.model_defaults import resolve_max_model_len
@@ -112,14 +118,9 @@ class _SelfTest:
             torch.randint(text_config.vocab_size, (min(length, limit),), generator=random)
             for length in (self._longest, 8, 2)
         ]
-        try:
+        reason = "HuggingFace's own forward pass does not run on tokens and their positions alone"
+        with refusing(lambda: f"{self._name}: {reason}"):
             expected = [self._run_huggingface(tokens) for tokens in self._sequences]
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{self._name}: HuggingFace's own forward pass does not run on tokens and their positions alone"
-            ) from error
         # Logits at the end only where the last layer was come to.
         all_layers = self._num_layers == self._spec.num_layers
         if len(expected[0]) < 2 * self._num_layers + all_layers or len(expected[0]) // 2 != self._num_layers:
@@ -142,14 +143,8 @@ class _SelfTest:
 
     def _error(self, ends: list[list[int]], expected: list[list[Tensor]]) -> float:
         """Return the largest relative error of our keys, values and logits over all layers and sequences."""
-        try:
+        with refusing(lambda: f"{self._name}: its layers do not run on a row that holds several sequences"):
             found = self._run_ours(ends)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{self._name}: its layers do not run on a row that holds several sequences"
-            ) from error
         tensors = [zip(ours, right, strict=True) for ours, right in zip(found, expected, strict=True)]
         # A head that is smaller than the cache's is followed by zeros.
         return max(_relative_error(ours[..., : right.shape[-1]], right) for pairs in tensors for ours, right in pairs)
