@@ -72,19 +72,6 @@ SMOLLM2 = BundledSource(
 )
 
 
-def cache_root() -> Path:
-    """Return the folder of all that FoloVLLM keeps: ``FOLOVLLM_CACHE``, else ``folovllm`` in the platform's cache."""
-    if chosen := os.environ.get("FOLOVLLM_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "folovllm"
-
-
 def cached_path(source: BundledSource = SMOLLM2) -> Path | None:
     """Return the model's folder if it is there and passes the quick check of :func:`verify`, else None."""
     return None if _problems(source, full=False) else cache_root() / source.name
