@@ -1,1 +1,4 @@
-"""The engine's rooms; start reading at ``llm_engine.py``."""
+"""The loop that turns requests into text; start reading at ``llm_engine.py``.
+
+May import ``sampling/``, ``models/`` and what stands under them; ``llm.py``, the command line and the course import it.
+"""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.request import Request, Sequence
-from folovllm.sampler import LogprobsTensors, NoTokenLeftError, Sampler
-from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler
 
 
 @dataclass(frozen=True)
