@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from folovllm.validation import dict_of_names, non_empty_string, one_of, real_number, true_or_false, whole_number
+from folovllm.vllm_arguments import engine_arguments, server_flags
 
 if TYPE_CHECKING:
     import torch
@@ -276,12 +277,16 @@ class EngineConfig(_Config):
         model's 4-bit weights. vLLM's only ``sampling_order`` is "vllm"; :meth:`SamplingParams.to_vllm` warns
         where that makes a difference. With ``num_speculative_tokens`` vLLM refuses ``min_p`` and ``logit_bias``.
         """
-        from folovllm.vllm_arguments import engine_arguments
-
-        return engine_arguments(self)
+        return engine_arguments(**self._for_vllm())
 
     def to_vllm_server(self) -> list[str]:
         """Return the same as arguments of ``vllm serve``, an OpenAI-compatible server; the model comes first."""
-        from folovllm.vllm_arguments import engine_arguments, server_flags
+        return server_flags(engine_arguments(**self._for_vllm()))
 
-        return server_flags(engine_arguments(self))
+    def _for_vllm(self) -> dict[str, Any]:
+        """Return what :func:`engine_arguments` must be told."""
+        tokenizer, tokenizer_revision = self.model_config.tokenizer_source
+        parts = (self, self.model_config, self.cache_config, self.scheduler_config)
+        settings = {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
+        settings |= {"tokenizer": tokenizer, "tokenizer_revision": tokenizer_revision}
+        return {"settings": settings, "bundled_model": BUNDLED_MODEL, "default_swap_space": CacheConfig.swap_space}

@@ -12,8 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from folovllm.request import Sequence
-
-BlockCopy = tuple[int, int]
+from folovllm.step import BlockCopy
 
 
 def hash_block(parent: bytes, token_ids: list[int]) -> bytes:

@@ -21,7 +21,7 @@ from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.metrics import Metric, MetricsLog
 from folovllm.engine.output_processor import OutputProcessor
-from folovllm.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from folovllm.engine.scheduler import Scheduler
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.model_loader import ModelLoader, get_eos_token_ids
 from folovllm.models.given_model import check_given_model
@@ -32,6 +32,7 @@ from folovllm.outputs import RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
+from folovllm.step import ScheduledSequence, SchedulerOutput
 from folovllm.validation import non_empty_string
 
 

@@ -6,7 +6,7 @@ import mmap
 import torch
 from torch import Tensor
 
-from folovllm.engine.block_manager import BlockCopy
+from folovllm.step import BlockCopy
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

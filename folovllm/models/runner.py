@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from folovllm.config import ModelImpl
-from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.models.attention import PagedAttention
 from folovllm.models.attention_switch import Attention, run_with_attention, without_autocast
 from folovllm.models.decoder import FlatDecoder, why_not_flat
@@ -19,6 +18,7 @@ from folovllm.models.kv_cache import KVCache
 from folovllm.models.paged_batch import PagedBatch, TokenRun
 from folovllm.models.probe import get_attention
 from folovllm.models.self_test import check_forward
+from folovllm.step import SchedulerOutput
 
 
 class TransformersForward:

@@ -5,7 +5,7 @@ import time
 from IPython.display import Image
 from matplotlib.ticker import MaxNLocator
 
-from folovllm.course.figures.engine import recorded
+from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, to_png
 from folovllm.course.widgets.token_colours import probabilities_of
 from folovllm.engine.detokenizer import decode_token

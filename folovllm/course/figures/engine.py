@@ -8,26 +8,15 @@ import numpy as np
 from IPython.display import Image
 from matplotlib.ticker import MaxNLocator
 
+from folovllm.course.record import PHASES, phase_of, recorded
 from folovllm.course.style import BLUE, ORANGE, new_figure, to_png
 from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.engine.history import SequenceRecord, StepRecord
+from folovllm.engine.history import StepRecord
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
-PHASES = {"prefill": (ORANGE, "..."), "decode": (BLUE, "///")}
-"""Colour and hatch of a step in which a prompt is read, and of one in which a token is added."""
-
-
 # No white edge: it would hide a bar that is one token high or one of a hundred. The hatch is drawn in its colour.
 _BAR: dict[str, Any] = {"width": 0.9, "linewidth": 0, "edgecolor": "white"}
-
-
-def phase_of(record: SequenceRecord) -> str | None:
-    """Return what a sequence did in a step: "prefill", "decode" or, if it was not scheduled, None."""
-    if not record.num_scheduled_tokens:
-        return None
-    adds_one = record.num_scheduled_tokens == 1 + record.num_draft_tokens
-    return "decode" if adds_one and record.num_output_tokens > 1 else "prefill"
 
 
 def plot_steps(llms: Mapping[str, LLM]) -> Image:
@@ -102,13 +91,6 @@ def kv_use(llm: LLM) -> tuple[list[int], list[int]]:
             held.append(len(blocks) * size)
             filled.append(sum(blocks.values()))
     return held, filled
-
-
-def recorded(llm: LLM) -> list[StepRecord]:
-    """Return the steps that an engine recorded; ``ValueError`` if it kept no record."""
-    if llm.llm_engine.history is None:
-        raise ValueError("this LLM keeps no record of its steps: make it with record_history=True")
-    return llm.llm_engine.history.steps
 
 
 def _tokens(step: StepRecord, phase: str) -> int:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import ipywidgets
 from torch import Tensor
 
-from folovllm.course.figures.engine import phase_of, recorded
+from folovllm.course.record import phase_of, recorded
 from folovllm.course.widgets.widget import CourseWidget, wide
 from folovllm.engine.history import SequenceRecord
-from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm.step import SchedulerOutput
 
 _REQUEST_ID = "debugged"
 

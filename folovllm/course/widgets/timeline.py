@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from folovllm.course.figures.engine import PHASES, phase_of, recorded
+from folovllm.course.record import PHASES, phase_of, recorded
 from folovllm.course.style import BLUE, GREEN, GREY, LivePicture, new_figure, to_png
 from folovllm.course.widgets.widget import PictureWidget, slider_with_box
 from folovllm.engine.history import SequenceRecord, StepRecord
