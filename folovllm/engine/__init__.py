@@ -1,4 +1,4 @@
 """The loop that turns requests into text; start reading at ``llm_engine.py``.
 
-May import ``sampling/``, ``models/`` and what stands under them; ``llm.py``, the command line and the course import it.
+``llm.py``, the command line and the course import from here; it imports ``sampling/``, ``models/`` and what they use.
 """

@@ -1,4 +1,4 @@
 """What is made of the notebooks: an instructor's edition, slides, a chapter put back as it was.
 
-May import exercises; only the command line imports editions.
+Only the command line imports from here.
 """

@@ -1,4 +1,4 @@
 """What a learner moves, one widget a file, over the base in ``widget.py``.
 
-May import the engine and what lies flat in ``course/``; figures may import widgets.
+Notebooks take widgets from ``folovllm.course``; figures may import from here, widgets import no figures.
 """
