@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from folovllm.engine.linear import SplitLinear
+from folovllm.models.linear import SplitLinear
 
 SHAPES = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536)]
 """[out, in] of the matrices of a layer of SmolLM2-135M."""

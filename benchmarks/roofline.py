@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 from transformers import logging as transformers_logging
 
-from folovllm.engine.linear import SplitLinear
+from folovllm.models.linear import SplitLinear
 
 PASSES = 5
 

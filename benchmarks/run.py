@@ -227,9 +227,9 @@ def main() -> None:
     """Measure, print the tables, and write JSON and a plot."""
     options = parse()
     set_environment(options)
-    from folovllm import bundled_model
+    from folovllm.models import bundled
 
-    setting = Setting(bundled_model.obtain(), options.gguf, options.threads)
+    setting = Setting(bundled.obtain(), options.gguf, options.threads)
     data = Run(options, setting).measure()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{data['kind']}.json"

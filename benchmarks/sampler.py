@@ -35,8 +35,8 @@ from transformers import (
 
 from folovllm import get_model_and_tokenizer
 from folovllm.config import ModelConfig
-from folovllm.sampler import Sampler
-from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
 NUM_ROWS, VOCAB_SIZE = 64, 49_152

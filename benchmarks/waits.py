@@ -19,8 +19,8 @@ import tables
 _LOAD_HF = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from folovllm import bundled_model
-folder = bundled_model.obtain()
+from folovllm.models import bundled
+folder = bundled.obtain()
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 """

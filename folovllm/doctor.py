@@ -136,7 +136,7 @@ def check_memory() -> Check:
 
 def check_disk() -> Check:
     """The cache folder can take the bundled model, if it has not got it."""
-    from folovllm.bundled_model import SMOLLM2, cache_root, cached_path
+    from folovllm.models.bundled import SMOLLM2, cache_root, cached_path
 
     root = cache_root()
     folder = next(path for path in (root, *root.parents) if path.exists())
@@ -156,8 +156,8 @@ def check_disk() -> Check:
 
 def check_model() -> Check:
     """The model that ``LLM()`` takes is on this machine."""
-    from folovllm.bundled_model import cached_path
     from folovllm.config import BUNDLED_MODEL
+    from folovllm.models.bundled import cached_path
 
     chosen = os.environ.get("FOLOVLLM_MODEL") or BUNDLED_MODEL
     if chosen != BUNDLED_MODEL:

@@ -20,15 +20,15 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
-from folovllm.checkpoint import Checkpoint
 from folovllm.config import EngineConfig, ModelConfig
-from folovllm.config_checks import check_config
-from folovllm.engine.model_probe import probe_attention, remember_attention
 from folovllm.free_memory import out_of_memory_explained
-from folovllm.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
-from folovllm.hf_overrides import override_config
-from folovllm.load_checks import check_tokenizer, check_weights
-from folovllm.model_defaults import resolve_dtype, resolve_max_model_len
+from folovllm.models.checkpoint import Checkpoint
+from folovllm.models.config_checks import check_config
+from folovllm.models.defaults import resolve_dtype, resolve_max_model_len
+from folovllm.models.gguf_loader import check_what_was_read, read_gguf, split_as_the_file_says
+from folovllm.models.hf_overrides import override_config
+from folovllm.models.load_checks import check_tokenizer, check_weights
+from folovllm.models.probe import probe_attention, remember_attention
 from folovllm.sampling_params import SamplingParams
 from folovllm.validation import whole_number
 

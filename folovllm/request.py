@@ -22,7 +22,7 @@ from folovllm.sequence import (
 )
 
 if TYPE_CHECKING:
-    from folovllm.structured_outputs import Grammar
+    from folovllm.sampling.structured_outputs import Grammar
 
 __all__ = [
     "ALLOWED_TRANSITIONS",

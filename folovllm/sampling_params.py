@@ -7,12 +7,13 @@ teach and vLLM removed in 0.12.
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
 
 from folovllm.structured_outputs_params import StructuredOutputsParams as StructuredOutputsParams
 from folovllm.validation import list_of_ints, list_of_strings, plain, real_number, true_or_false, whole_number
+from folovllm.vllm_arguments import check_choice_for_vllm, check_form_for_vllm, request_body, sampling_arguments
 
 MIN_TEMPERATURE = 0.01
 """Smaller positive temperatures are raised to this: dividing by them overflows float32."""
@@ -234,10 +235,8 @@ class SamplingParams:
         ValueError with a way out for ``best_of`` above ``n``, ``logits_processors`` and ``structured_outputs``. A seed
         fixes the result there too, but it is another one.
         """
-        from folovllm.vllm_arguments import check_form_for_vllm, sampling_arguments
-
-        check_form_for_vllm(self)
-        return sampling_arguments(self)
+        check_form_for_vllm(self.structured_outputs)
+        return sampling_arguments(*self._for_vllm())
 
     def to_openai(self, chat: bool = False) -> dict[str, Any]:
         """Return the same as fields of a request to a vLLM server, for ``/v1/completions`` or ``/v1/chat/completions``.
@@ -247,9 +246,16 @@ class SamplingParams:
         ``extra_body``. A ValueError for ``max_tokens=None`` without ``chat``, where it would mean 16. A
         server refuses more than ``VLLM_MAX_STOP_STRINGS`` (4) stop strings.
         """
-        from folovllm.vllm_arguments import request_body, sampling_arguments
+        return request_body(sampling_arguments(*self._for_vllm()), chat)
 
-        return request_body(sampling_arguments(self), chat)
+    def _for_vllm(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return copies of the values of this class's fields, and of those that a subclass adds."""
+        check_choice_for_vllm(self.n, self.best_of, self.logits_processors)
+        values = asdict(self)
+        if self.structured_outputs is not None:
+            values["structured_outputs"] = self.structured_outputs.to_dict()
+        own = {each.name: values.pop(each.name) for each in fields(SamplingParams)}
+        return own, values
 
     def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
         """Raise a ValueError for what only the model can tell: token ids and numbers of log-probabilities."""

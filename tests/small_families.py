@@ -12,8 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from folovllm import SamplingParams
-from folovllm.engine.flat_decoder import why_not_flat
-from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
+from folovllm.models.decoder import why_not_flat
+from folovllm.models.probe import UnsupportedModelError, probe_attention
 from tests.tiny_models import VOCAB_SIZE, tiny_llm
 
 ALL_FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

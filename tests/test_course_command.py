@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from folovllm.__main__ import main
-from folovllm.course.checks import EXERCISES, check
+from folovllm.course.exercises.checks import EXERCISES, check
 from tests.test_course_exercises import NAMESPACE
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from folovllm.course.checks import CHAPTERS, EXERCISES, check, find_exercise
-from folovllm.course.exercises import NOT_ATTEMPTED
+from folovllm.course.exercises.checks import CHAPTERS, EXERCISES, check, find_exercise
+from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.request import ALLOWED_TRANSITIONS
 
 NAMESPACE = {"torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}

@@ -11,9 +11,10 @@ import psutil
 import pytest
 import torch
 
-from folovllm import bundled_model, doctor
+from folovllm import doctor
 from folovllm.__main__ import main as command_line
 from folovllm.free_memory import FreeMemory, free_memory
+from folovllm.models import bundled
 
 Version = namedtuple("Version", "major minor")
 GIB = 1024**3
@@ -29,7 +30,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model_is_cached(monkeypatch):
-    monkeypatch.setattr(bundled_model, "cached_path", lambda: Path("somewhere"))
+    monkeypatch.setattr(bundled, "cached_path", lambda: Path("somewhere"))
 
 
 def set_versions(monkeypatch, **versions):
@@ -218,12 +219,12 @@ def set_free_disk(monkeypatch, free):
 
 
 def test_a_disk_with_room_for_the_model_is_fit(monkeypatch):
-    set_free_disk(monkeypatch, bundled_model.SMOLLM2.disk_bytes)
+    set_free_disk(monkeypatch, bundled.SMOLLM2.disk_bytes)
     assert doctor.check_disk().level == "ok"
 
 
 def test_a_full_disk_is_a_failure_with_two_ways_out(monkeypatch):
-    set_free_disk(monkeypatch, bundled_model.SMOLLM2.disk_bytes - 1)
+    set_free_disk(monkeypatch, bundled.SMOLLM2.disk_bytes - 1)
     check = doctor.check_disk()
     assert check.level == "fail"
     assert check.fix == "free 0.8 GiB, or set FOLOVLLM_CACHE to a folder on another disk"
@@ -306,7 +307,7 @@ def test_an_extension_that_jupyterlab_does_not_find_is_a_failure(monkeypatch, tm
         ("packaging.requirements", ["packages", "widgets"]),
         ("torch", ["device"]),
         ("psutil", ["memory"]),
-        ("folovllm.bundled_model", ["disk", "model"]),
+        ("folovllm.models.bundled", ["disk", "model"]),
         ("jupyter_core.paths", ["widgets"]),
     ],
 )

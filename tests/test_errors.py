@@ -10,11 +10,11 @@ import torch
 
 from folovllm import LLM, BeamSearchParams, CompletionOutput, SamplingParams
 from folovllm.engine.detokenizer import Detokenizer
-from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.shared_engine import SharedEngine
+from folovllm.models.runner import ModelRunner
 from folovllm.outputs import NO_TOKEN_LEFT
-from folovllm.sampler import Sampler
+from folovllm.sampling.sampler import Sampler
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer

@@ -20,8 +20,8 @@ from folovllm import (
     SchedulerConfig,
     StructuredOutputsParams,
 )
-from folovllm.engine import memory
-from folovllm.engine.model_probe import probe_attention
+from folovllm.models import memory
+from folovllm.models.probe import probe_attention
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer, wordpiece_tokenizer
 

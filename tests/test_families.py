@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, ViTConfig
 
-from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
+from folovllm.models.probe import UnsupportedModelError, probe_attention
 from tests.small_families import small_config, small_model, try_family
 from tests.tiny_models import tiny_config, tiny_llm
 

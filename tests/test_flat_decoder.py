@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from folovllm import SamplingParams
-from folovllm.engine.flat_decoder import _RMSNorm, _rotate, why_not_flat
+from folovllm.models.decoder import _RMSNorm, _rotate, why_not_flat
 from tests.tiny_models import FAMILIES, FLAT_FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
 

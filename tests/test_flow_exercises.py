@@ -2,8 +2,8 @@
 
 import pytest
 
-from folovllm.course.exercises import NOT_ATTEMPTED
-from folovllm.course.flow_exercises import compare_with_engine, generate_solution
+from folovllm.course.exercises.data_flow import compare_with_engine, generate_solution
+from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from tests.tiny_models import hf_greedy, tiny_llm, tiny_model
 
 

@@ -21,9 +21,9 @@ from folovllm import get_model_and_tokenizer
 from folovllm.config import CacheConfig, ModelConfig
 from folovllm.control_groups import count_cores, find_groups
 from folovllm.engine import llm_engine
-from folovllm.engine.memory import size_cache
-from folovllm.engine.model_probe import get_attention
 from folovllm.free_memory import free_memory, is_out_of_memory, out_of_memory_explained
+from folovllm.models.memory import size_cache
+from folovllm.models.probe import get_attention
 from tests.tiny_models import tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 

@@ -10,7 +10,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from folovllm import LLM, ModelConfig, SamplingParams, get_model_and_tokenizer
-from folovllm.gguf_loader import check_what_was_read
+from folovllm.models.gguf_loader import check_what_was_read
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_models import hf_greedy
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3Config
 
 from folovllm import LLM, EngineConfig, ModelConfig, SamplingParams
-from folovllm.engine.model_probe import UnsupportedModelError
-from folovllm.hf_overrides import override_config
+from folovllm.models.hf_overrides import override_config
+from folovllm.models.probe import UnsupportedModelError
 from tests.tiny_models import hf_greedy, tiny_config, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 

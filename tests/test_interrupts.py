@@ -14,13 +14,13 @@ from folovllm import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from folovllm.engine import llm_engine
 from folovllm.engine.block_manager import BlockManager, BlockPool
 from folovllm.engine.detokenizer import Detokenizer
-from folovllm.engine.kv_cache import KVCache
 from folovllm.engine.llm_engine import LLMEngine
-from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import Scheduler
+from folovllm.models.kv_cache import KVCache
+from folovllm.models.runner import ModelRunner
 from folovllm.request import Request, SequenceStatus
-from folovllm.sampler import Sampler
+from folovllm.sampling.sampler import Sampler
 from folovllm.sequence import Sequence
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import tiny_llm, tiny_model

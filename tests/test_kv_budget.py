@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from folovllm.course.kv_budget import BLOCK_SIZES, Budget, KVBudget
-from folovllm.engine.model_probe import AttentionSpec
+from folovllm.course.widgets.kv_budget import BLOCK_SIZES, Budget, KVBudget
+from folovllm.models.probe import AttentionSpec
 from tests.tiny_models import tiny_llm
 
 SIZES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}

@@ -5,8 +5,8 @@ import torch
 from torch.nn import Linear
 from torch.nn.functional import linear
 
-from folovllm.engine import linear as module
-from folovllm.engine.linear import SplitLinear
+from folovllm.models import linear as module
+from folovllm.models.linear import SplitLinear
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 3])

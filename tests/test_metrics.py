@@ -4,7 +4,7 @@ import pytest
 
 from folovllm import LLM, BeamSearchParams, SamplingParams
 from folovllm.engine.metrics import Counter, Gauge
-from folovllm.engine.model_runner import ModelRunner
+from folovllm.models.runner import ModelRunner
 from tests.tiny_models import tiny_llm, tiny_model
 
 MODEL = tiny_model()

@@ -15,7 +15,7 @@ from folovllm.course.padded_batch import (
     measure_padding,
     pad_prompts,
 )
-from folovllm.course.padding_explorer import PaddingExplorer
+from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -259,7 +259,7 @@ def test_an_error_in_a_callback_is_not_swallowed(explorer, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("folovllm.course.padding_explorer.measure_padding", fail)
+    monkeypatch.setattr("folovllm.course.widgets.padding_explorer.measure_padding", fail)
     with pytest.raises(RuntimeError, match="broken"):
         explorer.prompts.value = "dog"
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folovllm.engine import paged_batch
-from folovllm.engine.kv_cache import KVCache
-from folovllm.engine.paged_attention import attend
-from folovllm.engine.paged_batch import PagedBatch, TokenRun
+from folovllm.models import paged_batch
+from folovllm.models.attention import attend
+from folovllm.models.kv_cache import KVCache
+from folovllm.models.paged_batch import PagedBatch, TokenRun
 
 NUM_BLOCKS, NUM_KV_HEADS, HEAD_DIM = 400, 2, 8
 SCALING = HEAD_DIM**-0.5

@@ -7,10 +7,10 @@ import torch
 from transformers import BartConfig, BloomConfig, Gemma2Config, LlamaConfig, MambaConfig
 
 from folovllm import SamplingParams
-from folovllm.engine import model_probe
 from folovllm.engine.draws import plan_draws
-from folovllm.engine.model_probe import UnsupportedModelError, probe_attention
-from folovllm.engine.paged_batch import PagedBatch
+from folovllm.models import probe
+from folovllm.models.paged_batch import PagedBatch
+from folovllm.models.probe import UnsupportedModelError, probe_attention
 from tests.tiny_models import FAMILIES, FLAT_FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -93,7 +93,7 @@ def test_what_the_attention_cannot_do_is_refused_by_name(config, reason):
 def test_what_is_known_of_a_family_is_what_its_probe_finds(family, monkeypatch):
     configs = [tiny_config(family), tiny_config(family, num_key_value_heads=4), tiny_config(family, head_dim=32)]
     known = [probe_attention(config) for config in configs]
-    monkeypatch.setattr(model_probe, "_KNOWN_CONFIGS", ())
+    monkeypatch.setattr(probe, "_KNOWN_CONFIGS", ())
     assert [probe_attention(config) for config in configs] == known
 
 

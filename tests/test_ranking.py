@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import folovllm.sampler as sampler_module
-from folovllm import nucleus
-from folovllm.ranking import find_candidates, is_small, largest, largest_values, sort_values
-from folovllm.sampler import (
+import folovllm.sampling.sampler as sampler_module
+from folovllm.sampling import nucleus
+from folovllm.sampling.ranking import find_candidates, is_small, largest, largest_values, sort_values
+from folovllm.sampling.sampler import (
     Sampler,
     SamplingMetadata,
     SamplingRow,

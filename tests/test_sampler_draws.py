@@ -11,8 +11,15 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-import folovllm.sampler as sampler_module
-from folovllm.sampler import Sampler, SamplingMetadata, SamplingRow, choose_greedily, filter_logits, sample_from_uniform
+import folovllm.sampling.sampler as sampler_module
+from folovllm.sampling.sampler import (
+    Sampler,
+    SamplingMetadata,
+    SamplingRow,
+    choose_greedily,
+    filter_logits,
+    sample_from_uniform,
+)
 from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")

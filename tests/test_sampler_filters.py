@@ -14,8 +14,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from folovllm import nucleus
-from folovllm.sampler import (
+from folovllm.sampling import nucleus
+from folovllm.sampling.sampler import (
     SamplingMetadata,
     SamplingRow,
     apply_min_p,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from folovllm.sampler import Sampler, SamplerOutput, SamplingMetadata, SamplingRow, compute_logprobs
+from folovllm.sampling.sampler import Sampler, SamplerOutput, SamplingMetadata, SamplingRow, compute_logprobs
 from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")

@@ -13,14 +13,14 @@ from transformers import (
     SequenceBiasLogitsProcessor,
 )
 
-from folovllm.logits_processors import (
+from folovllm.sampling.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
     apply_logit_bias,
     apply_penalties,
     banned_by_bad_words,
 )
-from folovllm.sampler import Sampler, SamplingMetadata, SamplingRow, adjust_logits
+from folovllm.sampling.sampler import Sampler, SamplingMetadata, SamplingRow, adjust_logits
 from folovllm.sampling_params import SamplingParams
 
 VOCAB_SIZE = 30

@@ -8,7 +8,7 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course.distribution import make_distribution
-from folovllm.course.sampling_explorer import SamplingExplorer
+from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from tests.tiny_models import tiny_llm
 
 
@@ -145,6 +145,6 @@ def test_an_error_in_a_callback_is_not_swallowed(explorer, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("folovllm.course.sampling_explorer.make_distribution", fail)
+    monkeypatch.setattr("folovllm.course.widgets.sampling_explorer.make_distribution", fail)
     with pytest.raises(RuntimeError, match="broken"):
         explorer.knobs["top_p"].value = 0.33

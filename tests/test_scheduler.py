@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from folovllm import Request, SamplingParams, SchedulerConfig, SequenceStatus
 from folovllm.engine.block_manager import BlockManager
-from folovllm.engine.scheduler import Scheduler, SchedulerOutput
+from folovllm.engine.scheduler import Scheduler
+from folovllm.step import SchedulerOutput
 
 
 def make_scheduler(num_blocks: int = 100, block_size: int = 4, num_host: int = 0, **settings) -> Scheduler:

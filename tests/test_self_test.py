@@ -7,9 +7,9 @@ import torch
 from transformers import masking_utils
 
 from folovllm import SamplingParams
-from folovllm.engine import flat_decoder, self_test
-from folovllm.engine.attention_notes import find_window
-from folovllm.engine.model_probe import UnsupportedModelError
+from folovllm.models import decoder, self_test
+from folovllm.models.attention_notes import find_window
+from folovllm.models.probe import UnsupportedModelError
 from tests.small_families import small_config, small_model
 from tests.tiny_models import FAMILIES, hf_greedy, tiny_llm, tiny_model
 
@@ -60,7 +60,7 @@ def test_tokens_that_reach_each_other_outside_attention_are_refused(change):
 @pytest.mark.parametrize("num_hidden_layers", [1, 2, 5])
 def test_a_forward_pass_that_gives_something_else_is_refused_and_the_other_one_is_not(monkeypatch, num_hidden_layers):
     model = tiny_model(num_hidden_layers=num_hidden_layers)
-    monkeypatch.setattr(flat_decoder, "_rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr(decoder, "_rotate", lambda x, cos, sin: x)
     with pytest.raises(UnsupportedModelError, match=r"differs from HuggingFace's own attention by \d+%"):
         tiny_llm(model, model_impl="folovllm")
     [output] = tiny_llm(model, model_impl="transformers").generate({"prompt_token_ids": PROMPT}, GREEDY, use_tqdm=False)
@@ -183,11 +183,11 @@ def test_a_mask_that_is_no_window_is_refused(size):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
-@pytest.mark.parametrize(("where", "family"), [("self_test", "llama"), ("model_probe", "gpt2")])
+@pytest.mark.parametrize(("where", "family"), [("self_test", "llama"), ("probe", "gpt2")])
 def test_too_little_memory_is_said_as_that_and_not_as_a_fault_of_the_model(where, family, error, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(f"folovllm.engine.{where}.run_with_attention", fail)
+    monkeypatch.setattr(f"folovllm.models.{where}.run_with_attention", fail)
     with pytest.raises(ValueError, match="there is too little memory"):
         tiny_llm(tiny_model(family))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from folovllm import get_model_and_tokenizer
 from folovllm.config import ModelConfig
-from folovllm.engine.kv_cache import KVCache
+from folovllm.models.kv_cache import KVCache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from folovllm.__main__ import main
-from folovllm.course import slides
-from folovllm.course.checks import EXERCISES
+from folovllm.course.editions import slides
+from folovllm.course.exercises.checks import EXERCISES
 from tests.lab_in_browser import PATIENCE, open_browser
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))

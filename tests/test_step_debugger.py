@@ -3,7 +3,7 @@
 import pytest
 
 from folovllm import SamplingParams
-from folovllm.course.step_debugger import StepDebugger
+from folovllm.course.widgets.step_debugger import StepDebugger
 from tests.tiny_models import VOCAB_SIZE, tiny_llm
 
 PROMPT = "abc"

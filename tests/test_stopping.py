@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from folovllm import LLM, CompletionOutput, SamplingParams
-from folovllm.engine.scheduler import SchedulerOutput
+from folovllm.step import SchedulerOutput
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer

@@ -9,8 +9,8 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course import check_strategy
-from folovllm.course.patterns_exercises import EXERCISES
-from folovllm.sampler import Sampler
+from folovllm.course.exercises.patterns import EXERCISES
+from folovllm.sampling.sampler import Sampler
 from tests.tiny_models import tiny_llm
 
 [EPSILON] = EXERCISES

@@ -16,8 +16,8 @@ from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from folovllm import BeamSearchParams, SamplingParams, StructuredOutputsParams
-from folovllm.sampler import Sampler
-from folovllm.structured_outputs import GrammarCompiler
+from folovllm.sampling.sampler import Sampler
+from folovllm.sampling.structured_outputs import GrammarCompiler
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import SPECIAL_TOKENS, byte_level_tokenizer, metaspace_tokenizer, wordpiece_tokenizer

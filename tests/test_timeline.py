@@ -3,8 +3,9 @@
 import pytest
 
 from folovllm import SamplingParams
-from folovllm.course.engine_figures import kv_use, phase_of, recorded
-from folovllm.course.timeline import Timeline, activity, plot_timeline, sentence
+from folovllm.course.figures.engine import kv_use
+from folovllm.course.record import phase_of, recorded
+from folovllm.course.widgets.timeline import Timeline, activity, plot_timeline, sentence
 from folovllm.request import SequenceStatus
 from tests.tiny_models import tiny_llm
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from folovllm import SamplingParams
-from folovllm.course.token_colours import NUM_ALTERNATIVES, TokenColours, probabilities_of
+from folovllm.course.widgets.token_colours import NUM_ALTERNATIVES, TokenColours, probabilities_of
 from tests.tiny_models import tiny_llm
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from folovllm import SamplingParams
-from folovllm.sampler import Sampler, SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import Sampler, SamplingMetadata, SamplingRow
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import VOCAB_SIZE, tiny_llm, tiny_model
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from folovllm import LLM, BeamSearchParams, SamplingParams
-from folovllm.engine.model_probe import UnsupportedModelError
-from folovllm.logits_processors import apply_allowed_token_ids, apply_bans, apply_logit_bias, apply_penalties
+from folovllm.models.probe import UnsupportedModelError
+from folovllm.sampling.logits_processors import apply_allowed_token_ids, apply_bans, apply_logit_bias, apply_penalties
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import VOCAB_SIZE, hf_greedy, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
-from folovllm.sampler import choose_greedily, filter_logits, sample_from_uniform
-from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import choose_greedily, filter_logits, sample_from_uniform
 from folovllm.sampling_params import SamplingParams, SamplingType
 
 

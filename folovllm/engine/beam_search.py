@@ -14,7 +14,7 @@ from torch import Tensor
 
 from folovllm.engine.block_manager import BlockManager
 from folovllm.request import BeamState, Proposal, Request, Sequence, SequenceStatus
-from folovllm.sampler import no_choice_error
+from folovllm.sampling.sampler import no_choice_error
 
 
 def propose(request: Request, seq: Sequence, logits: Tensor) -> None:

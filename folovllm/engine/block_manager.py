@@ -1,6 +1,6 @@
 """KV blocks: who owns which, shared by reference count, found again by prefix hash, swapped to the host.
 
-Only numbers live here. The tensors behind the block ids are in ``kv_cache.py``; the copies this
+Only numbers live here. The tensors behind the block ids are in ``models/kv_cache.py``; the copies this
 module asks for are pairs ``(source, destination)`` that the model runner carries out before the
 next forward pass. (vLLM: ``v1/core/block_pool.py``, ``v1/core/kv_cache_manager.py``; swapping is
 V0's ``core/block_manager.py``.) Kwon et al. 2023, arXiv:2309.06180.
@@ -12,8 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from folovllm.request import Sequence
-
-BlockCopy = tuple[int, int]
+from folovllm.step import BlockCopy
 
 
 def hash_block(parent: bytes, token_ids: list[int]) -> bytes:

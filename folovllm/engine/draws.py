@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.request import Request, Sequence
-from folovllm.sampler import LogprobsTensors, NoTokenLeftError, Sampler
-from folovllm.sampling_metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler
+from folovllm.step import SchedulerOutput
 
 
 @dataclass(frozen=True)

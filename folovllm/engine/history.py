@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from folovllm.engine.block_manager import BlockManager
-from folovllm.engine.scheduler import SchedulerOutput
 from folovllm.request import Request, SequenceStatus
+from folovllm.step import SchedulerOutput
 
 
 @dataclass(frozen=True)

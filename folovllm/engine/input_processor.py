@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import EngineConfig
 from folovllm.engine.block_manager import BlockManager
-from folovllm.engine.model_probe import UnsupportedModelError
+from folovllm.models.probe import UnsupportedModelError
 from folovllm.request import BeamState, Request
+from folovllm.sampling.structured_outputs import Grammar, GrammarCompiler
 from folovllm.sampling_params import BeamSearchParams, SamplingParams, SamplingType
-from folovllm.structured_outputs import Grammar, GrammarCompiler
 from folovllm.validation import items, plain
 
 TokenIds = Sequence[int] | NDArray[Any] | Tensor

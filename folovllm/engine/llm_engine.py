@@ -17,21 +17,22 @@ from folovllm.config import EngineConfig
 from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.draws import Draw, draw_tokens
-from folovllm.engine.given_model import check_given_model
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
-from folovllm.engine.memory import make_cache, size_cache
 from folovllm.engine.metrics import Metric, MetricsLog
-from folovllm.engine.model_probe import get_attention
-from folovllm.engine.model_runner import ModelRunner
 from folovllm.engine.output_processor import OutputProcessor
-from folovllm.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from folovllm.engine.scheduler import Scheduler
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.model_loader import ModelLoader, get_eos_token_ids
+from folovllm.models.given_model import check_given_model
+from folovllm.models.memory import make_cache, size_cache
+from folovllm.models.probe import get_attention
+from folovllm.models.runner import ModelRunner
 from folovllm.outputs import RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
-from folovllm.sampler import Sampler
+from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
+from folovllm.step import ScheduledSequence, SchedulerOutput
 from folovllm.validation import non_empty_string
 
 

@@ -4,9 +4,10 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from folovllm.engine.scheduler import Scheduler, SchedulerOutput
+from folovllm.engine.scheduler import Scheduler
 from folovllm.outputs import RequestOutput
 from folovllm.request import Request
+from folovllm.step import SchedulerOutput
 
 
 @dataclass(frozen=True)

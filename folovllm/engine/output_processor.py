@@ -11,7 +11,7 @@ from folovllm.engine.detokenizer import Detokenizer, decode_token
 from folovllm.engine.draws import Draw, DrawnToken
 from folovllm.outputs import NO_TOKEN_LEFT, CompletionOutput, Logprob, RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
-from folovllm.sampler import LogprobsTensors, compute_logprobs
+from folovllm.sampling.sampler import LogprobsTensors, compute_logprobs
 
 
 class OutputProcessor:

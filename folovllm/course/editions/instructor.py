@@ -1,0 +1,92 @@
+"""The instructor's edition of a notebook, made from the learners' own: nothing is kept twice."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from folovllm.course.exercises.checks import EXERCISES
+from folovllm.course.exercises.exercise import Exercise
+
+Cell = dict[str, Any]
+_STUB = "    raise NotImplementedError"
+
+
+def write_edition(notebooks: Path, output: Path) -> list[Path]:
+    """Write the instructor's edition of every notebook of a folder; return the new files.
+
+    Nothing is run: outputs are left out, since with the solutions in place they are others.
+    """
+    sources = sorted(notebooks.glob("*.ipynb"))
+    if not sources:
+        raise ValueError(f"there are no notebooks in {notebooks}; say where they are with --notebooks")
+    if output.resolve() == notebooks.resolve():
+        raise ValueError(f"output must be another folder than the notebooks' own, got {output}")
+    output.mkdir(parents=True, exist_ok=True)
+    return [_write_one(source, output / source.name) for source in sources]
+
+
+def _write_one(source: Path, target: Path) -> Path:
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    notebook["cells"] = [new for cell in with_times(notebook["cells"]) for new in instructor_cells(cell)]
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
+
+
+def section_times(cells: list[Cell]) -> list[str]:
+    """Say for every heading when its section begins and how long it takes ("" for the other cells).
+
+    How long is in the heading's metadata: ``minutes``.
+    """
+    times, clock = [], 0
+    for cell in cells:
+        minutes = cell["metadata"].get("minutes")
+        times.append("" if minutes is None else f"*{clock // 60}:{clock % 60:02}, {minutes} min*")
+        clock += minutes or 0
+    return times
+
+
+def with_times(cells: list[Cell]) -> list[Cell]:
+    """Return the cells with their :func:`section_times` as a line under every heading."""
+    timed = []
+    for cell, times in zip(cells, section_times(cells), strict=True):
+        heading, _, rest = "".join(cell["source"]).partition("\n")
+        timed.append(cell | {"source": f"{heading}\n\n{times}\n{rest}"} if times else cell)
+    return timed
+
+
+def _exercise_of(cell: Cell) -> Exercise | None:
+    """Return the exercise whose stub the cell is."""
+    source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+    stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB in source)
+    return next(stubs, None)
+
+
+def exercise_notes(cell: Cell) -> str:
+    """Return what an instructor should know of the exercise whose stub the cell is; "" for any other cell."""
+    exercise = _exercise_of(cell)
+    return "" if exercise is None else _notes(exercise)
+
+
+def instructor_cells(cell: Cell) -> list[Cell]:
+    """Return what stands in the instructor's edition for one cell: a solved stub, and notes on it."""
+    if cell["cell_type"] != "code":
+        return [cell]
+    cell = cell | {"outputs": [], "execution_count": None}
+    exercise = _exercise_of(cell)
+    if exercise is None:
+        return [cell]
+    solved = cell | {"source": "".join(cell["source"]).replace(_STUB, textwrap.indent(exercise.code, "    "))}
+    return [solved, notes_cell(cell, _notes(exercise))]
+
+
+def notes_cell(cell: Cell, text: str) -> Cell:
+    """Return a Markdown cell of notes on ``cell``."""
+    return {"cell_type": "markdown", "id": f"{cell['id']}-notes", "metadata": {}, "source": text}
+
+
+def _notes(exercise: Exercise) -> str:
+    lines = [f"**For instructors.** What people write instead, and what `check` says (task: {exercise.task}):", ""]
+    lines += [f"* {mistake.diagnosis}" for mistake in exercise.mistakes]
+    lines += ["", "What it is compared with runs the engine's function:", ""]
+    return "\n".join([*lines, "```python", exercise.solution_source().rstrip(), "```"])

@@ -1,0 +1,29 @@
+"""``check``: what the notebooks call to have a learner's function judged."""
+
+from folovllm.course.exercises import config, data_flow, loading, patterns, sampling, sequences
+from folovllm.course.exercises.exercise import Answer, Exercise
+
+CHAPTERS = {
+    "01_config": config.EXERCISES,
+    "02_sampling": sampling.EXERCISES,
+    "03_sequences": sequences.EXERCISES,
+    "04_loading": loading.EXERCISES,
+    "05_data_flow": data_flow.EXERCISES,
+    "06_patterns_and_next": patterns.EXERCISES,
+}
+"""The exercises of each notebook."""
+EXERCISES = [exercise for chapter in CHAPTERS.values() for exercise in chapter]
+
+
+def check(name: str, answer: Answer) -> None:
+    """Try a learner's function and print what to make of it."""
+    right, verdict = find_exercise(name).judge(answer)
+    print(f"{name}: {'✔ ' if right else ''}{verdict}")
+
+
+def find_exercise(name: str) -> Exercise:
+    """Return the exercise of that name."""
+    known = {exercise.name: exercise for exercise in EXERCISES}
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}")
+    return known[name]

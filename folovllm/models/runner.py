@@ -1,0 +1,110 @@
+"""Turn a scheduled step into one flat batch, run the model, return the logits that are needed.
+
+The new tokens of all sequences lie side by side in one row ``[1, num_tokens]`` with their own
+positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``v1/worker/gpu_model_runner.py``.)
+"""
+
+import inspect
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from folovllm.config import ModelImpl
+from folovllm.models.attention import PagedAttention
+from folovllm.models.attention_switch import Attention, run_with_attention, without_autocast
+from folovllm.models.decoder import FlatDecoder, why_not_flat
+from folovllm.models.kv_cache import KVCache
+from folovllm.models.paged_batch import PagedBatch, TokenRun
+from folovllm.models.probe import get_attention
+from folovllm.models.self_test import check_forward
+from folovllm.step import SchedulerOutput
+
+
+class TransformersForward:
+    """The forward pass of HuggingFace's own code, with our attention in it: any model that is not refused."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._windows = get_attention(model).windows
+        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def __call__(self, token_ids: Tensor, rows: Tensor, batch: PagedBatch) -> Tensor:
+        """Return the logits that follow some tokens of a flat batch, as :class:`FlatDecoder` does."""
+        output = run_with_attention(
+            Attention(PagedAttention(batch, self._windows)),
+            self._model,
+            input_ids=token_ids[None],
+            # Nothing is masked by it; without one some models search every prompt for padding tokens.
+            attention_mask=torch.ones_like(token_ids)[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            **({"logits_to_keep": rows} if self._keeps_rows else {}),
+        )
+        logits: Tensor = output.logits[0]
+        return logits if self._keeps_rows else logits[rows]
+
+
+def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[FlatDecoder] | type[TransformersForward]:
+    reason = why_not_flat(model)
+    if model_impl == "folovllm" and reason is not None:
+        raise ValueError(
+            f"ModelConfig.model_impl='folovllm' cannot run this model: {reason}; 'auto' and 'transformers' can"
+        )
+    return TransformersForward if model_impl == "transformers" or reason is not None else FlatDecoder
+
+
+class ModelRunner:
+    """Owns the model and the KV tensors.
+
+    model_impl: as in :class:`folovllm.config.ModelConfig`.
+    forward: what computes the logits, HuggingFace's code or the engine's own.
+    num_tokens_run: tokens that went through the model since it was made, for whoever wants to count.
+    """
+
+    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto") -> None:
+        self.model = model
+        self.kv_cache = kv_cache
+        self.num_tokens_run = 0
+        forward_class = _choose_forward(model, model_impl)
+        check_forward(model, forward_class)
+        self.forward = forward_class(model)
+
+    @torch.inference_mode()
+    def execute(self, step: SchedulerOutput) -> Tensor:
+        """Run one step.
+
+        Returns float32 logits ``[num_rows, vocab]``: for each scheduled sequence in turn, one row
+        for each of its ``logits_positions``.
+        """
+        self.kv_cache.swap_out(step.blocks_to_swap_out)
+        self.kv_cache.swap_in(step.blocks_to_swap_in)
+        self.kv_cache.copy_blocks(step.blocks_to_copy)
+        if not step.scheduled:  # nothing is left but to report what an interrupted step finished
+            return torch.empty(0, self.model.config.get_text_config().vocab_size)
+        token_ids: list[int] = []
+        rows: list[int] = []
+        runs: list[TokenRun] = []
+        for item in step.scheduled:
+            rows += [len(token_ids) + position for position in item.logits_positions]
+            runs.append(TokenRun(item.start, len(item.token_ids), item.sequence.block_ids))
+            token_ids += item.token_ids
+        return self._forward(token_ids, rows, runs)
+
+    @without_autocast
+    def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
+        device = self.kv_cache.data.device
+        inputs = torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device)
+        batch = PagedBatch(runs, self.kv_cache)
+        logits = self.forward(*inputs, batch)
+        if batch.has_families and not torch.isfinite(logits).all():  # one's NaN is not its family's
+            logits = self.forward(*inputs, PagedBatch(runs, self.kv_cache, with_families=False))
+        self.num_tokens_run += len(token_ids)
+        return logits.float()
+
+    @torch.inference_mode()
+    def profile(self, num_tokens: int) -> None:
+        """Run the largest possible step once, on whatever the blocks hold, to see the memory it takes."""
+        num_blocks, block_size = self.kv_cache.data.shape[2:4]
+        num_tokens = min(num_tokens, num_blocks * block_size)
+        self._forward([0] * num_tokens, [0], [TokenRun(0, num_tokens, list(range(num_blocks)))])

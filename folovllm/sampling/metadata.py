@@ -1,0 +1,154 @@
+"""What the rows of a batch ask of the sampler, collected into tensors. (vLLM: ``v1/sample/metadata.py``.)"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from folovllm.sampling.logits_processors import banned_by_bad_words
+from folovllm.sampling.structured_outputs import Grammar
+from folovllm.sampling_params import SamplingParams, SamplingType, takes_prompt
+
+T = TypeVar("T")
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype to add probabilities in: float32 loses the unlikely ones, but MPS has nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """What the sampler must know about one row of logits.
+
+    uniform: the number in [0, 1) that decides its draw.  eos_token_ids: masked before ``min_tokens``.
+    bad_words_token_ids: ``params.bad_words`` as tokens.  grammar: what ``params.structured_outputs`` allows.
+    """
+
+    params: SamplingParams
+    prompt_token_ids: Sequence[int]
+    output_token_ids: Sequence[int]
+    uniform: float
+    eos_token_ids: frozenset[int] = frozenset()
+    bad_words_token_ids: Sequence[Sequence[int]] = ()
+    grammar: Grammar | None = None
+
+    def banned_token_ids(self) -> list[int]:
+        """Return the tokens that may not come next."""
+        banned = banned_by_bad_words(self.bad_words_token_ids, self.output_token_ids)
+        if len(self.output_token_ids) < self.params.min_tokens:
+            banned += [*self.eos_token_ids, *self.params.stop_token_ids]
+        return banned
+
+    def logits_processors(self) -> list[partial[Tensor]]:
+        """Return its functions with their token ids filled in: copies, as the lists themselves are the engine's."""
+        output = self.output_token_ids
+        return [
+            partial(each, list(self.prompt_token_ids), list(output))
+            if takes_prompt(each)
+            else partial(each, list(output))
+            for each in self.params.logits_processors or ()
+        ]
+
+    def has_penalties(self) -> bool:
+        """Say whether any of the three penalties is on."""
+        params = self.params
+        return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Arguments of :func:`apply_penalties`; token lists that a row's penalties do not look at are empty."""
+
+    prompt_token_ids: list[Sequence[int]]
+    output_token_ids: list[Sequence[int]]
+    repetition: Tensor
+    frequency: Tensor
+    presence: Tensor
+
+
+@dataclass(frozen=True)
+class SamplingMetadata:
+    """A batch's wishes, a row each. None stands for a stage that nobody asked for; it is not run.
+
+    random_rows: the rows that are drawn, [num_random]; None for all. The tensors after it have an
+    entry for each of these, and so has ``params``, for strategies that have no tensor here.
+    num_logprobs: most log-probabilities that any row wants beside its own token's; None if no row wants any.
+    """
+
+    masks: list[Tensor | None] | None
+    allowed: list[list[int] | None] | None
+    banned: list[list[int]] | None
+    biases: list[dict[int, float]] | None
+    processors: list[list[partial[Tensor]]] | None
+    penalties: Penalties | None
+    random_rows: Tensor | None
+    temperature: Tensor | None
+    top_k: Tensor | None
+    top_p: Tensor | None
+    min_p: Tensor | None
+    uniforms: Tensor
+    params: list[SamplingParams]
+    num_logprobs: int | None
+
+    @property
+    def all_greedy(self) -> bool:
+        """Say whether no row is drawn."""
+        return len(self.uniforms) == 0
+
+    @classmethod
+    def build(cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device) -> "SamplingMetadata":
+        """Collect the rows' parameters."""
+        every = [row.params for row in rows]
+        drawn = [i for i, params in enumerate(every) if params.sampling_type != SamplingType.GREEDY]
+
+        def column(name: str, off: float, dtype: torch.dtype) -> Tensor | None:
+            values = [getattr(every[i], name) for i in drawn]
+            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype, device=device)
+
+        masks = [
+            None if row.grammar is None else row.grammar.next_tokens(row.output_token_ids, vocab_size) for row in rows
+        ]
+        banned = [row.banned_token_ids() for row in rows]
+        wanted = [params.logprobs or 0 for params in every if params.needs_logprobs]
+        wide = wide_dtype(device)
+        return cls(
+            masks=None if all(mask is None for mask in masks) else masks,
+            allowed=_unless_unused([params.allowed_token_ids for params in every]),
+            banned=_unless_unused(banned),
+            biases=_unless_unused([params.logit_bias or {} for params in every]),
+            processors=_unless_unused([row.logits_processors() for row in rows]),
+            penalties=cls._build_penalties(rows, device),
+            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long, device=device),
+            temperature=column("temperature", 1.0, torch.float32),
+            top_k=column("top_k", 0, torch.long),
+            top_p=column("top_p", 1.0, wide),
+            min_p=column("min_p", 0.0, torch.float32),
+            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide, device=device),
+            params=[every[i] for i in drawn],
+            num_logprobs=max(vocab_size if count == -1 else count for count in wanted) if wanted else None,
+        )
+
+    @staticmethod
+    def _build_penalties(rows: Sequence[SamplingRow], device: torch.device) -> Penalties | None:
+        asking = [row.has_penalties() for row in rows]
+        if not any(asking):
+            return None
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32, device=device)
+
+        return Penalties(
+            prompt_token_ids=[row.prompt_token_ids if row.params.repetition_penalty != 1 else () for row in rows],
+            output_token_ids=[row.output_token_ids if asks else () for row, asks in zip(rows, asking, strict=True)],
+            repetition=column("repetition_penalty"),
+            frequency=column("frequency_penalty"),
+            presence=column("presence_penalty"),
+        )
+
+
+def _unless_unused(values: list[T]) -> list[T] | None:
+    return values if any(values) else None
