@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from folovllm.kernels.compiled import kernel
+from folovllm.kernels.compiled import entry, kernel
 from folovllm.kernels.elementwise import exp
 from folovllm.kernels.linear import sums_4_by_3
-from folovllm.kernels.team import shares
+from folovllm.kernels.team import join, meet, shares
 
 ROW, COUNT, POSITION, SEQUENCE = range(4)
 """Columns of ``pieces``: the first token's row in the batch, how many tokens, its position, whose block table."""
@@ -114,3 +114,11 @@ def attention(team, queries, keys, values, pieces, tables, block_size, scaling, 
                 total = weigh(weights[:num_keys])
                 result = out[row + i // group, head * group + i % group]
                 mix(weights, num_keys, values, slots[start:], head, total, result)
+
+
+@entry
+def attend(progress, queries, keys, values, pieces, tables, block_size, scaling, window, out):
+    """:func:`attention` by itself, for a model that is not ours. progress: :mod:`folovllm.kernels.team`'s counters."""
+    team = join(progress)
+    attention(team, queries, keys, values, pieces, tables, block_size, scaling, window, out)
+    meet(team)

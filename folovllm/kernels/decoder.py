@@ -5,7 +5,6 @@ Read :func:`forward` beside the paper: it is a page (Touvron et al. 2023, arXiv:
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import carray, types
 from numba.extending import intrinsic
 
@@ -13,32 +12,32 @@ from folovllm.kernels.attention import attention
 from folovllm.kernels.compiled import entry, kernel
 from folovllm.kernels.elementwise import find_angles, rms_norm, rotate_and_store, silu_mul, take_rows
 from folovllm.kernels.linear import linear
-from folovllm.kernels.team import join, meet
+from folovllm.kernels.team import THREADS, join, meet
 
-(
-    INPUT_NORM, QUERY, KEY, VALUE, OUTPUT, MLP_NORM, GATE, UP, DOWN, QUERY_NORM, KEY_NORM,
-    QUERY_BIAS, KEY_BIAS, VALUE_BIAS, OUTPUT_BIAS, GATE_BIAS, UP_BIAS, DOWN_BIAS, NUM_PARAMETERS,
-) = range(19)  # fmt: skip
-"""Columns of ``Model.layers``."""
+QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN = range(7)
+"""Columns of ``Model.layers``: the weights, then from :data:`BIAS` on a bias for each of them, then the norms'."""
 
-INPUT_EPS, MLP_EPS, QUERY_EPS, KEY_EPS, SCALING, NUM_CONSTANTS = range(6)
+BIAS = 7
+INPUT_NORM, MLP_NORM, QUERY_NORM, KEY_NORM = range(14, 18)
+
+INPUT_EPS, MLP_EPS, QUERY_EPS, KEY_EPS, SCALING = range(5)
 """Columns of ``Model.constants``."""
 
-LOOPS_PER_LAYER, OTHER_LOOPS = 14, 5
+_LOOPS_OF_A_LAYER, _OTHER_LOOPS = 13, 5
 
 
 class Model(NamedTuple):
-    """A model's parameters and sizes.
+    """A model's parameters.
 
-    layers: [num_layers, NUM_PARAMETERS], int64: where each parameter lies in memory; 0 for one that a model has not.
-    constants: [num_layers, NUM_CONSTANTS], float32.  windows: [num_layers], int64; 0 for none.
-    sizes: hidden size, heads, key and value heads, size of a head, size between the MLP's products.
+    layers: [num_layers, 18], int64: where each parameter lies in memory; 0 for one that a model has not.
+    constants: [num_layers, 5], float32.  windows: [num_layers], int64; 0 for none.
+    embedding, head: [vocab, hidden_size].  norm: [hidden_size].  head_bias: [vocab], or [0] for none.
+    frequencies: [head_dim / 2], radians from one position to the next.  rotary_scale: a factor of their cosines.
     """
 
     layers: Any
     constants: Any
     windows: Any
-    sizes: Any
     embedding: Any
     norm: Any
     norm_eps: Any
@@ -64,7 +63,7 @@ class Step(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for what lies between kernels: [num_tokens, ...] each."""
+    """Room for what lies between kernels: [num_tokens, width] each."""
 
     hidden: Any
     normed: Any
@@ -76,7 +75,6 @@ class Scratch(NamedTuple):
     up: Any
     cos: Any
     sin: Any
-    last: Any
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -103,69 +101,84 @@ def vector_at(address, size):
 
 
 @kernel
+def project(team, x, layer, which, out, add):
+    """``out = x @ weight.T + bias`` with one of a layer's weights; with ``add`` that much more than it was."""
+    weight = matrix_at(layer[which], out.shape[1], x.shape[1])
+    linear(team, x, weight, vector_at(layer[BIAS + which], out.shape[1]), out, add)
+
+
+@kernel
 def heads(x, head_dim):
     """Return rows as rows of heads: [n, num_heads, head_dim]."""
     return x.reshape(x.shape[0], x.shape[1] // head_dim, head_dim)
 
 
 @kernel
-def run_layer(team, layer, constants, window, head_dim, step, scratch, key_cache, value_cache, block_size):
-    """One decoder layer: attention, then the MLP, each behind a norm, each added to what came in."""
-    hidden, normed, attended = scratch.hidden, scratch.normed, scratch.attended
-    queries, keys, values, gate, up = scratch.queries, scratch.keys, scratch.values, scratch.gate, scratch.up
-    size, q_size, kv_size, mlp_size = hidden.shape[1], queries.shape[1], keys.shape[1], gate.shape[1]
-
-    rms_norm(team, hidden, vector_at(layer[INPUT_NORM], size), constants[INPUT_EPS], normed)
+def attend(team, layer, constants, window, step, scratch, keys, values):
+    """From ``normed`` to ``attended``.  keys, values: [num_blocks, block_size, num_kv_heads, head_dim], one layer."""
+    num_blocks, block_size, num_kv_heads, head_dim = keys.shape
+    project(team, scratch.normed, layer, QUERY, scratch.queries, False)
+    project(team, scratch.normed, layer, KEY, scratch.keys, False)
+    project(team, scratch.normed, layer, VALUE, scratch.values, False)
     meet(team)
-    linear(team, normed, matrix_at(layer[QUERY], q_size, size), vector_at(layer[QUERY_BIAS], q_size), queries, False)
-    linear(team, normed, matrix_at(layer[KEY], kv_size, size), vector_at(layer[KEY_BIAS], kv_size), keys, False)
-    linear(team, normed, matrix_at(layer[VALUE], kv_size, size), vector_at(layer[VALUE_BIAS], kv_size), values, False)
-    meet(team)
-    q, k, v = heads(queries, head_dim), heads(keys, head_dim), heads(values, head_dim)
+    q, k, v = heads(scratch.queries, head_dim), heads(scratch.keys, head_dim), heads(scratch.values, head_dim)
     if layer[QUERY_NORM] != 0:  # Qwen3 normalizes queries and keys, head by head
-        each_q, each_k = queries.reshape(-1, head_dim), keys.reshape(-1, head_dim)
+        each_q, each_k = scratch.queries.reshape(-1, head_dim), scratch.keys.reshape(-1, head_dim)
         rms_norm(team, each_q, vector_at(layer[QUERY_NORM], head_dim), constants[QUERY_EPS], each_q)
         rms_norm(team, each_k, vector_at(layer[KEY_NORM], head_dim), constants[KEY_EPS], each_k)
         meet(team)
-    rotate_and_store(team, q, k, v, scratch.cos, scratch.sin, step.slots, key_cache, value_cache)
+    keys = keys.reshape(num_blocks * block_size, num_kv_heads, head_dim)
+    values = values.reshape(num_blocks * block_size, num_kv_heads, head_dim)
+    rotate_and_store(team, q, k, v, scratch.cos, scratch.sin, step.slots, keys, values)
     meet(team)
-    attention(
-        team, q, key_cache, value_cache, step.pieces, step.tables, block_size, constants[SCALING], window,
-        heads(attended, head_dim),
-    )  # fmt: skip
+    out = heads(scratch.attended, head_dim)
+    attention(team, q, keys, values, step.pieces, step.tables, block_size, constants[SCALING], window, out)
     meet(team)
-    linear(team, attended, matrix_at(layer[OUTPUT], size, q_size), vector_at(layer[OUTPUT_BIAS], size), hidden, True)
+
+
+@kernel
+def run_layer(team, layer, constants, window, step, scratch, keys, values):
+    """One decoder layer: attention, then the MLP, each behind a norm, each added to what came in."""
+    hidden, normed = scratch.hidden, scratch.normed
+    rms_norm(team, hidden, vector_at(layer[INPUT_NORM], hidden.shape[1]), constants[INPUT_EPS], normed)
     meet(team)
-    rms_norm(team, hidden, vector_at(layer[MLP_NORM], size), constants[MLP_EPS], normed)
+    attend(team, layer, constants, window, step, scratch, keys, values)
+    project(team, scratch.attended, layer, OUTPUT, hidden, True)
     meet(team)
-    linear(team, normed, matrix_at(layer[GATE], mlp_size, size), vector_at(layer[GATE_BIAS], mlp_size), gate, False)
-    linear(team, normed, matrix_at(layer[UP], mlp_size, size), vector_at(layer[UP_BIAS], mlp_size), up, False)
+    rms_norm(team, hidden, vector_at(layer[MLP_NORM], hidden.shape[1]), constants[MLP_EPS], normed)
     meet(team)
-    silu_mul(team, gate, up)
+    project(team, normed, layer, GATE, scratch.gate, False)
+    project(team, normed, layer, UP, scratch.up, False)
     meet(team)
-    linear(team, gate, matrix_at(layer[DOWN], size, mlp_size), vector_at(layer[DOWN_BIAS], size), hidden, True)
+    silu_mul(team, scratch.gate, scratch.up)
+    meet(team)
+    project(team, scratch.gate, layer, DOWN, hidden, True)
     meet(team)
 
 
 @entry
-def forward(progress, model, step, scratch, cache, block_size, logits):
+def forward(progress, model, step, scratch, cache, logits):
     """Fill in the logits that follow ``step.rows``: [num_rows, vocab].
 
     progress: counters of the threads that run this together (:mod:`folovllm.kernels.team`).
-    cache: [num_layers, 2, num_slots, num_kv_heads, head_dim], keys and values.
+    cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim], keys and values.
     """
     team = join(progress)
     take_rows(team, model.embedding, step.token_ids, scratch.hidden)
     find_angles(team, step.positions, model.frequencies, model.rotary_scale, scratch.cos, scratch.sin)
     meet(team)
     for i in range(len(model.layers)):
-        run_layer(
-            team, model.layers[i], model.constants[i], model.windows[i], cache.shape[4], step, scratch,
-            cache[i, 0], cache[i, 1], block_size,
-        )  # fmt: skip
-    take_rows(team, scratch.hidden, step.rows, scratch.last)
+        run_layer(team, model.layers[i], model.constants[i], model.windows[i], step, scratch, cache[i, 0], cache[i, 1])
+    last = scratch.normed[: len(step.rows)]
+    take_rows(team, scratch.hidden, step.rows, last)
     meet(team)
-    rms_norm(team, scratch.last, model.norm, model.norm_eps, scratch.last)
+    rms_norm(team, last, model.norm, model.norm_eps, last)
     meet(team)
-    linear(team, scratch.last, model.head, model.head_bias, logits, False)
+    linear(team, last, model.head, model.head_bias, logits, False)
     meet(team)
+
+
+def run(num_threads: int, model: Model, step: Step, scratch: Scratch, cache: Any, logits: Any) -> None:
+    """Run :func:`forward` on so many threads."""
+    num_loops = _OTHER_LOOPS + _LOOPS_OF_A_LAYER * len(model.layers)
+    THREADS.run(num_threads, num_loops, forward, model, step, scratch, cache, logits)

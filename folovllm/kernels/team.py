@@ -118,9 +118,13 @@ class Threads:
                 self._num_helpers += 1
         # Fresh counters: a helper that comes late finds the old ones, on which nothing is left to do.
         progress = np.zeros(_LINE * (1 + num_loops), np.int64)
-        for _ in range(num_threads - 1):
-            self._work.put((function, (progress, *arguments)))
-        function(progress, *arguments)
+        try:
+            for _ in range(num_threads - 1):
+                self._work.put((function, (progress, *arguments)))
+            function(progress, *arguments)
+        except BaseException:  # an interrupt: what helpers have begun must end before the arrays are used again
+            function(progress, *arguments)
+            raise
 
     @staticmethod
     def _help(work: "SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]]") -> None:

@@ -2,66 +2,19 @@
 
 HuggingFace's models stay as they are. They call :class:`PagedAttention` for every layer, with the queries, keys and
 values of one flat row that holds the new tokens of all scheduled sequences side by side; which token belongs to whom is
-in its :class:`PagedBatch`. The engine's own forward pass calls :func:`attend`. (vLLM: ``v1/attention/``;
-transformers: "Attention Interface".)
+in its :class:`FlatBatch`. In float32 on a CPU a kernel reads the blocks where they lie; everywhere else they
+are gathered for PyTorch's attention. (vLLM: ``v1/attention/``; transformers: "Attention Interface".)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from folovllm.models.paged_batch import Group, PagedBatch
-
-_PADDING_PAYS = 1000
-"""Slots that a group reads, from which on one more query a row costs less than the odd number of them."""
-
-
-def _attend(group: Group, queries: Tensor, layer: int, scaling: float, window: int | None) -> Tensor:
-    """Attend for one group; queries and result: [num_rows * num_queries, num_heads, head_dim]."""
-    num_rows, num_queries = group.token_index.shape
-    num_heads, head_dim = queries.shape[1:]
-    k, v = group.slots.read(layer)
-    num_kv_heads = k.shape[1]
-    repeat = num_heads // num_kv_heads
-    # The heads that share a key head become further queries, so that keys are never repeated.
-    if num_queries == 1:
-        q = queries.view(num_rows, num_kv_heads, repeat, head_dim)
-    else:
-        q = queries.view(num_rows, num_queries, num_kv_heads, repeat, head_dim).permute(0, 2, 3, 1, 4)
-        q = q.reshape(num_rows, num_kv_heads, repeat * num_queries, head_dim)
-    # MKL takes a quarter longer for three queries than for four, and for seven than for eight a little.
-    missing = 1 if num_queries == 1 and repeat % 4 == 3 and num_rows * group.context > _PADDING_PAYS else 0
-    if missing:
-        q = pad(q, (0, 0, 0, missing))
-    mask = group.mask(window, repeat + missing, queries.dtype)
-    attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    if missing:
-        attended = attended[:, :, :repeat]
-    if num_queries > 1:
-        attended = attended.view(num_rows, num_kv_heads, repeat, num_queries, head_dim).permute(0, 3, 1, 2, 4)
-    return attended.reshape(num_rows * num_queries, num_heads, head_dim)
-
-
-def attend(
-    layer: int, queries: Tensor, keys: Tensor, values: Tensor, batch: PagedBatch, scaling: float, window: int | None
-) -> Tensor:
-    """Write one layer's new keys and values into their blocks, then attend within every sequence of a flat batch.
-
-    queries and result: [num_tokens, num_heads, head_dim].  keys, values: [num_tokens, num_kv_heads, head_dim].
-    window: how many latest positions a token sees, itself included; None for all before it.
-    """
-    for part, new in zip(batch.kv_cache.layer(layer), (keys, values), strict=True):
-        part.index_copy_(0, batch.slot_mapping, new)
-    if len(batch.groups) == 1:  # all tokens, in their order: nothing to pick out, nothing to put back
-        return _attend(batch.groups[0], queries, layer, scaling, window)
-    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    for group in batch.groups:
-        index = group.token_index.flatten()
-        attended = _attend(group, queries.index_select(0, index), layer, scaling, window)
-        output.index_copy_(0, index, attended)
-    return output
+from folovllm.kernels.available import why_no_kernels
+from folovllm.models.flat_batch import FlatBatch
 
 
 class PagedAttention:
@@ -72,9 +25,13 @@ class PagedAttention:
     The KV cache has a layer for each call: a model may call it twice a layer, or run a layer twice.
     """
 
-    def __init__(self, batch: PagedBatch, windows: Sequence[int | None]) -> None:
+    def __init__(self, batch: FlatBatch, windows: Sequence[int | None]) -> None:
         self._batch = batch
         self._windows = enumerate(windows)
+        cache = batch.kv_cache.data
+        has_kernel = cache.device.type == "cpu" and cache.dtype == torch.float32 and why_no_kernels() is None
+        self._attend = _attend_by_kernel if has_kernel else _attend_by_torch
+        self._slots = batch.tensor(batch.slots)
 
     def __call__(
         self,
@@ -95,7 +52,9 @@ class PagedAttention:
         layer, window = next(self._windows)
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         queries, keys, values = (self._widen(each[0].transpose(0, 1)) for each in (query, key, value))
-        attended = attend(layer, queries, keys, values, self._batch, scaling, window)
+        for part, new in zip(self._batch.kv_cache.layer(layer), (keys, values), strict=True):
+            part.index_copy_(0, self._slots, new)
+        attended = self._attend(layer, queries, self._batch, scaling, window)
         # As transformers' own functions return it: some models take views of it.
         return attended[None, :, :, : value.shape[-1]].contiguous(), None
 
@@ -103,3 +62,58 @@ class PagedAttention:
         """Add zeros up to the head size of the KV cache; they change no score, and their output is cut off."""
         missing = self._batch.kv_cache.data.shape[-1] - heads.shape[-1]
         return pad(heads, (0, missing)) if missing else heads
+
+
+def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
+    """Return what each token gets from its sequence: [num_tokens, num_heads, head_dim], as ``queries``."""
+    from folovllm.kernels.attention import attend
+    from folovllm.kernels.team import THREADS
+
+    output = torch.empty(queries.shape)
+    THREADS.run(
+        torch.get_num_threads(),
+        1,
+        attend,
+        queries.contiguous().numpy(),
+        *(part.numpy() for part in batch.kv_cache.layer(layer)),
+        batch.pieces,
+        batch.tables,
+        batch.kv_cache.block_size,
+        np.float32(scaling),
+        window or 0,
+        output.numpy(),
+    )
+    return output
+
+
+def _attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
+    """Return the same. Sequences that decode are padded to one length; a prompt is attended for by itself."""
+    keys, values = batch.kv_cache.layer(layer)
+    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    for tokens, slots, distance in _groups(batch):
+        # Not only masked: 0 * NaN is NaN, and slots beyond a sequence's end hold another's past.
+        beyond = (distance < 0).all(dim=1)[:, :, None, None]
+        k, v = (part[slots].masked_fill(beyond, 0).transpose(1, 2) for part in (keys, values))
+        sees = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        q = queries[tokens].transpose(1, 2)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=sees[:, None], scale=scaling, enable_gqa=True)
+        output[tokens] = attended.transpose(1, 2)
+    return output
+
+
+def _groups(batch: FlatBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield groups of sequences with equally many new tokens.
+
+    The tokens' places in the batch, [num_sequences, num_tokens]; their sequences' slots, [num_sequences, longest];
+    and how far before each token each of these lies, [num_sequences, num_tokens, longest].
+    """
+    decoding = np.flatnonzero(batch.counts == 1)
+    groups = [decoding] if len(decoding) else []
+    groups += [np.array([index]) for index in np.flatnonzero(batch.counts > 1)]
+    for group in groups:
+        tokens = batch.first_tokens[group, None] + np.arange(batch.counts[group[0]])
+        positions = np.arange(batch.positions[tokens].max() + 1)
+        block, offset = np.divmod(positions, batch.kv_cache.block_size)
+        slots = batch.tables[group][:, block] * batch.kv_cache.block_size + offset
+        distance = batch.positions[tokens][:, :, None] - positions
+        yield batch.tensor(tokens), batch.tensor(slots), batch.tensor(distance)

@@ -1,24 +1,24 @@
-"""The forward pass of Llama's family, written for a flat batch.
+"""The forward pass of Llama's family, written for a flat batch: one call of :func:`folovllm.kernels.decoder.forward`.
 
 HuggingFace's code serves every model and every way to use it, and runs some sixty small operators a layer beside its
-seven matrix products. These are the same formulas in half as many operators, over the same parameters, with the
-matrix products of ``linear.py``: float32 logits stay within 1e-4 of HuggingFace's. (vLLM writes its models anew as
-well, ``model_executor/models/llama.py``, and names the switch between the two as we do: ``model_impl``.)
+seven matrix products. These are the same formulas over the same parameters, as loops that are compiled for this CPU:
+float32 logits stay within 1e-4 of HuggingFace's. (vLLM writes its models anew as well,
+``model_executor/models/llama.py``, and names the switch between the two as we do: ``model_impl``.)
+
+The same bits in any batch: every number here is one sum in one order, whoever else is in the batch, however a prompt is
+cut into chunks, whatever number of threads computes it. So a sequence's logits are a function of its tokens alone.
 """
 
-import math
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, silu
 from transformers import PreTrainedModel
 
-from folovllm.models.attention import attend
-from folovllm.models.linear import SplitLinear
+from folovllm.kernels.available import why_no_kernels
+from folovllm.models.flat_batch import FlatBatch
 from folovllm.models.module_tree import find_change
-from folovllm.models.paged_batch import PagedBatch
 from folovllm.models.probe import get_attention
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -29,91 +29,87 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     kind = type(model)
     if kind.__name__ not in FAMILIES or not kind.__module__.startswith("transformers.models."):
         return f"{kind.__name__} is none of transformers' {', '.join(FAMILIES)}"
-    # Other dtypes round after every operator: with fewer operators they give other numbers.
     for dtype in {weight.dtype for weight in model.parameters()} - {torch.float32}:
         return f"its dtype is {str(dtype).removeprefix('torch.')}, not float32"
-    return find_change(model)
-
-
-class _RMSNorm:
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
-
-    sqrt(sum(x^2) + n * eps) is the length of x with one more coordinate: two operators instead of five.
-    """
-
-    def __init__(self, norm: Any) -> None:
-        weight: Tensor = norm.weight.detach()
-        self._weight = weight * math.sqrt(len(weight))
-        self._coordinate = weight.new_tensor(math.sqrt(len(weight) * norm.variance_epsilon))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x / torch.hypot(length, self._coordinate)).mul_(self._weight)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + head_dim / 2) of every head (Su et al. 2021, arXiv:2104.09864).
-
-    x: [num_tokens, num_heads, head_dim].  cos, sin: [num_tokens, 1, head_dim], sin negative in its first half.
-    """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-class _Layer:
-    """One decoder layer: attention, then the MLP, each behind a norm, each added to what came in."""
-
-    def __init__(self, index: int, layer: Any, window: int | None) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self._index, self._head_dim = index, attention.head_dim
-        self._scaling, self._window = attention.scaling, window
-        self._norm, self._mlp_norm = _RMSNorm(layer.input_layernorm), _RMSNorm(layer.post_attention_layernorm)
-        self._qkv = SplitLinear(attention.q_proj, attention.k_proj, attention.v_proj)
-        # Qwen3 also normalizes queries and keys, head by head.
-        named = ("q_norm", "k_norm") if hasattr(attention, "q_norm") else ()
-        self._qk_norms = [_RMSNorm(getattr(attention, name)) for name in named]
-        self._o = SplitLinear(attention.o_proj)
-        self._gate_up = SplitLinear(mlp.gate_proj, mlp.up_proj)
-        # In place: the system hands out memory for a long prompt's activations page by page, which takes its time.
-        self._activation = partial(silu, inplace=True) if type(mlp.act_fn) is torch.nn.SiLU else mlp.act_fn
-        self._down = SplitLinear(mlp.down_proj)
-
-    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, batch: PagedBatch) -> None:
-        """Change ``hidden``, [num_tokens, hidden_size], in place."""
-        num_tokens = len(hidden)
-        q, k, v = (each.view(num_tokens, -1, self._head_dim) for each in self._qkv(self._norm(hidden)))
-        if self._qk_norms:
-            q, k = (norm(each) for norm, each in zip(self._qk_norms, (q, k), strict=True))
-        q, k = (_rotate(each.contiguous(), cos, sin) for each in (q, k))
-        attended = attend(self._index, q, k, v, batch, self._scaling, self._window)
-        hidden += self._o(attended.reshape(num_tokens, -1))[0]
-        gate, up = self._gate_up(self._mlp_norm(hidden))
-        hidden += self._down(self._activation(gate).mul_(up))[0]
+    for device in {weight.device.type for weight in model.parameters()} - {"cpu"}:
+        return f"it is on the device {device!r}, not on the CPU"
+    if not all(weight.is_contiguous() for weight in model.parameters()):
+        return "its weights do not lie in memory row by row"
+    if change := find_change(model):
+        return change
+    if type(activation := model.model.layers[0].mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
+        return f"its activation is {type(activation).__name__}, not SiLU"
+    missing = why_no_kernels()
+    return missing and f"its kernels need numba, which cannot be imported ({missing})"
 
 
 class FlatDecoder:
-    """Runs a model that :func:`why_not_flat` has nothing against.
-
-    Its matrices are views of the model's parameters; the weights of its norms are scaled copies.
-    """
+    """Runs a model that :func:`why_not_flat` has nothing against, over the parameters as they lie in memory."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        decoder: Any = model.model
-        self._embedding = decoder.embed_tokens.weight.detach()
-        self._rotary_embedding = decoder.rotary_emb
-        layers = enumerate(zip(decoder.layers, get_attention(model).windows, strict=False))
-        self._layers = [_Layer(index, *layer) for index, layer in layers]
-        self._norm = _RMSNorm(decoder.norm)
-        self._lm_head = SplitLinear(model.lm_head)
+        from folovllm.kernels import decoder  # here: importing numba takes .3 s, and a GPU has no use for it
 
-    def __call__(self, token_ids: Tensor, rows: Tensor, batch: PagedBatch) -> Tensor:
-        """Return the logits that follow some tokens of a flat batch: [num_rows, vocab].
+        self._kernels = decoder
+        self._kept: list[Tensor] = []  # the kernels know addresses, which keep nothing alive
+        inner: Any = model.model
+        windows = get_attention(model).windows
+        head: Any = model.lm_head
+        self._model = decoder.Model(
+            layers=np.array([self._addresses(layer) for layer in inner.layers]),
+            constants=np.array([_constants(layer) for layer in inner.layers], np.float32),
+            windows=np.array([window or 0 for window in windows[: len(inner.layers)]]),
+            embedding=_array(inner.embed_tokens.weight),
+            norm=_array(inner.norm.weight),
+            norm_eps=np.float32(inner.norm.variance_epsilon),
+            head=_array(head.weight),
+            head_bias=np.empty(0, np.float32) if head.bias is None else _array(head.bias),
+            frequencies=_array(inner.rotary_emb.inv_freq.float()),
+            rotary_scale=np.float32(inner.rotary_emb.attention_scaling),
+        )
+        attention, mlp = inner.layers[0].self_attn, inner.layers[0].mlp
+        widths = [inner.embed_tokens.weight.shape[1]] * 2
+        widths += [each.out_features for each in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        widths += [attention.q_proj.out_features, mlp.up_proj.out_features, mlp.up_proj.out_features]
+        self._widths = [*widths, attention.head_dim // 2, attention.head_dim // 2]
+        self._room: list[Any] = []
 
-        token_ids: [num_tokens].  rows: [num_rows], places in ``token_ids``.
-        """
-        hidden = embedding(token_ids, self._embedding)
-        cos, sin = (each[0, :, None] for each in self._rotary_embedding(hidden, batch.position_ids[None]))
-        first, second = sin.chunk(2, dim=-1)
-        sin = torch.cat((-first, second), dim=-1)
-        for layer in self._layers:
-            layer(hidden, cos, sin, batch)
-        return self._lm_head(self._norm(hidden[rows]))[0].contiguous()
+    def _addresses(self, layer: Any) -> list[int]:
+        """Return where a layer's parameters lie, in the order of the kernels' table."""
+        attention, mlp = layer.self_attn, layer.mlp
+        linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        # Qwen3 also normalizes queries and keys, head by head.
+        head_norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        norms = [layer.input_layernorm, layer.post_attention_layernorm, *head_norms]
+        parameters = [linear.weight for linear in linears] + [linear.bias for linear in linears]
+        parameters += [norm and norm.weight for norm in norms]
+        self._kept += [each.detach() for each in parameters if each is not None]
+        return [0 if each is None else each.data_ptr() for each in parameters]
+
+    def __call__(self, batch: FlatBatch) -> Tensor:
+        """Return the logits that follow ``batch.rows``: [num_rows, vocab]."""
+        decoder, cache = self._kernels, batch.kv_cache
+        step = decoder.Step(batch.token_ids, batch.positions, batch.slots, batch.rows, batch.pieces, batch.tables)
+        logits = torch.empty(len(batch.rows), len(self._model.head))
+        decoder.run(
+            torch.get_num_threads(), self._model, step, self._scratch(len(batch.token_ids)), cache.data.numpy(),
+            logits.numpy(),
+        )  # fmt: skip
+        return logits
+
+    def _scratch(self, num_tokens: int) -> Any:
+        """Return room for what lies between kernels. It is kept: the system hands out new memory page by page."""
+        if not self._room or len(self._room[0]) < num_tokens:
+            self._room = [np.empty((num_tokens, width), np.float32) for width in self._widths]
+        return self._kernels.Scratch(*(each[:num_tokens] for each in self._room))
+
+
+def _constants(layer: Any) -> list[float]:
+    attention = layer.self_attn
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    norms += [getattr(attention, name, layer.input_layernorm) for name in ("q_norm", "k_norm")]
+    return [*(norm.variance_epsilon for norm in norms), attention.scaling]
+
+
+def _array(weight: Tensor) -> Any:
+    return weight.detach().numpy()

@@ -14,8 +14,8 @@ from folovllm.config import ModelImpl
 from folovllm.models.attention import PagedAttention
 from folovllm.models.attention_switch import Attention, run_with_attention, without_autocast
 from folovllm.models.decoder import FlatDecoder, why_not_flat
+from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
-from folovllm.models.paged_batch import PagedBatch, TokenRun
 from folovllm.models.probe import get_attention
 from folovllm.models.self_test import check_forward
 from folovllm.step import SchedulerOutput
@@ -29,15 +29,16 @@ class TransformersForward:
         self._windows = get_attention(model).windows
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def __call__(self, token_ids: Tensor, rows: Tensor, batch: PagedBatch) -> Tensor:
-        """Return the logits that follow some tokens of a flat batch, as :class:`FlatDecoder` does."""
+    def __call__(self, batch: FlatBatch) -> Tensor:
+        """Return the logits that follow ``batch.rows``, as :class:`FlatDecoder` does."""
+        token_ids, rows = batch.tensor(batch.token_ids), batch.tensor(batch.rows)
         output = run_with_attention(
             Attention(PagedAttention(batch, self._windows)),
             self._model,
             input_ids=token_ids[None],
             # Nothing is masked by it; without one some models search every prompt for padding tokens.
             attention_mask=torch.ones_like(token_ids)[None],
-            position_ids=batch.position_ids[None],
+            position_ids=batch.tensor(batch.positions)[None],
             use_cache=False,
             **({"logits_to_keep": rows} if self._keeps_rows else {}),
         )
@@ -70,6 +71,11 @@ class ModelRunner:
         check_forward(model, forward_class)
         self.forward = forward_class(model)
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Say whether a sequence's logits are a function of its tokens alone, to the last bit."""
+        return isinstance(self.forward, FlatDecoder)
+
     @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:
         """Run one step.
@@ -93,12 +99,7 @@ class ModelRunner:
 
     @without_autocast
     def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
-        device = self.kv_cache.data.device
-        inputs = torch.tensor(token_ids, device=device), torch.tensor(rows, dtype=torch.long, device=device)
-        batch = PagedBatch(runs, self.kv_cache)
-        logits = self.forward(*inputs, batch)
-        if batch.has_families and not torch.isfinite(logits).all():  # one's NaN is not its family's
-            logits = self.forward(*inputs, PagedBatch(runs, self.kv_cache, with_families=False))
+        logits = self.forward(FlatBatch(token_ids, rows, runs, self.kv_cache))
         self.num_tokens_run += len(token_ids)
         return logits.float()
 

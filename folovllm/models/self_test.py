@@ -24,9 +24,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from folovllm.models.attention_switch import Attention, run_with_attention, without_autocast
 from folovllm.models.decoder import FlatDecoder
 from folovllm.models.defaults import resolve_max_model_len
+from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 from folovllm.models.module_tree import runs_stock_code, settings_of, structure_of, without_hooks
-from folovllm.models.paged_batch import PagedBatch, TokenRun
 from folovllm.models.probe import (
     AttentionSpec,
     UnsupportedModelError,
@@ -35,7 +35,7 @@ from folovllm.models.probe import (
     remember_attention,
 )
 
-Forward = Callable[[Tensor, Tensor, PagedBatch], Tensor]
+Forward = Callable[[FlatBatch], Tensor]
 ForwardClass = Callable[[PreTrainedModel], Forward]
 
 _BLOCK_SIZE = 4
@@ -206,7 +206,7 @@ class _SelfTest:
             token_ids = torch.cat([self._sequences[i][start:end] for i, start, end in step])
             rows = torch.tensor([run.num_tokens for run in runs]).cumsum(0) - 1
             try:
-                output = self._forward(token_ids.to(device), rows.to(device), PagedBatch(runs, cache))
+                output = self._forward(FlatBatch(token_ids.tolist(), rows.tolist(), runs, cache))
             except _EnoughError:
                 continue
             logits |= {i: row for (i, _, _), row in zip(step, output, strict=True)}
