@@ -63,9 +63,7 @@ def test_each_token_sees_its_own_sequence_up_to_itself_and_nothing_else(way, run
         torch.cat([pair[i][start:] for pair, (start, _) in zip(whole, runs, strict=True)]).transpose(0, 1)[None]
         for i in range(2)
     )
-    batch = FlatBatch(
-        [0] * total, [0], [TokenRun(*run, table) for run, table in zip(runs, tables, strict=True)], cache
-    )
+    batch = FlatBatch([0] * total, [0], [TokenRun(*run, table) for run, table in zip(runs, tables, strict=True)], cache)
     paged = PagedAttention(batch, [window])
     paged._attend = way
     found, _ = paged(torch.nn.Module(), queries, keys, values, None, scaling=0.3)

@@ -58,6 +58,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     return numba.njit(fastmath=_FREEDOM, error_model="numpy", nogil=True)(function)
 
 
+def exact_order(function: Callable[..., Any]) -> Any:
+    """Compile a function as :func:`kernel` does, but leave its sums as they are written."""
+    return numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)(function)
+
+
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, and keep the result for later processes. It holds no lock of Python's."""
     before = numba.config.CACHE_DIR
