@@ -179,13 +179,19 @@ def test_the_place_of_blocks_and_their_size_change_no_bit():
 def test_what_a_token_holds_changes_none_before_it(window, poison):
     case = make_case(0, [60], 64, group=3, window=window)
     clean = case.whole()
-    slot = case.sequences[0].table[41 // 16] * 16 + 41 % 16
-    case.key_cache[slot] = case.value_cache[slot] = case.sequences[0].queries[41] = poison
-    result = case.whole()
-    assert same_bits(result[:41], clean[:41])
-    assert np.isnan(result[41]).all()
-    if window:
-        assert same_bits(result[48:], clean[48:])
+    for place in range(30, 50):
+        slot = case.sequences[0].table[place // 16] * 16 + place % 16
+        of_token = (case.key_cache[slot], case.value_cache[slot], case.sequences[0].queries[place])
+        before = [x.copy() for x in of_token]
+        for x in of_token:
+            x[:] = poison
+        result = case.whole()
+        for x, was in zip(of_token, before, strict=True):
+            x[:] = was
+        assert same_bits(result[:place], clean[:place])
+        assert np.isnan(result[place]).all()
+        if window:
+            assert same_bits(result[place + window :], clean[place + window :])
 
 
 def test_what_one_sequence_holds_changes_no_other():
