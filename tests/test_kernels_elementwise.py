@@ -31,6 +31,10 @@ def assert_exp_is_close(x: np.ndarray) -> None:
     assert_within(exp_of(x) / exact, np.ones(len(x)), 3e-7)
 
 
+def test_exp_is_within_its_bound_on_its_whole_range():
+    assert_exp_is_close(np.linspace(-87, 88, 2_000_003).astype(np.float32))
+
+
 def test_exp_is_within_its_bound_around_zero():
     tiny = np.logspace(-45, 0, 10_001).astype(np.float32)
     assert_exp_is_close(np.concatenate([tiny, -tiny, np.zeros(1, np.float32)]))
