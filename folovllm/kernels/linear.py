@@ -47,12 +47,15 @@ def add_three(row, n, a, b, c):
 
 
 @kernel
-def fill(out, first, end, bias):
-    """Begin columns of the result with their biases, or with zeros."""
+def begin(out, first, end, bias, add):
+    """Begin some columns of the result: with their biases, if there are any, on top of what is there or of nothing."""
     for m in range(len(out)):
         row = out[m]
-        for n in range(first, end):
-            row[n] = bias[n] if len(bias) > 0 else np.float32(0)
+        if not add:
+            row[first:end] = np.float32(0)
+        if len(bias) > 0:
+            for n in range(first, end):
+                row[n] += bias[n]
 
 
 @kernel
@@ -65,8 +68,7 @@ def linear(team, x, weight, bias, out, add):
     last, last_column = len(x) - 1, len(weight) - 1
     for share in shares(team, (len(weight) + _COLUMNS - 1) // _COLUMNS):
         first, end = share * _COLUMNS, min(len(weight), (share + 1) * _COLUMNS)
-        if not add:
-            fill(out, first, end, bias)
+        begin(out, first, end, bias, add)
         for m in range(0, len(x), 4):
             x0, x1, x2, x3 = x[m], x[min(m + 1, last)], x[min(m + 2, last)], x[min(m + 3, last)]
             for n in range(first, end, 3):
