@@ -136,7 +136,8 @@ def check_memory() -> Check:
 
 def check_disk() -> Check:
     """The cache folder can take the bundled model, if it has not got it."""
-    from folovllm.models.bundled import SMOLLM2, cache_root, cached_path
+    from folovllm.cache_folder import cache_root
+    from folovllm.models.bundled import SMOLLM2, cached_path
 
     root = cache_root()
     folder = next(path for path in (root, *root.parents) if path.exists())

@@ -29,6 +29,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from folovllm.cache_folder import cache_root
+
 # Counts up whenever the conversion below would write something else: caches of an older one are then rebuilt.
 CONVERTER_VERSION = 1
 
