@@ -115,6 +115,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 @out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
+    from folovllm.compile_ahead import compile_kernels
     from folovllm.models import bundled
 
     if options.remove:
@@ -134,17 +135,8 @@ def _model(options: argparse.Namespace) -> int:
     if options.source is not None and bundled.cached_path() is not None:
         print(f"the model is there already; {options.source} was not used", file=sys.stderr)
     print(bundled.obtain(options.source))
-    _compile_kernels()
+    compile_kernels()
     return 0
-
-
-def _compile_kernels() -> None:
-    from folovllm.kernels.available import kernels_to_compile, why_no_kernels
-
-    if why_no_kernels() is None and kernels_to_compile():
-        from folovllm.compile_ahead import compile_kernels  # takes seconds to import
-
-        compile_kernels()
 
 
 def _instructor(options: argparse.Namespace) -> int:
