@@ -84,7 +84,7 @@ def _is_trusted(status: os.stat_result) -> bool:
 
 def _is_safe(folder: Path) -> bool:
     """Say whether a folder, and the link that it may be, is one of those whose files are trusted."""
-    return _is_trusted(folder.stat()) and (not folder.is_symlink() or folder.lstat().st_uid == folder.stat().st_uid)
+    return _is_trusted(folder.stat()) and folder.lstat().st_uid == folder.stat().st_uid
 
 
 def _read(path: Path) -> bytes | None:
