@@ -226,11 +226,13 @@ def test_another_processor_has_code_of_its_own_and_so_has_another_setting(machin
 
 
 def test_numbas_own_folder_stays_the_users(machine):
+    machine.run()
     own = machine.root / "own.py"
     own.write_text("import numba\n@numba.njit(cache=True)\ndef own(x):\n    return x + 1\n")
     script = CALL + "from own import own; own(1); import numba; print(numba.config.CACHE_DIR, own.stats.cache_path)"
     folder = machine.root / "users"
     out, _ = machine.run(script, NUMBA_CACHE_DIR=str(folder))
+    assert out.startswith(LOADED)
     directory, path = out.splitlines()[1].split()
     assert Path(directory) == folder
     assert Path(path).parent == folder

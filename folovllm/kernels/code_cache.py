@@ -23,6 +23,7 @@ import numba
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from folovllm.cache_folder import cache_root
@@ -165,7 +166,8 @@ class CodeCache(NullCache):  # type: ignore[misc]
 
     def load_overload(self, signature: object, target_context: Any) -> Any:
         """Return what was kept for arguments of these types, or None: then numba compiles."""
-        target_context.refresh()
+        # All that finished code needs of numba is its memory management; what compiling needs takes .4 s to import.
+        rtsys.initialize(target_context)
         for folder in _folders():
             content = _read(folder / self._file_name(signature))
             if content is not None:
