@@ -32,6 +32,18 @@ def count_up(progress, numbers, times):
         meet(team)
 
 
+@kernel
+def fail(progress, numbers):
+    """Raise in one share, as a kernel does that finds no memory."""
+    team = join(progress)
+    for share in shares(team, len(numbers)):
+        if share == len(numbers) // 2:
+            raise ValueError("no memory")
+        for i in range(1_000_000):
+            numbers[share] = numbers[share] * 3 + i
+    meet(team)
+
+
 def run(num_threads, size=64, times=50):
     numbers = np.zeros(size, np.int64)
     THREADS.run(num_threads, NUM_LOOPS, count_up, numbers, times)
@@ -110,6 +122,22 @@ def run_elsewhere(script, *prefix, **settings):
 
 
 FINE = "print((run(4) == NUM_LOOPS).all())\n"
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_share_that_fails_is_an_error_and_not_a_wait_for_ever(num_threads):
+    script = f"""
+    import faulthandler
+    faulthandler.dump_traceback_later(60, exit=True)
+    errors = 0
+    for _ in range(20):
+        try:
+            THREADS.run({num_threads}, 1, fail, np.zeros(8, np.int64))
+        except ValueError:
+            errors += 1
+    print(errors, (run({num_threads}) == NUM_LOOPS).all())
+    """
+    assert run_elsewhere(script) == "20 True\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
