@@ -146,7 +146,7 @@ def test_weights_that_do_not_lie_row_by_row_are_left_to_transformers():
 def test_without_numba_it_is_left_to_transformers(monkeypatch):
     monkeypatch.setattr(decoder, "why_no_kernels", lambda: "ImportError: no LLVM")
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"need numba, which cannot be imported \(ImportError: no LLVM\); 'auto' and"):
+    with pytest.raises(ValueError, match=r"need numba, which cannot be used \(ImportError: no LLVM\); 'auto' and"):
         tiny_llm(model, model_impl="folovllm")
     llm = tiny_llm(model)
     assert not llm.is_batch_invariant
