@@ -37,7 +37,7 @@ class Filters(NamedTuple):
 class Room(NamedTuple):
     """What one thread writes to while it works on a row.
 
-    row, weights, picked_weights: [vocab], float32.  ranks: [vocab], int32.  sums: [vocab / _PIECE, rounded up], float64.
+    row, weights, picked_weights: [vocab], float32.  ranks: [vocab], int32.  sums: one a piece, float64.
     """
 
     row: Any

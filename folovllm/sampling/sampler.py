@@ -96,7 +96,7 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
         token_ids = compiled_rows.sample_rows(logits, uniforms)
     else:
         wide = wide_dtype(logits.device)
-        upper = (logits - logits.amax(dim=-1, keepdim=True)).to(wide).exp().cumsum(dim=-1)
+        upper = (logits - logits.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1, dtype=wide)
         total = upper[:, -1:]
         drawn = torch.searchsorted(upper, uniforms.to(wide)[:, None] * total, right=True)
         # Rounding may carry the product up to the total itself, past the last token of any probability.
@@ -178,29 +178,20 @@ class SamplerOutput:
     logprobs: LogprobsTensors | None
 
 
-def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-    """Apply what concerns single tokens: forms of the text, allowed ids, bans, biases, own functions, penalties."""
+def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> None:
+    """Apply, in place, what concerns single tokens: forms of text, allowed ids, bans, biases, functions, penalties."""
     if metadata.masks is not None:
-        logits = apply_masks(logits, metadata.masks)
+        apply_masks(logits, metadata.masks)
     if metadata.allowed is not None:
-        logits = apply_allowed_token_ids(logits, metadata.allowed)
+        apply_allowed_token_ids(logits, metadata.allowed)
     if metadata.banned is not None:
-        logits = apply_bans(logits, metadata.banned)
+        apply_bans(logits, metadata.banned)
     if metadata.biases is not None:
-        logits = apply_logit_bias(logits, metadata.biases)
+        apply_logit_bias(logits, metadata.biases)
     if metadata.processors is not None:
-        logits = apply_request_processors(logits, metadata.processors)
+        apply_request_processors(logits, metadata.processors)
     if metadata.penalties is not None:
-        wishes = metadata.penalties
-        logits = apply_penalties(
-            logits,
-            wishes.prompt_token_ids,
-            wishes.output_token_ids,
-            wishes.repetition,
-            wishes.frequency,
-            wishes.presence,
-        )
-    return logits
+        apply_penalties(logits, **vars(metadata.penalties))
 
 
 def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder = "huggingface") -> Tensor:
@@ -235,13 +226,17 @@ class Sampler:
     A strategy of one's own is a subclass that overrides :meth:`refine`, put in place of ``LLMEngine.sampler``.
     """
 
+    _room: Tensor | None = None
+
     def __init__(self, order: SamplingOrder = "huggingface") -> None:
         self.order = order
 
     def __call__(self, logits: Tensor, metadata: SamplingMetadata) -> SamplerOutput:
         """Return a token a row. logits: [num_seqs, vocab], any float dtype; they are not changed."""
-        raw = logits = logits.float()
-        logits = adjust_logits(logits, metadata)
+        raw = logits = logits.detach().float()
+        if metadata.adjusts_logits:
+            logits = self._copy(logits)
+            adjust_logits(logits, metadata)
         if metadata.random_rows is None:
             token_ids = self._draw(logits, metadata)
         else:
@@ -261,6 +256,14 @@ class Sampler:
         has another shape, dtype or device.
         """
         return logits
+
+    def _copy(self, logits: Tensor) -> Tensor:
+        """Return a copy, in memory that is kept: the system hands out new memory page by page, which takes longer."""
+        room = self._room
+        if room is None or len(room) < len(logits) or room[0].shape != logits[0].shape or room.device != logits.device:
+            with torch.inference_mode(mode=False):  # else it could not be changed outside of this mode
+                room = self._room = torch.empty_like(logits)
+        return room[: len(logits)].copy_(logits)
 
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
         """Return a token for each row that is drawn, [num_random]."""
