@@ -256,10 +256,7 @@ def test_a_row_is_the_same_to_the_last_bit_in_any_batch_and_with_any_number_of_t
             some = replace(
                 metadata,
                 params=[params[row] for row in rows],
-                **{
-                    name: getattr(metadata, name)[rows]
-                    for name in ("temperature", "top_k", "top_p", "min_p", "uniforms")
-                },
+                **{name: getattr(metadata, name)[rows] for name in names},
             )
             part = filter_logits(logits[rows], some, order)
             assert torch.equal(part.view(torch.int32), filtered[rows].view(torch.int32))

@@ -104,74 +104,80 @@ def halve(low, high):
 
 
 @kernel
-def keep_top_k(row, best, top_k, ranks):
-    """Drop what is less likely than the ``top_k``-th token: the border is the largest number that so many reach."""
+def count_from(ranks, border):
+    """Return how many tokens rank at least so high."""
+    count = np.int32(0)
+    for i in range(len(ranks)):
+        count = np.int32(count + np.int32(ranks[i] >= border))
+    return count
+
+
+@kernel
+def find_kth(row, best, k, ranks):
+    """Fill in all ranks, and return that of the k-th largest number: the largest rank that k tokens reach."""
     for i in range(len(row)):
         ranks[i] = rank(row[i])
     low, high = -_INFINITY, rank(best)
     while low < high:
         border = halve(low, high)
-        count = np.int32(0)
-        for i in range(len(ranks)):
-            count = np.int32(count + np.int32(ranks[i] >= border))
-        if count >= top_k:
+        if count_from(ranks, border) >= k:
             low = border
         else:
             high = np.int32(border - 1)
-    for i in range(len(row)):
-        row[i] = row[i] if ranks[i] >= low else np.float32(-np.inf)
+    return low
 
 
 @kernel
-def add_up(ranks, weights, border):
-    """Return how much the tokens from a border on weigh together."""
+def add_up(values, weights, border):
+    """Return how much the tokens weigh together whose values are at least so high."""
     total = 0.0
-    for i in range(len(ranks)):
-        total += weights[i] if ranks[i] >= border else np.float32(0)
+    for i in range(len(values)):
+        total += weights[i] if values[i] >= border else np.float32(0)
     return total
 
 
 @kernel
-def keep_top_p(row, best, top_p, room):
-    """Drop all but the likeliest tokens that together reach ``top_p``: the border is the largest number that does it.
+def find_nucleus(row, best, top_p, room):
+    """Return the rank of the least likely token of the nucleus, and how many tokens that equal it are too many.
 
-    Of tokens that are equally likely at the border, the last in the vocabulary stay, as many as are needed.
+    The border is the largest number such that the tokens from it on reach ``top_p``. All tokens are looked at until
+    it is known to a tenth, and after that the few between.
     """
-    total = weigh(row, best, room.weights, room.sums)
-    target = top_p * total
-    # Look at few: all tokens as unlikely as this together do not fill half of what may be missing.
-    least = np.float32((1 - top_p) * total / (2 * len(row)))
+    weights = room.weights
+    target = top_p * weigh(row, best, weights, room.sums)
+    low, high = best - np.float32(88), np.float32(np.inf)  # nothing below weighs anything
+    for _ in range(10):
+        border = (low + min(high, best)) / np.float32(2)
+        if add_up(row, weights, border) >= target:
+            low = border
+        else:
+            high = border
+    target -= add_up(row, weights, high)
     few = 0
     for i in range(len(row)):
         room.ranks[few] = rank(row[i])
-        room.picked_weights[few] = room.weights[i]
-        few += room.weights[i] >= least
+        room.picked_weights[few] = weights[i]
+        few += low <= row[i] < high
     ranks, weights = room.ranks[:few], room.picked_weights[:few]
-    low, high = -_INFINITY, rank(best)
-    while low < high:
-        border = halve(low, high)
-        if add_up(ranks, weights, border) >= target:
-            low = border
+    lowest, highest = rank(low), rank(min(high, best))
+    while lowest < highest:
+        middle = halve(lowest, highest)
+        if add_up(ranks, weights, middle) >= target:
+            lowest = middle
         else:
-            high = np.int32(border - 1)
-    drop_below(row, low, count_surplus(ranks, weights, low, target))
-
-
-@kernel
-def count_surplus(ranks, weights, border, target):
-    """Return how many of the tokens at the border are not needed to reach the target."""
-    missing = target - add_up(ranks, weights, np.int32(border + 1))
+            highest = np.int32(middle - 1)
+    target -= add_up(ranks, weights, np.int32(lowest + 1))
     surplus = 0
-    for i in range(len(ranks)):
-        if ranks[i] == border:
-            surplus += missing <= 0
-            missing -= weights[i]
-    return surplus
+    for i in range(few):
+        if ranks[i] == lowest:
+            surplus += target <= 0
+            target -= weights[i]
+    return lowest, surplus
 
 
 @kernel
 def drop_below(row, border, surplus):
-    """Drop what ranks below the border, and the first so many of what equals it."""
+    """Drop what ranks below the border, and of what equals it the first ones, as many as are too many."""
     for i in range(len(row)):
         row[i] = row[i] if rank(row[i]) >= border else np.float32(-np.inf)
     i = 0
@@ -204,9 +210,10 @@ def filter_row(logits, filters, i, room):
         if filters.min_p_first:
             keep_min_p(row, best, filters.log_min_p[i])
         if 0 < filters.top_k[i] < len(row):
-            keep_top_k(row, best, filters.top_k[i], room.ranks)
+            drop_below(row, find_kth(row, best, filters.top_k[i], room.ranks), 0)
         if filters.top_p[i] < 1:
-            keep_top_p(row, best, filters.top_p[i], room)
+            border, surplus = find_nucleus(row, best, filters.top_p[i], room)
+            drop_below(row, border, surplus)
         if not filters.min_p_first:
             keep_min_p(row, best, filters.log_min_p[i])
     return best, usable
@@ -231,6 +238,20 @@ def draw(row, best, uniform, room):
             if reached > place:
                 break
     return token_id  # where rounding leaves the sum short of the place, the piece's last possible token
+
+
+@kernel
+def find_likeliest(row, best, token_ids, ranks):
+    """Fill in the likeliest tokens, the likeliest first, of equal ones the first in the vocabulary; and all ranks."""
+    border = find_kth(row, best, len(token_ids), ranks)
+    ties = len(token_ids) - count_from(ranks, np.int32(border + 1))
+    few = 0
+    for i in range(len(row)):
+        if ranks[i] > border or (ranks[i] == border and ties > 0):
+            ties -= ranks[i] == border
+            token_ids[few] = i
+            few += 1
+    token_ids[:few] = token_ids[np.argsort(-ranks[token_ids[:few]], kind="mergesort")]
 
 
 @entry
@@ -259,20 +280,34 @@ def sample_rows(progress, logits, rows, filters, uniforms, token_ids):
 
 
 @entry
-def measure_rows(progress, logits, own, best, log_totals, ranks):
-    """Fill in what log-probabilities need of whole rows.  logits: [num_rows, vocab]; all others: [num_rows].
+def choose_rows(progress, logits, token_ids):
+    """Fill in each row's likeliest token, the first of several equal ones, or -1 as :func:`sample_rows` does."""
+    team = join(progress)
+    for i in shares(team, len(logits)):
+        row = logits[i]
+        best, usable = largest(row)
+        token_ids[i] = 0 if usable else -1
+        while usable and row[token_ids[i]] != best:
+            token_ids[i] += 1
+    meet(team)
 
-    own: logits to judge.  best: each row's largest.  log_totals: of the sum of e^(logit - best).
-    ranks: how many logits reach the own one.
+
+@entry
+def judge_rows(progress, logits, judged, values, best, log_totals, ranks):
+    """Fill in what the log-probabilities of some tokens are made of.  logits: [num_rows, vocab].
+
+    judged: [num_rows, 1 + k], token ids, the first one given, the k likeliest filled in.  values: their logits.
+    best: [num_rows], the largest.  log_totals: [num_rows], of the sum of e^(logit - best).
+    ranks: [num_rows], how many logits reach the first one.
     """
     team = join(progress)
     room = make_room(logits.shape[1])
     for i in shares(team, len(logits)):
-        row, border = logits[i], rank(own[i])
+        row, likeliest = logits[i], judged[i, 1:]
         best[i], _ = largest(row)
         log_totals[i] = np.log(weigh(row, best[i], room.weights, room.sums))
-        count = np.int32(0)
-        for j in range(len(row)):
-            count = np.int32(count + np.int32(rank(row[j]) >= border))
-        ranks[i] = count
+        find_likeliest(row, best[i], likeliest, room.ranks)
+        ranks[i] = count_from(room.ranks, rank(row[judged[i, 0]]))
+        for j in range(judged.shape[1]):
+            values[i, j] = row[judged[i, j]]
     meet(team)

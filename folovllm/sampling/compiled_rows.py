@@ -41,14 +41,29 @@ def sample_rows(logits: Tensor, uniforms: Tensor, rows: Tensor | None = None, **
     return token_ids
 
 
-def measure_rows(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's largest logit, the log of its sum of e^(logit - largest), and how many logits reach ``own``."""
+def choose_rows(logits: Tensor) -> Tensor:
+    """Return each row's likeliest token, [num_rows]; -1 where no logit is finite, or one is NaN or +inf."""
     from folovllm.kernels import sampling
 
-    best, log_totals = torch.empty(len(own)), torch.empty(len(own))
-    ranks = torch.empty(len(own), dtype=torch.long)
-    _run(sampling.measure_rows, logits, own.numpy(), best.numpy(), log_totals.numpy(), ranks.numpy())
-    return best, log_totals, ranks
+    token_ids = torch.empty(len(logits), dtype=torch.long)
+    _run(sampling.choose_rows, logits, token_ids.numpy())
+    return token_ids
+
+
+def judge_rows(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tokens and the likeliest ones, their log-probabilities, and the tokens' ranks.
+
+    token_ids: [num_rows]. Results: [num_rows, 1 + num_logprobs], two of them; [num_rows].
+    """
+    from folovllm.kernels import sampling
+
+    judged = token_ids[:, None].repeat(1, 1 + num_logprobs)
+    values = torch.empty(judged.shape)
+    best, log_totals = torch.empty(2, len(logits), 1)
+    ranks = torch.empty_like(token_ids)
+    columns = (each.numpy() for each in (judged, values, best[:, 0], log_totals[:, 0], ranks))
+    _run(sampling.judge_rows, logits, *columns)
+    return judged, values - best - log_totals, ranks
 
 
 def _filters(

@@ -102,21 +102,27 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
         # Rounding may carry the product up to the total itself, past the last token of any probability.
         last = torch.searchsorted(upper, total.contiguous())
         token_ids = torch.minimum(drawn, last).masked_fill(~torch.isfinite(total), -1)[:, 0]
-    if (token_ids < 0).any():
-        raise no_choice_error(logits)
-    return token_ids
+    return _checked(token_ids, logits)
 
 
 def choose_greedily(logits: Tensor) -> Tensor:
     """Return each row's likeliest token, [num_seqs]; the first of several equal ones."""
-    best, token_ids = logits.max(dim=-1)
-    if not torch.isfinite(best).all():
-        raise no_choice_error(logits)
-    return token_ids
+    if has_kernels(logits):
+        token_ids = compiled_rows.choose_rows(logits)
+    else:
+        best, token_ids = logits.max(dim=-1)
+        token_ids = token_ids.masked_fill(~torch.isfinite(best), -1)
+    return _checked(token_ids, logits)
 
 
 class NoTokenLeftError(ValueError):
     """A row has no token to choose from: what its request asks for excludes them all."""
+
+
+def _checked(token_ids: Tensor, logits: Tensor) -> Tensor:
+    if (token_ids < 0).any():
+        raise no_choice_error(logits)
+    return token_ids
 
 
 def no_choice_error(logits: Tensor) -> ValueError:
@@ -151,19 +157,16 @@ def compute_logprobs(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> Lo
 
     token_ids: [num_seqs].  num_logprobs: how many of the likeliest tokens to add.
     """
-    logits = logits.float()
-    own = logits.gather(1, token_ids[:, None])
-    likeliest = logits.topk(min(num_logprobs, logits.shape[-1]), dim=-1)
+    logits, num_logprobs = logits.float(), min(num_logprobs, logits.shape[-1])
     if has_kernels(logits):
-        best, log_total, ranks = compiled_rows.measure_rows(logits, own[:, 0])
-    else:
-        best, ranks = logits.amax(dim=-1), (logits >= own).sum(dim=-1)
-        log_total = (logits - best[:, None]).exp().sum(dim=-1).log()
-    judged = torch.cat([own, likeliest.values], dim=1)
+        return LogprobsTensors(*compiled_rows.judge_rows(logits, token_ids, num_logprobs))
+    logprobs = logits.log_softmax(dim=-1)
+    own = logprobs.gather(1, token_ids[:, None])
+    likeliest = logprobs.topk(num_logprobs, dim=-1)
     return LogprobsTensors(
         token_ids=torch.cat([token_ids[:, None], likeliest.indices], dim=1),
-        logprobs=judged - best[:, None] - log_total[:, None],
-        ranks=ranks,
+        logprobs=torch.cat([own, likeliest.values], dim=1),
+        ranks=(logprobs >= own).sum(dim=-1),
     )
 
 
