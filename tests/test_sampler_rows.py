@@ -3,6 +3,8 @@
 import itertools
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -327,3 +329,22 @@ def test_a_token_of_no_weight_is_not_drawn_even_at_zero() -> None:
     logits = torch.tensor([[-math.inf, -90.0, -1e30, 0.0, -90.0]])
     for uniform in (0.0, 1e-300, 1 - 2**-53):
         assert sample_from_uniform(logits, torch.tensor([uniform], dtype=torch.float64)).tolist() == [3]
+
+
+def test_numba_is_imported_when_a_row_is_looked_at_and_not_before() -> None:
+    program = (
+        "import sys, torch\n"
+        "from folovllm.sampling.sampler import choose_greedily\n"
+        "print('numba' in sys.modules, choose_greedily(torch.eye(3)).tolist(), 'numba' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "[0,", "1,", "2]", "True"]
+
+
+def test_the_likeliest_tokens_of_equal_ones_are_the_first_in_the_vocabulary() -> None:
+    logits = (noise(6, 3000) * 2).round()
+    logits[5] = logits[5].masked_fill(logits[5] < 6, -math.inf)
+    for count in (0, 1, 5, 60, 3000):
+        judged = compute_logprobs(logits, torch.zeros(6, dtype=torch.long), count)
+        expected = logits.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+        assert torch.equal(judged.token_ids[:, 1:], expected)

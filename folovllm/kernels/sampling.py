@@ -130,7 +130,7 @@ def find_kth(row, best, k, ranks):
 @kernel
 def add_up(values, weights, border):
     """Return how much the tokens weigh together whose values are at least so high."""
-    total = 0.0
+    total = np.float64(0)
     for i in range(len(values)):
         total += weights[i] if values[i] >= border else np.float32(0)
     return total
@@ -242,7 +242,7 @@ def draw(row, best, uniform, room):
 
 @kernel
 def find_likeliest(row, best, token_ids, ranks):
-    """Fill in the likeliest tokens, the likeliest first, of equal ones the first in the vocabulary; and all ranks."""
+    """Fill in the likeliest tokens in the vocabulary's order, of equal ones the first; and all ranks."""
     border = find_kth(row, best, len(token_ids), ranks)
     ties = len(token_ids) - count_from(ranks, np.int32(border + 1))
     few = 0
@@ -251,7 +251,6 @@ def find_likeliest(row, best, token_ids, ranks):
             ties -= ranks[i] == border
             token_ids[few] = i
             few += 1
-    token_ids[:few] = token_ids[np.argsort(-ranks[token_ids[:few]], kind="mergesort")]
 
 
 @entry

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from folovllm.kernels.available import why_no_kernels
 
-_FEW = 1 << 15
-"""For so many logits it is not worth waking another thread."""
-
 
 def has_kernels(logits: Tensor) -> bool:
     """Say whether the loops take these logits: float32 on a CPU."""
@@ -63,6 +60,9 @@ def judge_rows(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> tuple[Te
     ranks = torch.empty_like(token_ids)
     columns = (each.numpy() for each in (judged, values, best[:, 0], log_totals[:, 0], ranks))
     _run(sampling.judge_rows, logits, *columns)
+    order = values[:, 1:].sort(dim=-1, descending=True, stable=True).indices
+    for each in (judged, values):
+        each[:, 1:] = each[:, 1:].gather(1, order)
     return judged, values - best - log_totals, ranks
 
 
@@ -92,5 +92,5 @@ def _filters(
 def _run(function: Callable[..., None], logits: Tensor, *arguments: Any) -> None:
     from folovllm.kernels.team import THREADS
 
-    num_threads = min(torch.get_num_threads(), 1 + logits.numel() // _FEW)
+    num_threads = min(torch.get_num_threads(), len(logits))
     THREADS.run(num_threads, 1, function, logits.detach().contiguous().numpy(), *arguments)

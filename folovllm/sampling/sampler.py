@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -266,7 +267,12 @@ class Sampler:
         if room is None or len(room) < len(logits) or room[0].shape != logits[0].shape or room.device != logits.device:
             with torch.inference_mode(mode=False):  # else it could not be changed outside of this mode
                 room = self._room = torch.empty_like(logits)
-        return room[: len(logits)].copy_(logits)
+        copy = room[: len(logits)]
+        if logits.device.type == "cpu":  # one thread copies before PyTorch has woken several
+            np.copyto(copy.numpy(), logits.numpy())
+        else:
+            copy.copy_(logits)
+        return copy
 
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
         """Return a token for each row that is drawn, [num_random]."""
