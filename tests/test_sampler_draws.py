@@ -16,6 +16,7 @@ from folovllm.sampling.sampler import (
     Sampler,
     SamplingMetadata,
     SamplingRow,
+    apply_top_p,
     choose_greedily,
     filter_logits,
     sample_from_uniform,
@@ -25,6 +26,13 @@ from folovllm.sampling_params import SamplingParams
 CPU = torch.device("cpu")
 LARGEST_UNIFORM = 1 - 2**-53
 """The largest number that ``random.random()`` can return."""
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test on the kernels, and on what runs where there are none."""
+    if request.param == "torch":
+        monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
 
 
 @pytest.fixture
@@ -72,6 +80,7 @@ def random_row(rng: random.Random, vocab_size: int) -> SamplingRow:
 # the law of the draws
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "params",
     [
@@ -99,6 +108,7 @@ def test_draws_follow_the_filtered_distribution(params: dict[str, Any], order: A
     assert chisquare(counts[possible], expected[possible] * num_draws / expected.sum()).pvalue > 1e-3
 
 
+@pytest.mark.usefixtures("way")
 def test_the_sampler_draws_each_rows_own_distribution() -> None:
     num_draws = 20_000
     rng = random.Random(11)
@@ -121,6 +131,7 @@ def test_a_wrong_distribution_fails_the_chi_square() -> None:
     assert chisquare(counts, wrong).pvalue < 1e-6
 
 
+@pytest.mark.usefixtures("way")
 def test_a_draw_inverts_the_cumulative_distribution() -> None:
     logits = torch.tensor([[0.25, 0.5, 0.0, 0.25]]).log()
     borders = [(0.0, 0), (0.24, 0), (0.26, 1), (0.74, 1), (0.76, 3), (LARGEST_UNIFORM, 3)]
@@ -136,6 +147,7 @@ def test_at_the_ends_of_the_unit_interval_no_impossible_token_is_drawn() -> None
     assert drawn.tolist() == [3, 4]
 
 
+@pytest.mark.usefixtures("way")
 def test_rounding_never_draws_past_the_last_possible_token() -> None:
     generator = torch.Generator().manual_seed(0)
     for vocab_size in (4, 17, 1000):
@@ -148,11 +160,13 @@ def test_rounding_never_draws_past_the_last_possible_token() -> None:
             assert (drawn < vocab_size // 2).all()
 
 
+@pytest.mark.usefixtures("way")
 def test_single_precision_uniforms_that_round_to_one_still_draw_a_possible_token() -> None:
     logits = torch.tensor([[1.0, 2.0, -math.inf]])
     assert sample_from_uniform(logits, torch.tensor([LARGEST_UNIFORM], dtype=torch.float32)).tolist() == [1]
 
 
+@pytest.mark.usefixtures("way")
 def test_unlikely_tokens_of_a_large_vocabulary_get_their_share() -> None:
     # Half of the mass lies on one token, half on 49,151 others: float32 sums would lose some of these.
     logits = torch.zeros(1, 49_152)
@@ -170,6 +184,7 @@ def test_greedy_takes_the_first_of_equal_maxima() -> None:
     assert choose_greedily(torch.tensor([[1.0, 3.0, 3.0], [0.0, 0.0, 0.0]])).tolist() == [1, 0]
 
 
+@pytest.mark.usefixtures("way")
 def test_greedy_and_random_rows_share_a_batch() -> None:
     logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
     rng = random.Random(0)
@@ -232,6 +247,7 @@ def test_the_filtered_logits_of_a_row_are_bit_identical_in_any_batch(vocab_size:
 # rows without an answer
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 2, "top_p": 0.5, "min_p": 0.1}])
@@ -246,6 +262,7 @@ def test_nan_and_positive_infinity_are_an_error_and_never_a_token(
             sample(logits, *[row(temperature=temperature, **filters)] * 3, order=order)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_constraints_that_leave_no_token_are_an_error(temperature: float) -> None:
     nothing = SamplingRow(
@@ -256,6 +273,7 @@ def test_constraints_that_leave_no_token_are_an_error(temperature: float) -> Non
         sample(torch.zeros(2, 5), row(), nothing)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("temperature", [0.0, 0.01, 1.0, 2.0])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 3, "top_p": 0.5, "min_p": 0.1}])
 def test_extreme_but_finite_logits_give_the_extreme_token(temperature: float, filters: dict[str, Any]) -> None:
@@ -272,7 +290,7 @@ STAGES = {
     "apply_penalties": {"presence_penalty": 1.0},
     "apply_temperature": {"temperature": 0.5},
     "apply_top_k": {"top_k": 2},
-    "find_nuclei": {"top_p": 0.5},
+    "apply_top_p": {"top_p": 0.5},
     "apply_min_p": {"min_p": 0.5},
     "sample_from_uniform": {},
     "choose_greedily": {"temperature": 0.0},
@@ -282,11 +300,13 @@ STAGES = {
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the stages that the sampler runs, in order."""
+    """The names of the stages that the sampler runs, in order, where no kernel does several at once."""
     made: list[str] = []
 
     def spy(name: str, stage: Any) -> Any:
-        return lambda *args: made.append(name) or stage(*args)
+        return lambda *args, **named: made.append(name) or stage(*args, **named)
+
+    monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
 
     for name in STAGES:
         monkeypatch.setattr(sampler_module, name, spy(name, getattr(sampler_module, name)))
@@ -308,20 +328,21 @@ def test_the_stages_run_in_the_order_asked_for(calls: list[str]) -> None:
     head = ["apply_allowed_token_ids", "apply_bans", "apply_logit_bias", "apply_penalties"]
     tail = ["sample_from_uniform", "compute_logprobs"]
     sample(torch.zeros(1, 5), row(**everything), order="huggingface")
-    assert calls == [*head, "apply_temperature", "apply_top_k", "find_nuclei", "apply_min_p", *tail]
+    assert calls == [*head, "apply_temperature", "apply_top_k", "apply_top_p", "apply_min_p", *tail]
     calls.clear()
     sample(torch.zeros(1, 5), row(**everything), order="vllm")
-    assert calls == [*head, "apply_temperature", "apply_min_p", "apply_top_k", "find_nuclei", *tail]
+    assert calls == [*head, "apply_temperature", "apply_min_p", "apply_top_k", "apply_top_p", *tail]
 
 
 def test_filters_are_run_on_random_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    original = sampler_module.find_nuclei
-    monkeypatch.setattr(sampler_module, "find_nuclei", lambda x, p: shapes.append(tuple(x.shape)) or original(x, p))
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
+    monkeypatch.setattr(sampler_module, "apply_top_p", lambda x, p: shapes.append(tuple(x.shape)) or apply_top_p(x, p))
     sample(torch.zeros(3, 5), row(temperature=0.0), row(top_p=0.5), row(temperature=0.0))
     assert shapes == [(1, 5)]
 
 
+@pytest.mark.usefixtures("way")
 def test_uniforms_keep_double_precision_up_to_the_draw() -> None:
     # Two uniforms that float32 cannot tell apart, on either side of a border.
     border = float(np.float64(1) / 3)
@@ -331,6 +352,7 @@ def test_uniforms_keep_double_precision_up_to_the_draw() -> None:
     assert sample(logits.expand(2, -1), row(upper - 1e-12), row(upper + 1e-12)) == [0, 1]
 
 
+@pytest.mark.usefixtures("way")
 def test_a_subclass_refines_the_drawn_rows_and_sees_whose_they_are():
     class LeastLikely(Sampler):
         def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:

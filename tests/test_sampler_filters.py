@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from folovllm.sampling import nucleus
+import folovllm.sampling.sampler as sampler_module
 from folovllm.sampling.sampler import (
     SamplingMetadata,
     SamplingRow,
@@ -31,6 +31,13 @@ ROUNDING = 2e-7
 """Decisions closer than this to their border (in probability) may fall either way in float32."""
 
 SHAPES = [(1500, 6), (1000, 40), (400, 1500), (40, 49152)]
+
+
+@pytest.fixture(params=["kernels", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test on the kernels, and on what runs where there are none."""
+    if request.param == "torch":
+        monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
 
 
 def random_logits(num_rows: int, vocab_size: int, seed: int = 0) -> Tensor:
@@ -241,20 +248,6 @@ def test_the_filters_leave_their_input_alone() -> None:
     apply_top_p(logits, column(10, 0.5))
     apply_min_p(logits, column(10, 0.5).float())
     assert torch.equal(logits, before)
-
-
-def test_top_p_sorts_only_rows_whose_nucleus_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    sorted_rows: list[int] = []
-    original = nucleus.sort_values
-    monkeypatch.setattr(nucleus, "sort_values", lambda x: sorted_rows.append(len(x)) or original(x))
-    logits = torch.zeros(4, 49_152)
-    logits[:3, :20] = 15.0
-    apply_top_p(logits[:3], column(3, 0.9))
-    assert sorted_rows == []
-    apply_top_p(logits, column(4, 0.9))
-    assert sorted_rows == [1]
-    apply_top_p(apply_top_k(random_logits(8, 49_152), torch.full((8,), 50)), column(8, 0.9))
-    assert sorted_rows == [1]
 
 
 @pytest.mark.parametrize("tied", [2, 5, 700, 30_000])

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +39,13 @@ def random_tokens(num_rows: int, longest: int, seed: int) -> list[list[int]]:
 
 
 def adjust(logits: Tensor, *rows: SamplingRow) -> Tensor:
-    return adjust_logits(logits, SamplingMetadata.build(rows, VOCAB_SIZE, CPU))
+    return changed(logits, adjust_logits, SamplingMetadata.build(rows, VOCAB_SIZE, CPU))
+
+
+def changed(logits: Tensor, change: Callable[..., None], *arguments: Any) -> Tensor:
+    copy = logits.clone()
+    change(copy, *arguments)
+    return copy
 
 
 def row(
@@ -57,7 +65,7 @@ def row(
 def test_repetition_penalty_equals_huggingface_over_prompt_and_output(penalty: float) -> None:
     logits, prompts, outputs = random_logits(200), random_tokens(200, 20, 1), random_tokens(200, 20, 2)
     zeros = torch.zeros(200)
-    ours = apply_penalties(logits, prompts, outputs, torch.full((200,), penalty), zeros, zeros)
+    ours = changed(logits, apply_penalties, prompts, outputs, torch.full((200,), penalty), zeros, zeros)
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     for i in range(200):
         seen = torch.tensor([prompts[i] + outputs[i]], dtype=torch.long)
@@ -69,7 +77,7 @@ def test_all_penalties_together_equal_the_rule_written_out() -> None:
     generator = torch.Generator().manual_seed(5)
     repetition = torch.rand(200, generator=generator) * 2 + 0.1
     frequency, presence = (torch.rand(2, 200, generator=generator) - 0.5) * 4
-    ours = apply_penalties(logits, prompts, outputs, repetition, frequency, presence)
+    ours = changed(logits, apply_penalties, prompts, outputs, repetition, frequency, presence)
     for i in range(200):
         for token_id in range(VOCAB_SIZE):
             expected = float(logits[i, token_id])
@@ -147,7 +155,7 @@ def test_bans_beyond_the_vocabulary_touch_no_row() -> None:
 
 
 def test_bans_touch_their_own_row_only() -> None:
-    ours = apply_bans(torch.zeros(3, 4), [[0, 0, 3], [], [1]])
+    ours = changed(torch.zeros(3, 4), apply_bans, [[0, 0, 3], [], [1]])
     inf = math.inf
     assert ours.tolist() == [[-inf, 0, 0, -inf], [0, 0, 0, 0], [0, -inf, 0, 0]]
 
@@ -157,7 +165,7 @@ def test_bans_touch_their_own_row_only() -> None:
 
 def test_allowed_token_ids_mask_everything_else() -> None:
     logits = random_logits(3)
-    ours = apply_allowed_token_ids(logits, [[3, 3, 29], None, [0]])
+    ours = changed(logits, apply_allowed_token_ids, [[3, 3, 29], None, [0]])
     assert torch.equal(ours[1], logits[1])
     for index, allowed in ((0, {3, 29}), (2, {0})):
         for token_id in range(VOCAB_SIZE):
@@ -168,7 +176,7 @@ def test_allowed_token_ids_mask_everything_else() -> None:
 def test_logit_bias_equals_huggingface() -> None:
     bias = {0: 1.5, 7: -100.0, 29: 100.0}
     logits = random_logits(2)
-    ours = apply_logit_bias(logits, [bias, {}])
+    ours = changed(logits, apply_logit_bias, [bias, {}])
     processor = SequenceBiasLogitsProcessor([[[token_id], value] for token_id, value in bias.items()])
     assert torch.equal(ours[:1], processor(torch.tensor([[1]]), logits[:1]))
     assert torch.equal(ours[1], logits[1])
@@ -187,10 +195,13 @@ def test_penalties_see_the_biased_logits() -> None:
 def test_the_input_is_left_alone_and_inference_tensors_are_welcome() -> None:
     with torch.inference_mode():
         logits = random_logits(1)
-    before = logits.clone()
+        before = logits.clone()
     everything = row(
         output=(1,), eos=(2,), bad_words=([4],), min_tokens=3, logit_bias={4: 3.0}, allowed_token_ids=[1, 2, 3, 4],
         repetition_penalty=2.0, frequency_penalty=0.5, presence_penalty=0.5,
     )  # fmt: skip
-    adjust(logits, everything)
+    sampler, metadata = Sampler(), SamplingMetadata.build([everything], VOCAB_SIZE, CPU)
+    with torch.inference_mode():
+        inside = sampler(logits, metadata).token_ids.tolist()
+    assert sampler(logits, metadata).token_ids.tolist() == inside
     assert torch.equal(logits, before)

@@ -3,6 +3,8 @@
 (vLLM: ``v1/core/sched/utils.py`` ``check_stop`` and ``v1/engine/output_processor.py``.)
 """
 
+from functools import cache, partial
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -28,6 +30,7 @@ class OutputProcessor:
         self.eos_token_id = eos_token_id
         self.extra_eos_token_ids = extra_eos_token_ids
         self._detokenizers: dict[str, Detokenizer] = {}
+        self._decode_token = cache(partial(decode_token, tokenizer))
 
     def track(self, request: Request) -> None:
         """Start decoding its sequences, from whatever tokens they have."""
@@ -113,7 +116,7 @@ class OutputProcessor:
         entries: dict[int, Logprob] = {}
         for token_id, value, rank in zip(ids, values, ranks, strict=True):
             if token_id not in entries:
-                entries[token_id] = Logprob(value, rank, decode_token(self.tokenizer, token_id))
+                entries[token_id] = Logprob(value, rank, self._decode_token(token_id))
         return entries
 
     # -- reporting -----------------------------------------------------------------------------------

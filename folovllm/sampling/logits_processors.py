@@ -1,8 +1,8 @@
 """What a request changes about single tokens' logits, before temperature and filters.
 
-Every function takes logits ``[num_seqs, vocab]`` and one Python value a row, touches only the tokens
-concerned, and returns a new tensor. Rows with nothing to do (``None`` or empty) stay as they are. Ids
-that have no logit are passed over: a tokenizer may know more tokens than its model, and a model may
+Every function takes logits ``[num_seqs, vocab]`` and one Python value a row, and changes only the tokens
+concerned, in place: the sampler hands in a copy. Rows with nothing to do (``None`` or empty) stay as they are.
+Ids that have no logit are passed over: a tokenizer may know more tokens than its model, and a model may
 read tokens that it never writes.
 (vLLM: ``v1/sample/logits_processor/``, ``v1/sample/ops/penalties.py``.)
 """
@@ -16,57 +16,50 @@ from torch import Tensor
 
 
 def _flat_index(logits: Tensor, token_ids: Sequence[Iterable[int]]) -> Tensor:
-    """Return the places of each row's tokens in ``logits.flatten()``."""
+    """Return the places of each row's tokens in ``logits.view(-1)``."""
     size = logits.shape[-1]
     # An id outside its row would be another row's token.
     places = [row * size + token_id for row, ids in enumerate(token_ids) for token_id in ids if 0 <= token_id < size]
     return torch.tensor(places, dtype=torch.long, device=logits.device)
 
 
-def apply_allowed_token_ids(logits: Tensor, allowed: Sequence[Sequence[int] | None]) -> Tensor:
+def apply_allowed_token_ids(logits: Tensor, allowed: Sequence[Sequence[int] | None]) -> None:
     """Mask all but the allowed tokens; None allows all."""
-    kept = torch.tensor([ids is None for ids in allowed], device=logits.device)[:, None].expand_as(logits).clone()
-    kept.view(-1)[_flat_index(logits, [ids or () for ids in allowed])] = True
-    return logits.masked_fill(~kept, -math.inf)
+    places = _flat_index(logits, [ids or () for ids in allowed])
+    kept = logits.view(-1)[places]
+    logits[[row for row, ids in enumerate(allowed) if ids is not None]] = -math.inf
+    logits.view(-1)[places] = kept
 
 
-def apply_bans(logits: Tensor, banned: Sequence[Iterable[int]]) -> Tensor:
+def apply_bans(logits: Tensor, banned: Sequence[Iterable[int]]) -> None:
     """Mask each row's banned tokens (bad words, and EOS before ``min_tokens``)."""
-    masked = logits.clone()
-    masked.view(-1)[_flat_index(logits, banned)] = -math.inf
-    return masked
+    logits.view(-1)[_flat_index(logits, banned)] = -math.inf
 
 
-def apply_logit_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
+def apply_logit_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> None:
     """Add each row's biases to its tokens' logits."""
     values = [value for bias in biases for token_id, value in bias.items() if 0 <= token_id < logits.shape[-1]]
-    biased = logits.clone()
-    biased.view(-1)[_flat_index(logits, biases)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
-    return biased
+    logits.view(-1)[_flat_index(logits, biases)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
 
 
-def apply_masks(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+def apply_masks(logits: Tensor, masks: Sequence[Tensor | None]) -> None:
     """Mask all tokens but those for which a row's mask, bool [vocab], is True; None allows all."""
-    rows = [row for row, mask in enumerate(masks) if mask is not None]
-    allowed = torch.stack([mask for mask in masks if mask is not None]).to(logits.device)
-    masked = logits.clone()
-    masked[rows] = masked[rows].masked_fill(~allowed, -math.inf)
-    return masked
+    for row, mask in zip(logits, masks, strict=True):
+        if mask is not None:
+            row.masked_fill_(~mask.to(logits.device), -math.inf)
 
 
-def apply_request_processors(logits: Tensor, processors: Sequence[Sequence[partial[Tensor]]]) -> Tensor:
+def apply_request_processors(logits: Tensor, processors: Sequence[Sequence[partial[Tensor]]]) -> None:
     """Let each row's functions change its logits, [vocab], one after the other; what is -inf stays so.
 
     A ValueError if one returns anything else than logits of the same shape, dtype and device.
     """
-    processed = logits.clone()
-    for row, functions in enumerate(processors):
+    for row, functions in zip(logits, processors, strict=True):
         for function in functions:
             # The function may change what it gets, now or later: the row itself never leaves.
             name = f"logits_processors: {function.func!r}"
-            checked = check_result(name, call_users(name, function, processed[row].clone()), processed[row])
-            processed[row] = checked.masked_fill(torch.isneginf(processed[row]), -math.inf)
-    return processed
+            checked = check_result(name, call_users(name, function, row.clone()), row)
+            row.copy_(checked.masked_fill(torch.isneginf(row), -math.inf))
 
 
 def call_users(name: str, function: Callable[..., object], *arguments: object) -> object:
@@ -101,7 +94,7 @@ def apply_penalties(
     repetition: Tensor,
     frequency: Tensor,
     presence: Tensor,
-) -> Tensor:
+) -> None:
     """Make tokens that occurred less likely (or more, with values on the other side).
 
     repetition ([num_seqs], > 0, 1 is off): logits of tokens in prompt or output are divided by it where
@@ -109,17 +102,14 @@ def apply_penalties(
     frequency, presence ([num_seqs], 0 is off): subtracted for each, or once for any, occurrence in
     the output (OpenAI's definition).
     """
-    vocab_size = logits.shape[-1]
-    penalized = logits.clone()
-    flat = penalized.view(-1)
-    seen = _flat_index(logits, [{*p, *o} for p, o in zip(prompt_token_ids, output_token_ids, strict=True)])
+    vocab_size, flat = logits.shape[-1], logits.view(-1)
+    said, counts = _flat_index(logits, output_token_ids).unique(return_counts=True)  # type: ignore[no-untyped-call]
+    seen = torch.cat([_flat_index(logits, prompt_token_ids), said]).unique()  # type: ignore[no-untyped-call]
     # Within these bounds no logit becomes infinite, however odd the penalty.
     strength = repetition[seen // vocab_size].clamp(1e-30, 1e30)
     flat[seen] = torch.where(flat[seen] > 0, flat[seen] / strength, flat[seen] * strength)
-    said, counts = _flat_index(logits, output_token_ids).unique(return_counts=True)  # type: ignore[no-untyped-call]
     row = said // vocab_size
     flat[said] -= frequency[row] * counts + presence[row]
-    return penalized
 
 
 def banned_by_bad_words(bad_words_token_ids: Sequence[Sequence[int]], output_token_ids: Sequence[int]) -> list[int]:

@@ -99,6 +99,12 @@ class SamplingMetadata:
         """Say whether no row is drawn."""
         return len(self.uniforms) == 0
 
+    @property
+    def adjusts_logits(self) -> bool:
+        """Say whether a row asks for something about single tokens, before temperature and filters."""
+        stages = (self.masks, self.allowed, self.banned, self.biases, self.processors, self.penalties)
+        return any(stage is not None for stage in stages)
+
     @classmethod
     def build(cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device) -> "SamplingMetadata":
         """Collect the rows' parameters."""

@@ -5,14 +5,16 @@ ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/sample/samp
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
-from folovllm.sampling.filtered_rows import FilteredRows, lay_out, pick_rows
+from folovllm.sampling import compiled_rows
+from folovllm.sampling.compiled_rows import has_kernels
 from folovllm.sampling.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
@@ -26,14 +28,7 @@ from folovllm.sampling.logits_processors import (
 from folovllm.sampling.metadata import SamplingMetadata as SamplingMetadata
 from folovllm.sampling.metadata import SamplingRow as SamplingRow
 from folovllm.sampling.metadata import wide_dtype
-from folovllm.sampling.nucleus import find_nuclei, weigh
-from folovllm.sampling.ranking import find_candidates, is_small, largest_values
 from folovllm.sampling_params import SamplingParams
-
-_LOGITS_AT_ONCE = 16 * 49_152
-"""Whole rows are filtered so many logits at a time on a CPU: larger temporary tensors leave its cache and, being
-returned to the system after each use, cost more in page faults than in arithmetic."""
-
 
 # -- strategies --------------------------------------------------------------------------------------
 
@@ -43,6 +38,8 @@ def apply_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
 
     temperature: [num_seqs], > 0. (0 means greedy and never comes here.)
     """
+    if has_kernels(logits):
+        return compiled_rows.filter_rows(logits, temperature=temperature)
     return logits / temperature[:, None]
 
 
@@ -52,13 +49,11 @@ def apply_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
     top_k: [num_seqs], int; 0, or anything from the vocabulary's size on, keeps all.
     Fan et al. 2018, arXiv:1805.04833, section 5.4.
     """
-    vocab_size = logits.shape[-1]
-    active = (top_k > 0) & (top_k < vocab_size)
-    deepest = int(torch.where(active, top_k, 0).max())
-    if deepest == 0:
-        return logits
-    smallest_kept = largest_values(logits, deepest).gather(1, (top_k.clamp(1, deepest) - 1)[:, None])
-    return torch.where((logits < smallest_kept) & active[:, None], -math.inf, logits)
+    if has_kernels(logits):
+        return compiled_rows.filter_rows(logits, top_k=top_k)
+    ranked = logits.sort(dim=-1, descending=True).values
+    last_kept = ranked.gather(1, top_k[:, None].clamp(1, logits.shape[-1]) - 1)
+    return logits.masked_fill((logits < last_kept) & (top_k > 0)[:, None], -math.inf)
 
 
 def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
@@ -68,7 +63,15 @@ def apply_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     one stays. Of tokens that are equally likely at the border, the last in the vocabulary stay, as in HuggingFace.
     Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
-    return lay_out(find_nuclei(logits, top_p), logits)
+    if has_kernels(logits):
+        return compiled_rows.filter_rows(logits, top_p=top_p)
+    # A stable sort keeps equal tokens as they stand: turned round, the last of them comes first.
+    ranked, token_ids = (each.flip(-1) for each in logits.sort(dim=-1, stable=True))
+    reached = (ranked - ranked[:, :1]).to(wide_dtype(logits.device)).exp().cumsum(dim=-1)
+    is_beyond = (reached >= top_p[:, None] * reached[:, -1:]) & (top_p < 1)[:, None]
+    is_dropped = is_beyond.roll(1, dims=-1)
+    is_dropped[:, 0] = False
+    return logits.masked_fill(is_dropped.scatter(1, token_ids, is_dropped), -math.inf)
 
 
 def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -77,8 +80,10 @@ def apply_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
     min_p: [num_seqs], in [0, 1]; 0 keeps all. A ratio of probabilities is a difference of logits, so
     no softmax is needed. Nguyen et al. 2024, arXiv:2407.01082.
     """
+    if has_kernels(logits):
+        return compiled_rows.filter_rows(logits, min_p=min_p)
     threshold = logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]
-    return torch.where(logits < threshold, -math.inf, logits)
+    return logits.masked_fill(logits < threshold, -math.inf)
 
 
 def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -88,28 +93,37 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
     among them, each as much as its probability: inverse transform sampling. One number and one
     row decide a draw, whatever stands beside them in the batch.
     """
-    wide = wide_dtype(logits.device)
-    # A dropped token adds an exact zero: the draw is the same among all tokens and among those that are left.
-    upper = weigh(logits, logits.amax(dim=-1, keepdim=True)).cumsum(dim=-1, dtype=wide)
-    total = upper[:, -1:]
-    if not torch.isfinite(total).all():
-        raise no_choice_error(logits)
-    drawn = torch.searchsorted(upper, uniforms.to(wide)[:, None] * total, right=True)
-    # Rounding may carry the product up to the total itself, past the last token of any probability.
-    last = torch.searchsorted(upper, total.contiguous())
-    return torch.minimum(drawn, last)[:, 0]
+    if has_kernels(logits):
+        token_ids = compiled_rows.sample_rows(logits, uniforms)
+    else:
+        wide = wide_dtype(logits.device)
+        upper = (logits - logits.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1, dtype=wide)
+        total = upper[:, -1:]
+        drawn = torch.searchsorted(upper, uniforms.to(wide)[:, None] * total, right=True)
+        # Rounding may carry the product up to the total itself, past the last token of any probability.
+        last = torch.searchsorted(upper, total.contiguous())
+        token_ids = torch.minimum(drawn, last).masked_fill(~torch.isfinite(total), -1)[:, 0]
+    return _checked(token_ids, logits)
 
 
 def choose_greedily(logits: Tensor) -> Tensor:
     """Return each row's likeliest token, [num_seqs]; the first of several equal ones."""
-    best, token_ids = logits.max(dim=-1)
-    if not torch.isfinite(best).all():
-        raise no_choice_error(logits)
-    return token_ids
+    if has_kernels(logits):
+        token_ids = compiled_rows.choose_rows(logits)
+    else:
+        best, token_ids = logits.max(dim=-1)
+        token_ids = token_ids.masked_fill(~torch.isfinite(best), -1)
+    return _checked(token_ids, logits)
 
 
 class NoTokenLeftError(ValueError):
     """A row has no token to choose from: what its request asks for excludes them all."""
+
+
+def _checked(token_ids: Tensor, logits: Tensor) -> Tensor:
+    if (token_ids < 0).any():
+        raise no_choice_error(logits)
+    return token_ids
 
 
 def no_choice_error(logits: Tensor) -> ValueError:
@@ -144,9 +158,12 @@ def compute_logprobs(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> Lo
 
     token_ids: [num_seqs].  num_logprobs: how many of the likeliest tokens to add.
     """
-    logprobs = logits.float().log_softmax(dim=-1)
+    logits, num_logprobs = logits.float(), min(num_logprobs, logits.shape[-1])
+    if has_kernels(logits):
+        return LogprobsTensors(*compiled_rows.judge_rows(logits, token_ids, num_logprobs))
+    logprobs = logits.log_softmax(dim=-1)
     own = logprobs.gather(1, token_ids[:, None])
-    likeliest = logprobs.topk(min(num_logprobs, logits.shape[-1]), dim=-1)
+    likeliest = logprobs.topk(num_logprobs, dim=-1)
     return LogprobsTensors(
         token_ids=torch.cat([token_ids[:, None], likeliest.indices], dim=1),
         logprobs=torch.cat([own, likeliest.values], dim=1),
@@ -165,29 +182,20 @@ class SamplerOutput:
     logprobs: LogprobsTensors | None
 
 
-def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-    """Apply what concerns single tokens: forms of the text, allowed ids, bans, biases, own functions, penalties."""
+def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> None:
+    """Apply, in place, what concerns single tokens: forms of text, allowed ids, bans, biases, functions, penalties."""
     if metadata.masks is not None:
-        logits = apply_masks(logits, metadata.masks)
+        apply_masks(logits, metadata.masks)
     if metadata.allowed is not None:
-        logits = apply_allowed_token_ids(logits, metadata.allowed)
+        apply_allowed_token_ids(logits, metadata.allowed)
     if metadata.banned is not None:
-        logits = apply_bans(logits, metadata.banned)
+        apply_bans(logits, metadata.banned)
     if metadata.biases is not None:
-        logits = apply_logit_bias(logits, metadata.biases)
+        apply_logit_bias(logits, metadata.biases)
     if metadata.processors is not None:
-        logits = apply_request_processors(logits, metadata.processors)
+        apply_request_processors(logits, metadata.processors)
     if metadata.penalties is not None:
-        wishes = metadata.penalties
-        logits = apply_penalties(
-            logits,
-            wishes.prompt_token_ids,
-            wishes.output_token_ids,
-            wishes.repetition,
-            wishes.frequency,
-            wishes.presence,
-        )
-    return logits
+        apply_penalties(logits, **vars(metadata.penalties))
 
 
 def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder = "huggingface") -> Tensor:
@@ -196,50 +204,24 @@ def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrd
     order: "huggingface" runs top-k, top-p, min-p; "vllm" runs min-p, top-k, top-p. Each works on what
     the one before left.
     """
-    return lay_out(filter_in_parts(logits, metadata, order), logits)
-
-
-def filter_in_parts(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder) -> Iterator[FilteredRows]:
-    """Do the work of :func:`filter_logits` on rows grouped by what they ask; each row is in one part.
-
-    Rows with a small top-k go through the same filters with their few likeliest tokens alone. The others
-    start whole, some at a time; a top-p leaves few tokens of most.
-    """
-
-    def temper(rows: Tensor) -> Tensor:
-        chosen = pick_rows(logits, rows)
-        return chosen if metadata.temperature is None else apply_temperature(chosen, metadata.temperature[rows])
-
-    whole = torch.arange(len(logits), device=logits.device)
-    asking = whole[:0] if metadata.top_k is None else whole[is_small(metadata.top_k, logits.shape[-1])]
-    if metadata.top_k is not None and len(asking) > 0:
-        tempered = temper(asking)
-        decided, token_ids = find_candidates(tempered, metadata.top_k[asking])
-        rows = asking[decided]
-        if len(rows) > 0:
-            candidates = FilteredRows(rows, token_ids, tempered[decided[:, None], token_ids])
-            yield from _apply_filters(candidates, metadata, order)
-            whole = whole[torch.isin(whole, rows, invert=True)]
-    at_once = max(1, _LOGITS_AT_ONCE // logits.shape[-1] if logits.device.type == "cpu" else len(logits))
-    for first in range(0, len(whole), at_once):
-        rows = whole[first : first + at_once]
-        yield from _apply_filters(FilteredRows(rows, None, temper(rows)), metadata, order)
-
-
-def _apply_filters(given: FilteredRows, metadata: SamplingMetadata, order: SamplingOrder) -> Iterator[FilteredRows]:
-    rows, logits = given.rows, given.logits
+    if has_kernels(logits):
+        return compiled_rows.filter_rows(logits, **_wishes(metadata, order))
+    if metadata.temperature is not None:
+        logits = apply_temperature(logits, metadata.temperature)
     if metadata.min_p is not None and order == "vllm":
-        logits = apply_min_p(logits, metadata.min_p[rows])
+        logits = apply_min_p(logits, metadata.min_p)
     if metadata.top_k is not None:
-        logits = apply_top_k(logits, metadata.top_k[rows])
-    if metadata.top_p is None:
-        parts: Iterable[FilteredRows] = [replace(given, logits=logits)]
-    else:
-        parts = map(given.part, find_nuclei(logits, metadata.top_p[rows]))
-    for part in parts:
-        if metadata.min_p is not None and order == "huggingface":
-            part = replace(part, logits=apply_min_p(part.logits, metadata.min_p[part.rows]))
-        yield part
+        logits = apply_top_k(logits, metadata.top_k)
+    if metadata.top_p is not None:
+        logits = apply_top_p(logits, metadata.top_p)
+    if metadata.min_p is not None and order == "huggingface":
+        logits = apply_min_p(logits, metadata.min_p)
+    return logits
+
+
+def _wishes(metadata: SamplingMetadata, order: SamplingOrder) -> dict[str, Any]:
+    names = ("temperature", "top_k", "top_p", "min_p")
+    return {name: getattr(metadata, name) for name in names} | {"min_p_first": order == "vllm"}
 
 
 class Sampler:
@@ -248,19 +230,23 @@ class Sampler:
     A strategy of one's own is a subclass that overrides :meth:`refine`, put in place of ``LLMEngine.sampler``.
     """
 
+    _room: Tensor | None = None
+
     def __init__(self, order: SamplingOrder = "huggingface") -> None:
         self.order = order
 
     def __call__(self, logits: Tensor, metadata: SamplingMetadata) -> SamplerOutput:
         """Return a token a row. logits: [num_seqs, vocab], any float dtype; they are not changed."""
-        raw = logits = logits.float()
-        logits = adjust_logits(logits, metadata)
+        raw = logits = logits.detach().float()
+        if metadata.adjusts_logits:
+            logits = self._copy(logits)
+            adjust_logits(logits, metadata)
         if metadata.random_rows is None:
             token_ids = self._draw(logits, metadata)
         else:
             token_ids = choose_greedily(logits)
             if not metadata.all_greedy:
-                token_ids[metadata.random_rows] = self._draw(logits[metadata.random_rows], metadata)
+                token_ids[metadata.random_rows] = self._draw(logits, metadata)
         logprobs = None
         if metadata.num_logprobs is not None:
             logprobs = compute_logprobs(raw, token_ids, metadata.num_logprobs)
@@ -269,25 +255,39 @@ class Sampler:
     def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
         """Return what is drawn from, given what the filters left: the place for a further strategy; here nothing.
 
-        logits: [num_rows, width], float32, rows that are drawn (never greedy ones).  params: theirs. Tokens that a
-        filter dropped are -inf or have no column at all, so a column's number is no token id. It may be changed
-        in place: it is a copy. A ValueError if what is returned has another shape, dtype or device.
+        logits: [num_rows, vocab], float32, rows that are drawn (never greedy ones).  params: theirs. A token that a
+        filter dropped is -inf. The logits may be changed in place: they are a copy. A ValueError if what is returned
+        has another shape, dtype or device.
         """
         return logits
 
+    def _copy(self, logits: Tensor) -> Tensor:
+        """Return a copy, in memory that is kept: the system hands out new memory page by page, which takes longer."""
+        room = self._room
+        if room is None or len(room) < len(logits) or room[0].shape != logits[0].shape or room.device != logits.device:
+            with torch.inference_mode(mode=False):  # else it could not be changed outside of this mode
+                room = self._room = torch.empty_like(logits)
+        copy = room[: len(logits)]
+        if logits.device.type == "cpu":  # one thread copies before PyTorch has woken several
+            np.copyto(copy.numpy(), logits.numpy())
+        else:
+            copy.copy_(logits)
+        return copy
+
     def _draw(self, logits: Tensor, metadata: SamplingMetadata) -> Tensor:
-        """Draw from what :func:`filter_logits` would return, without laying it out over the vocabulary."""
-        token_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        """Return a token for each row that is drawn, [num_random]."""
         refines = getattr(self.refine, "__func__", None) is not Sampler.refine
-        for part in filter_in_parts(logits, metadata, self.order):
-            refined = part.logits
-            if refines:
-                params = [metadata.params[row] for row in part.rows.tolist()]
-                refined = check_result(
-                    "Sampler.refine", call_users("Sampler.refine", self.refine, refined.clone(), params), refined
-                )
-            drawn = sample_from_uniform(refined, metadata.uniforms[part.rows])
-            if part.token_ids is not None:
-                drawn = part.token_ids.gather(1, drawn[:, None])[:, 0]
-            token_ids[part.rows] = drawn
-        return token_ids
+        if has_kernels(logits) and not refines:
+            wishes = _wishes(metadata, self.order)
+            token_ids = compiled_rows.sample_rows(logits, metadata.uniforms, metadata.random_rows, **wishes)
+            if (token_ids >= 0).all():
+                return token_ids
+        chosen = logits if metadata.random_rows is None else logits[metadata.random_rows]
+        filtered = filter_logits(chosen, metadata, self.order)
+        if refines:
+            filtered = check_result(
+                "Sampler.refine",
+                call_users("Sampler.refine", self.refine, filtered.clone(), metadata.params),
+                filtered,
+            )
+        return sample_from_uniform(filtered, metadata.uniforms)

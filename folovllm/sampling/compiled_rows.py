@@ -1,0 +1,96 @@
+"""The sampler's side of :mod:`folovllm.kernels.sampling`: which logits its loops take, and tensors as their arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from folovllm.kernels.available import why_no_kernels
+
+
+def has_kernels(logits: Tensor) -> bool:
+    """Say whether the loops take these logits: float32 on a CPU."""
+    return logits.device.type == "cpu" and logits.dtype == torch.float32 and why_no_kernels() is None
+
+
+def filter_rows(logits: Tensor, **wishes: Any) -> Tensor:
+    """Return the filtered logits, [num_rows, vocab].  wishes: as in :func:`_filters`, an entry a row."""
+    from folovllm.kernels import sampling  # here: importing numba takes .3 s, and a GPU has no use for it
+
+    out = torch.empty(logits.shape)
+    _run(sampling.filter_rows, logits, _filters(len(logits), **wishes), out.numpy())
+    return out
+
+
+def sample_rows(logits: Tensor, uniforms: Tensor, rows: Tensor | None = None, **wishes: Any) -> Tensor:
+    """Return a token for each row that is drawn, [num_rows]; -1 where none can be.
+
+    logits: [any, vocab].  rows: which to draw from; None for all.  uniforms, wishes: an entry for each of these.
+    """
+    from folovllm.kernels import sampling
+
+    token_ids = torch.empty(len(uniforms), dtype=torch.long)
+    chosen = np.arange(len(uniforms)) if rows is None else rows.numpy()
+    filters = _filters(len(uniforms), **wishes)
+    _run(sampling.sample_rows, logits, chosen, filters, uniforms.double().numpy(), token_ids.numpy())
+    return token_ids
+
+
+def choose_rows(logits: Tensor) -> Tensor:
+    """Return each row's likeliest token, [num_rows]; -1 where no logit is finite, or one is NaN or +inf."""
+    from folovllm.kernels import sampling
+
+    token_ids = torch.empty(len(logits), dtype=torch.long)
+    _run(sampling.choose_rows, logits, token_ids.numpy())
+    return token_ids
+
+
+def judge_rows(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tokens and the likeliest ones, their log-probabilities, and the tokens' ranks.
+
+    token_ids: [num_rows]. Results: [num_rows, 1 + num_logprobs], two of them; [num_rows].
+    """
+    from folovllm.kernels import sampling
+
+    judged = token_ids[:, None].repeat(1, 1 + num_logprobs)
+    values = torch.empty(judged.shape)
+    best, log_totals = torch.empty(2, len(logits), 1)
+    ranks = torch.empty_like(token_ids)
+    columns = (each.numpy() for each in (judged, values, best[:, 0], log_totals[:, 0], ranks))
+    _run(sampling.judge_rows, logits, *columns)
+    order = values[:, 1:].sort(dim=-1, descending=True, stable=True).indices
+    for each in (judged, values):
+        each[:, 1:] = each[:, 1:].gather(1, order)
+    return judged, values - best - log_totals, ranks
+
+
+def _filters(
+    num_rows: int,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    min_p_first: bool = False,
+) -> Any:
+    """Return what the rows ask for as the loops read it; None leaves a filter out."""
+    from folovllm.kernels.sampling import Filters
+
+    def column(values: Tensor | None, off: float, dtype: torch.dtype) -> Any:
+        return (torch.full((num_rows,), off) if values is None else values).to(dtype).numpy()
+
+    return Filters(
+        temperature=column(temperature, 1, torch.float32),
+        top_k=column(top_k, 0, torch.long),
+        top_p=column(top_p, 1, torch.float64),
+        log_min_p=column(None if min_p is None else min_p.log(), -torch.inf, torch.float32),
+        min_p_first=min_p_first,
+    )
+
+
+def _run(function: Callable[..., None], logits: Tensor, *arguments: Any) -> None:
+    from folovllm.kernels.team import THREADS
+
+    num_threads = min(torch.get_num_threads(), len(logits))
+    THREADS.run(num_threads, 1, function, logits.detach().contiguous().numpy(), *arguments)
