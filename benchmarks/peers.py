@@ -55,9 +55,16 @@ class Entry:
     install: str
 
 
+BEFORE = "folovllm-before"
 _TRANSFORMERS = ("transformers", "pip install transformers")
 PEERS = {
     "folovllm": Entry("this project", "peer_folovllm:FoloVLLM", "folovllm", "pip install -e ."),
+    BEFORE: Entry(
+        "this project as it was",
+        "peer_folovllm:FoloVLLM",
+        "folovllm",
+        "git worktree add FOLDER COMMIT; --before FOLDER",
+    ),
     "hf-one-by-one": Entry("HuggingFace generate, one prompt at a time", "peer_huggingface:OneByOne", *_TRANSFORMERS),
     "hf-static": Entry("HuggingFace generate, one padded batch", "peer_huggingface:StaticBatch", *_TRANSFORMERS),
     "hf-continuous": Entry(
@@ -78,9 +85,14 @@ def make_peer(name: str, setting: Setting) -> Peer:
     return peer
 
 
-def why_not(name: str, python: str = sys.executable) -> str | None:
-    """Return what is missing to run an engine with this interpreter, with the command that helps; None if nothing."""
+def why_not(name: str, python: str = sys.executable, before: Path | None = None) -> str | None:
+    """Return what is missing to run an engine with this interpreter, with the command that helps; None if nothing.
+
+    before: the checkout that :data:`BEFORE` is to run.
+    """
     entry = PEERS[name]
+    if name == BEFORE and (before is None or not (before / "folovllm" / "__init__.py").is_file()):
+        return f"{name}: no checkout of an older commit given: {entry.install}"
     if python == sys.executable:
         found = importlib.util.find_spec(entry.needs) is not None
     else:

@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from linear import KernelPass
 from peers import Setting
-from torch import Tensor
 from torch.nn import Linear
 from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 from transformers import logging as transformers_logging
-
-from folovllm.models.linear import SplitLinear
 
 PASSES = 5
 
@@ -26,37 +24,46 @@ class Roofline:
         torch.set_num_threads(setting.threads)
         transformers_logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32)
-        layers = [module for module in model.modules() if isinstance(module, Linear)]
-        self.weights = [layer.weight.detach() for layer in layers]
-        self.split = [SplitLinear(layer) for layer in layers]
+        self.weights = [module.weight.detach() for module in model.modules() if isinstance(module, Linear)]
+        self.kernel_pass = KernelPass(self.weights)
 
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
-        """Return GB/s of matrix-vector products, and the tokens a second that the linear layers alone would allow.
+        """Return GB/s at which the weights can be read, and the tokens a second that linear layers alone would allow.
 
-        The best of ``PASSES`` passes over all weights: a bound is what can be reached, not what usually is.
+        one_stream: if a token took no longer than reading the weights, in the quickest of four ways: added up;
+        multiplied by a vector; multiplied by one row, with PyTorch or with the engine's kernel.
+        linear_1, linear_32, kernel_1, kernel_32: of PyTorch and the kernel, by the number of rows.
+        Always the best of ``PASSES`` passes over all weights: a bound is what can be reached, not what usually is.
         """
-        vectors = {weight.shape[1]: torch.randn(weight.shape[1]) for weight in self.weights}
         gigabytes = sum(weight.nbytes for weight in self.weights) / 1e9
-        # MKL reads on one thread for one product, on all for a batch of products: the better of the two is the bound.
-        seconds = min(
-            self._best(lambda weight, split: torch.mv(weight, vectors[weight.shape[1]])),
-            self._best(lambda weight, split: split(vectors[weight.shape[1]][None])),
-        )
-        figures = {"gigabytes": gigabytes, "gigabytes_per_second": gigabytes / seconds, "one_stream": 1 / seconds}
+        figures = {}
         for rows in (1, 32):
-            inputs = {width: torch.randn(rows, width) for width in vectors}
-            figures[f"linear_{rows}"] = rows / self._best(
-                lambda weight, split, given=inputs: linear(given[weight.shape[1]], weight)
+            inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]) for weight in self.weights}
+            figures[f"linear_{rows}"] = rows / _best(
+                lambda given=inputs: [linear(given[weight.shape[1]], weight) for weight in self.weights]
             )
-        return figures
+            figures[f"kernel_{rows}"] = rows / _best(lambda given=inputs: self.kernel_pass(given))
+        vectors = {weight.shape[1]: torch.randn(weight.shape[1]) for weight in self.weights}
+        one_stream = max(
+            1 / _best(lambda: [weight.sum() for weight in self.weights]),
+            1 / _best(lambda: [torch.mv(weight, vectors[weight.shape[1]]) for weight in self.weights]),
+            figures["linear_1"],
+            figures["kernel_1"],
+        )
+        return figures | {
+            "gigabytes": gigabytes,
+            "gigabytes_per_second": gigabytes * one_stream,
+            "one_stream": one_stream,
+        }
 
-    def _best(self, use: Callable[[Tensor, SplitLinear], object]) -> float:
-        """Return the seconds of the fastest pass."""
-        passes = []
-        for _ in range(PASSES):
-            started = time.perf_counter()
-            for weight, split in zip(self.weights, self.split, strict=True):
-                use(weight, split)
-            passes.append(time.perf_counter() - started)
-        return min(passes)
+
+def _best(go_through_all: Callable[[], object]) -> float:
+    """Return the seconds of the fastest pass; one before them warms up."""
+    go_through_all()
+    passes = []
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        go_through_all()
+        passes.append(time.perf_counter() - started)
+    return min(passes)

@@ -4,6 +4,7 @@
     python benchmarks/run.py --quick                                under 3 minutes: make bench-quick
     python benchmarks/run.py --engines                              list the engines
     python benchmarks/run.py --engines folovllm vllm --python vllm=/path/to/other/venv/bin/python
+    python benchmarks/run.py --engines folovllm folovllm-before --before /path/to/a/worktree/of/an/older/commit
 
 Every engine lives in a process of its own, and all take turns, round by round, in an order that rotates, so that a
 change in the machine's speed hits them alike. The medians count.
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from peers import PEERS, Setting, why_not
+from peers import BEFORE, PEERS, Setting, why_not
 from worker import Worker
 from workloads import FIRST_TOKEN, WARM_UP, make_workloads
 
@@ -62,7 +64,9 @@ class Run:
 
     def start(self, name: str) -> Worker:
         """Load an engine."""
-        return Worker("peers:make_peer", name, self.setting, python=self.pythons.get(name, sys.executable))
+        folder = self.options.before if name == BEFORE else None
+        python = self.pythons.get(name, sys.executable)
+        return Worker("peers:make_peer", name, self.setting, python=python, folder=folder)
 
     def measure_ready(self, turn: int) -> None:
         """Time each engine from the start of a new process to its first token."""
@@ -92,6 +96,7 @@ class Run:
 
     def measure(self) -> dict[str, Any]:
         """Measure everything; return it as it is written to JSON."""
+        settings = describe(self.options, self.setting)
         for turn in range(self.options.rounds):
             self.measure_ready(turn)
         roofline = Worker("roofline:Roofline", self.setting)
@@ -108,7 +113,7 @@ class Run:
         peaks = {name: worker.stop() for name, worker in engines.items()}
         return {
             "kind": kind_of(self.options),
-            "settings": describe(self.options, self.setting),
+            "settings": settings,
             "workloads": {name: workload.title for name, workload in self.workloads.items()},
             "tokens_per_second": self.speeds,
             "first_token_seconds": self.first,
@@ -150,16 +155,26 @@ def kind_of(options: argparse.Namespace) -> str:
 
 
 def describe(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return what the figures depend on. load: how many threads wanted to run before this one began, of others."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    if BEFORE in options.engines:
+        versions[BEFORE] = commit_of(options.before)
     return {
         "quick": options.quick,
         "rounds": options.rounds,
         "threads": setting.threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "omp_wait_policy": options.omp_wait_policy,
         "processor": processor(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "versions": versions,
     }
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit that is checked out in a folder, "unknown" if git does not know."""
+    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def processor() -> str:
@@ -196,6 +211,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--python", action="append", default=[], metavar="NAME=PATH", help="an engine's own interpreter"
     )
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help=f"a checkout of what {BEFORE} is to run")
     parser.add_argument("--gguf", type=Path, help="the bundled model's GGUF file, for llama.cpp")
     parser.add_argument("--out", type=Path, default=BUILD, help="folder for JSON and plot (default: build/bench)")
     options = parser.parse_args(arguments)
@@ -204,10 +220,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.engines is None:
         options.engines = QUICK_ENGINES if options.quick else DEFAULT_ENGINES
     pythons = dict(each.split("=", 1) for each in options.python)
-    missing = [why_not(name, pythons.get(name, sys.executable)) for name in options.engines or PEERS]
+    missing = [why_not(n, pythons.get(n, sys.executable), options.before) for n in options.engines or PEERS]
     if not options.engines:
         for (name, entry), reason in zip(PEERS.items(), missing, strict=True):
-            print(f"{name:14} {entry.title}{f' ({reason})' if reason else ''}")
+            print(f"{name:15} {entry.title}{f' ({reason})' if reason else ''}")
         parser.exit()
     if any(missing):
         parser.error("; ".join(filter(None, missing)))

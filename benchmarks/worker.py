@@ -22,11 +22,18 @@ class Worker:
     """What ``target(*args)`` returns, made in a new process.
 
     target: ``module:function``, a module of this folder.  python: the interpreter.
+    folder: where it is to look for packages before all other places.
     seconds_to_load: what importing and making it took, without the start of Python itself.
     """
 
-    def __init__(self, target: str, *args: Any, python: str = sys.executable) -> None:
-        self._process = subprocess.Popen([python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(
+        self, target: str, *args: Any, python: str = sys.executable, folder: str | os.PathLike[str] | None = None
+    ) -> None:
+        places = [os.fspath(folder)] if folder else []
+        places += filter(None, [os.environ.get("PYTHONPATH")])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen([python, __file__], env=environment, **pipes)
         self.seconds_to_load: float = self.call(target, *args)
 
     def call(self, method: str, *args: Any) -> Any:
