@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -88,6 +88,9 @@ bench-growth: model ## measure how costs grow with sequences, context and rememb
 
 bench-waits: model ## measure what a learner waits for: imports, loading, the first token
 	$(PY) benchmarks/waits.py $(BENCH_ARGS)
+
+bench-outside: model ## measure what a decoding step spends outside the model, by what requests ask of the sampler
+	$(PY) benchmarks/outside.py $(BENCH_ARGS)
 
 bench-sampler: model ## measure the sampler beside Hugging Face's warpers
 	$(PY) benchmarks/sampler.py $(BENCH_ARGS)

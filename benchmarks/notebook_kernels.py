@@ -5,7 +5,8 @@
 Each kernel does what a notebook does first: it loads the bundled model and generates 16 tokens. The
 weights are the pages of one file, which the system keeps once for all kernels; only what a kernel writes is
 its own. PSS (proportional set size) counts a page that n processes share as 1/n in each, so the sum over all
-kernels is what they take together; USS is what one of them has for itself alone. Linux only.
+kernels is what they take together; USS is what one of them has for itself alone. No other program may have the model
+or PyTorch open meanwhile: a part of their pages would be counted as its. Linux only.
 """
 
 import os
