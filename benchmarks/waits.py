@@ -41,8 +41,8 @@ PROGRAMS = {
     "from folovllm import LLM": "from folovllm import LLM",
     "from transformers import AutoModelForCausalLM": "import torch\nfrom transformers import AutoModelForCausalLM",
     "import folovllm.course": "import folovllm.course",
-    "import the kernels": "import folovllm.kernels.decoder, folovllm.kernels.sampling",
-    "use every kernel once, kept": _USE_KERNELS,
+    "import folovllm.kernels": "import folovllm.kernels.decoder, folovllm.kernels.sampling",
+    "folovllm: every kernel used once, kept": _USE_KERNELS,
     "folovllm: until the model is loaded": _LOAD_OURS,
     "transformers: until the model is loaded": _LOAD_HF,
     "folovllm: until the first token": _LOAD_OURS + _FIRST_OURS,
@@ -50,8 +50,8 @@ PROGRAMS = {
 }
 """Whole programs, so each line contains the waits of those that it begins with."""
 FIRST_PROGRAMS = {
-    "use every kernel once, the first time on this machine": _USE_KERNELS,
-    "folovllm: until the first token, the first time on this machine": _LOAD_OURS + _FIRST_OURS,
+    "folovllm: every kernel used once, to be compiled": _USE_KERNELS,
+    "folovllm: until the first token, kernels to be compiled": _LOAD_OURS + _FIRST_OURS,
 }
 """Those that compile the kernels they need; they are run in half the rounds, since they take so long."""
 IMPORT_STATEMENT = "from folovllm import LLM"
