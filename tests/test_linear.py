@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from folovllm.models.linear import SplitLinear
 from torch.nn import Linear
 from torch.nn.functional import linear
 
 from folovllm.models import linear as module
+from folovllm.models.linear import SplitLinear
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 3])

@@ -4,13 +4,13 @@ import random
 
 import pytest
 import torch
-from folovllm.models.paged_batch import PagedBatch, TokenRun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folovllm.models import paged_batch
 from folovllm.models.attention import attend
 from folovllm.models.kv_cache import KVCache
+from folovllm.models.paged_batch import PagedBatch, TokenRun
 
 NUM_BLOCKS, NUM_KV_HEADS, HEAD_DIM = 400, 2, 8
 SCALING = HEAD_DIM**-0.5
