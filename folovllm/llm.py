@@ -94,6 +94,16 @@ class LLM:
         self.llm_engine = engine
         self._shared = SharedEngine(engine)
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Say whether a sequence's logits are a function of its tokens alone, to the last bit.
+
+        So with the engine's own forward pass (float32 on a CPU, Llama's family): whoever else is in the batch, however
+        prompts are cut into chunks, whatever is found in the cache, recomputed, swapped or guessed. Elsewhere the last
+        bits of a result depend on how many rows a matrix product has. (vLLM: ``VLLM_BATCH_INVARIANT``, for GPUs.)
+        """
+        return self.llm_engine.model_runner.is_batch_invariant
+
     def get_metrics(self) -> list[Metric]:
         """Return what the engine has counted since it started, and how full it is now (vLLM's name).
 

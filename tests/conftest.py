@@ -15,6 +15,14 @@ hypothesis.settings.register_profile("folovllm", deadline=None, derandomize="CI"
 hypothesis.settings.load_profile("folovllm")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the kernels beforehand, once for all workers: whoever has to wait for it is told so on stderr."""
+    from folovllm.compile_ahead import compile_kernels
+
+    if not hasattr(session.config, "workerinput"):
+        compile_kernels()
+
+
 @pytest.fixture(scope="session")
 def bundled_model_path() -> Path:
     """The folder of the bundled model; it is prepared first where it is missing."""

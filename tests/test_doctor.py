@@ -14,6 +14,7 @@ import torch
 from folovllm import doctor
 from folovllm.__main__ import main as command_line
 from folovllm.free_memory import FreeMemory, free_memory
+from folovllm.kernels import available, code_cache
 from folovllm.models import bundled
 
 Version = namedtuple("Version", "major minor")
@@ -180,13 +181,62 @@ def test_a_device_that_computes_nothing_has_failed(monkeypatch):
     assert check.fix
 
 
-@pytest.mark.parametrize(("available", "level"), [(8.0, "ok"), (1.5, "warn"), (0.5, "fail")])
-def test_memory_is_judged_by_what_is_free(monkeypatch, available, level):
-    memory = types.SimpleNamespace(available=int(available * GIB), total=16 * GIB)
+@pytest.fixture
+def machine_with_kernels(monkeypatch):
+    monkeypatch.setattr(available, "why_no_kernels", lambda: None)
+    monkeypatch.setattr(available, "kernels_to_compile", lambda: [])
+
+
+def test_compiled_kernels_are_fit(machine_with_kernels):
+    check = doctor.check_kernels()
+    assert (check.level, check.fix) == ("ok", "")
+    assert check.detail == f"numba {metadata.version('numba')}, compiled for this machine"
+
+
+def test_kernels_that_are_not_compiled_yet_are_a_warning(machine_with_kernels, monkeypatch):
+    monkeypatch.setattr(available, "kernels_to_compile", lambda: ["forward"])
+    check = doctor.check_kernels()
+    assert check.level == "warn"
+    assert "not compiled yet" in check.detail
+    assert check.fix.startswith("run `python -m folovllm model`")
+
+
+def test_kernels_that_nothing_can_keep_are_a_warning(machine_with_kernels, monkeypatch):
+    monkeypatch.setattr(available, "kernels_to_compile", lambda: ["forward"])
+    monkeypatch.setattr(code_cache, "can_keep", lambda: False)
+    check = doctor.check_kernels()
+    assert check.level == "warn"
+    assert "every program compiles anew" in check.detail
+    assert check.fix == "set FOLOVLLM_CACHE to a folder that only you can write"
+
+
+@pytest.mark.parametrize(
+    ("reason", "fix"),
+    [("ImportError: llvmlite is broken", doctor._reinstall()), ("NUMBA_DISABLE_JIT is set", "unset it")],
+)
+def test_a_machine_without_kernels_is_told_what_that_costs(monkeypatch, reason, fix):
+    monkeypatch.setattr(available, "why_no_kernels", lambda: reason)
+    check = doctor.check_kernels()
+    assert (check.level, check.fix) == ("warn", fix)
+    assert check.detail == f"none on this CPU ({reason}): {doctor.WITHOUT_KERNELS}"
+
+
+def test_a_missing_numba_is_a_warning_not_a_traceback(monkeypatch):
+    available.why_no_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    check = doctor.check_kernels()
+    available.why_no_kernels.cache_clear()
+    assert check.level == "warn"
+    assert "ModuleNotFoundError" in check.detail
+
+
+@pytest.mark.parametrize(("free", "level"), [(8.0, "ok"), (1.5, "warn"), (0.5, "fail")])
+def test_memory_is_judged_by_what_is_free(monkeypatch, free, level):
+    memory = types.SimpleNamespace(available=int(free * GIB), total=16 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     check = doctor.check_memory()
     assert check.level == level
-    assert check.detail == f"{available:.1f} of 16.0 GiB free"
+    assert check.detail == f"{free:.1f} of 16.0 GiB free"
     assert ("close other programs" in check.fix) == (level != "ok")
 
 

@@ -1,14 +1,18 @@
-"""Whatever happens around a request, its tokens are those of running it alone."""
+"""Whatever happens around a request, its tokens are those of running it alone, and so is every bit of its logprobs."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folovllm import LLMEngine, SamplingParams
 from folovllm.llm import make_engine_config
+from folovllm.outputs import RequestOutput
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
@@ -32,20 +36,46 @@ def make_params(seed: int) -> SamplingParams:
     """Return greedy or seeded parameters with filters, penalties and several completions among them."""
     rng = random.Random(seed)
     length = {"max_tokens": rng.randint(1, 14), "ignore_eos": rng.random() < 0.5}
+    length |= {"logprobs": rng.choice([None, 0, 3]), "prompt_logprobs": rng.choice([None, None, 0, 2])}
     if rng.random() < 0.4:
         penalty = rng.choice([{}, {"repetition_penalty": 1.3}, {"frequency_penalty": 0.5}])
         return SamplingParams(temperature=0, **length, **penalty)
     n = rng.choice([1, 1, 2, 3])
     filters = rng.choice([{}, {"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05, "top_p": 0.8}, {"presence_penalty": 1.0}])
-    return SamplingParams(n=n, best_of=n + rng.choice([0, 0, 1, 2]), seed=seed, temperature=1.2, **length, **filters)
+    return SamplingParams(
+        n=n,
+        best_of=n + rng.choice([0, 0, 1, 2]),
+        seed=seed,
+        temperature=rng.choice([0.7, 1.2, 2.0]),
+        **length,
+        **filters,
+    )
+
+
+def result_of(output: RequestOutput) -> object:
+    """Return all that a request gives: tokens, and logprobs to the last bit."""
+    completions = [(each.token_ids, each.cumulative_logprob, each.logprobs) for each in output.outputs]
+    return completions, output.prompt_logprobs
 
 
 @cache
-def alone(seed: int) -> list[list[int]]:
-    """Return the tokens of request ``seed`` on an engine of its own, with nothing switched on."""
+def alone(seed: int) -> object:
+    """Return the result of request ``seed`` on an engine of its own, with nothing switched on."""
     llm = tiny_llm(model(), enable_prefix_caching=False)
-    output = llm.generate({"prompt_token_ids": make_prompt(seed)}, make_params(seed), use_tqdm=False)[0]
-    return [completion.token_ids for completion in output.outputs]
+    assert llm.is_batch_invariant
+    [output] = llm.generate({"prompt_token_ids": make_prompt(seed)}, make_params(seed), use_tqdm=False)
+    return result_of(output)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, on however few cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fewest_blocks(seeds: list[int], block_size: int) -> int:
@@ -69,11 +99,14 @@ def fewest_blocks(seeds: list[int], block_size: int) -> int:
     caching=st.booleans(),
     swap_space=st.sampled_from([0.0, 0.00001, 0.001]),
     speculation=st.sampled_from([0, 0, 1, 4]),
+    num_threads=st.sampled_from([1, 2, 4]),
 )
 @settings(max_examples=300)
-def test_tokens_are_those_of_running_alone(
-    seeds, arrivals, aborts, block_size, spare_blocks, max_num_seqs, budget, chunked, caching, swap_space, speculation
-):
+def test_results_are_those_of_running_alone(
+    seeds, arrivals, aborts, block_size, spare_blocks, max_num_seqs, budget, chunked, caching, swap_space, speculation,
+    num_threads,
+):  # fmt: skip
+    expected = [alone(seed) for seed in seeds]
     config = make_engine_config(
         "tiny",
         block_size=block_size,
@@ -87,25 +120,25 @@ def test_tokens_are_those_of_running_alone(
         num_speculative_tokens=speculation,
     )
     engine = LLMEngine(config, model(), byte_level_tokenizer())
-    finished: dict[str, list[list[int]]] = {}
+    finished: dict[str, object] = {}
     aborted: set[str] = set()
     step = 0
     while step <= max(arrivals) or engine.has_unfinished_requests():
         for i, seed in enumerate(seeds):
             if arrivals[i] == step:
                 engine.add_request(str(i), {"prompt_token_ids": make_prompt(seed)}, make_params(seed))
-        for output in engine.step():
-            if output.finished:
-                finished[output.request_id] = [completion.token_ids for completion in output.outputs]
+        with threads(num_threads):
+            outputs = engine.step()
+        finished |= {output.request_id: result_of(output) for output in outputs if output.finished}
         step += 1
         for i in range(len(seeds)):
             if i < len(aborts) and aborts[i] == step and engine.abort_request(str(i)) is not None:
                 aborted.add(str(i))
         assert step < 2000, "the engine makes no progress"
     assert {*finished, *aborted} == {str(i) for i in range(len(seeds))}
-    for i, seed in enumerate(seeds):
+    for i in range(len(seeds)):
         if str(i) not in aborted:
-            assert finished[str(i)] == alone(seed)
+            assert finished[str(i)] == expected[i]
     assert_at_rest(engine)
 
 

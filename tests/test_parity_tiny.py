@@ -38,14 +38,7 @@ def test_greedy_tokens_equal_huggingface(family, model_impl):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "mistral-window", "gemma3-window"])
-def test_a_beginning_shared_by_the_batch_changes_no_token(family, monkeypatch):
-    sizes = []
-    make_family = PagedBatch._make_family
-    monkeypatch.setattr(
-        PagedBatch,
-        "_make_family",
-        lambda self, members, *rest: sizes.append(len(members)) or make_family(self, members, *rest),
-    )
+def test_a_beginning_shared_by_the_batch_changes_no_token(family):
     model = tiny_model(family)
     rng = random.Random(5)
     beginning = [rng.randrange(3, VOCAB_SIZE) for _ in range(97)]
@@ -54,7 +47,6 @@ def test_a_beginning_shared_by_the_batch_changes_no_token(family, monkeypatch):
     llm = tiny_llm(model, block_size=4)
     outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], GREEDY, use_tqdm=False)
     assert [output.outputs[0].token_ids for output in outputs] == expected
-    assert max(sizes) >= 4
 
 
 @pytest.mark.parametrize(("family", "model_impl"), RUNS)

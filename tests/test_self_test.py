@@ -60,7 +60,8 @@ def test_tokens_that_reach_each_other_outside_attention_are_refused(change):
 @pytest.mark.parametrize("num_hidden_layers", [1, 2, 5])
 def test_a_forward_pass_that_gives_something_else_is_refused_and_the_other_one_is_not(monkeypatch, num_hidden_layers):
     model = tiny_model(num_hidden_layers=num_hidden_layers)
-    monkeypatch.setattr(decoder, "_rotate", lambda x, cos, sin: x)
+    right = decoder._constants
+    monkeypatch.setattr(decoder, "_constants", lambda layer: [*right(layer)[:-1], -right(layer)[-1]])
     with pytest.raises(UnsupportedModelError, match=r"differs from HuggingFace's own attention by \d+%"):
         tiny_llm(model, model_impl="folovllm")
     [output] = tiny_llm(model, model_impl="transformers").generate({"prompt_token_ids": PROMPT}, GREEDY, use_tqdm=False)

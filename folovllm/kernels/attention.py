@@ -4,77 +4,128 @@ import numpy as np
 
 from folovllm.kernels.compiled import entry, kernel
 from folovllm.kernels.elementwise import exp
-from folovllm.kernels.linear import sums_4_by_3
 from folovllm.kernels.team import join, meet, shares
 
 ROW, COUNT, POSITION, SEQUENCE = range(4)
 """Columns of ``pieces``: the first token's row in the batch, how many tokens, its position, whose block table."""
 
-_ROOM = 8
-"""What :func:`score` and :func:`mix` write or read beyond the last position, at most."""
+_TILE = 64
+"""Keys that are turned around together. A vector's length divides it: each key's sums are computed in the same way."""
 
 
 @kernel
 def find_slots(table, block_size, first, end):
-    """Return where the tokens of positions ``first`` to ``end`` lie in the cache, and ``_ROOM`` times the last one."""
-    slots = np.empty(end - first + _ROOM, np.int64)
-    for j in range(end - first):
-        slots[j] = table[(first + j) // block_size] * block_size + (first + j) % block_size
-    for j in range(end - first, len(slots)):
-        slots[j] = slots[end - first - 1]
+    """Return where the tokens of positions ``first`` to ``end`` lie in the cache; the last one again fills a tile."""
+    slots = np.empty((end - first + _TILE - 1) // _TILE * _TILE, np.uint64)  # unsigned: an index is not looked at twice
+    for position in range(first, end):
+        slots[position - first] = table[position // block_size] * block_size + position % block_size
+    slots[end - first :] = slots[end - first - 1]
     return slots
 
 
 @kernel
-def score(rows, keys, slots, num_keys, head, scaling, scores):
-    """``scores[i, j] = rows[i] . key j * scaling``, for four rows and all keys."""
-    s0, s1, s2, s3 = scores
-    for j in range(0, num_keys, 3):
-        k0, k1, k2 = keys[slots[j], head], keys[slots[j + 1], head], keys[slots[j + 2], head]
-        sums = sums_4_by_3(rows[0], rows[1], rows[2], rows[3], k0, k1, k2)
-        for i in range(3):
-            s0[j + i] = sums[i] * scaling
-            s1[j + i] = sums[3 + i] * scaling
-            s2[j + i] = sums[6 + i] * scaling
-            s3[j + i] = sums[9 + i] * scaling
+def turn_around(keys, slots, head, turned):
+    """``turned[d, j] = keys[slots[j], head, d]``.  slots: [_TILE].  turned: [head_dim, _TILE]."""
+    for j in range(_TILE):
+        key = keys[slots[j], head]
+        for d in range(len(key)):
+            turned[d, j] = key[d]
 
 
 @kernel
-def weigh(scores):
-    """Turn scores into e^(score - largest), in place, and return the sum."""
+def score(q0, q1, q2, q3, turned, s0, s1, s2, s3):
+    """``s[j] = q . key j`` for four queries and a tile of keys: a sum over d for 64 keys at once, four d at a time."""
+    for s in (s0, s1, s2, s3):
+        s[:] = np.float32(0)
+    fours = len(q0) // 4 * 4
+    for d in range(0, fours, 4):
+        k0, k1, k2, k3 = turned[d], turned[d + 1], turned[d + 2], turned[d + 3]
+        a0, a1, a2, a3 = q0[d], q0[d + 1], q0[d + 2], q0[d + 3]
+        b0, b1, b2, b3 = q1[d], q1[d + 1], q1[d + 2], q1[d + 3]
+        c0, c1, c2, c3 = q2[d], q2[d + 1], q2[d + 2], q2[d + 3]
+        d0, d1, d2, d3 = q3[d], q3[d + 1], q3[d + 2], q3[d + 3]
+        for j in range(_TILE):
+            s0[j] += a0 * k0[j] + a1 * k1[j] + a2 * k2[j] + a3 * k3[j]
+            s1[j] += b0 * k0[j] + b1 * k1[j] + b2 * k2[j] + b3 * k3[j]
+            s2[j] += c0 * k0[j] + c1 * k1[j] + c2 * k2[j] + c3 * k3[j]
+            s3[j] += d0 * k0[j] + d1 * k1[j] + d2 * k2[j] + d3 * k3[j]
+    for d in range(fours, len(q0)):
+        k = turned[d]
+        for j in range(_TILE):
+            s0[j] += q0[d] * k[j]
+            s1[j] += q1[d] * k[j]
+            s2[j] += q2[d] * k[j]
+            s3[j] += q3[d] * k[j]
+
+
+@kernel
+def weigh(scores, scaling):
+    """Turn scores into ``e^((score - largest) * scaling)``, in place, and return the sum."""
     largest = scores[0]
     for j in range(len(scores)):
         largest = max(largest, scores[j])
     total = np.float32(0)
     for j in range(len(scores)):
-        weight = exp(scores[j] - largest)
+        weight = exp((scores[j] - largest) * scaling)
         scores[j] = weight
         total += weight
     return total
 
 
 @kernel
-def mix(weights, num_keys, values, slots, head, total, out):
-    """``out = sum of weights[j] * value j, divided by total``: eight at a time, in their order.
-
-    weights, slots: [num_keys + _ROOM]; what weights hold beyond the last key is lost.
-    """
+def mix(weights, values, slots, head, total, out):
+    """``out = sum of weights[j] * value j, divided by total``: eight at a time, then one by one, in their order."""
     out[:] = np.float32(0)
-    weights[num_keys : num_keys + _ROOM] = np.float32(0)
-    last = num_keys - 1
-    for j in range(0, num_keys, 8):
+    eights = len(weights) // 8 * 8
+    for j in range(0, eights, 8):
         w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
         w4, w5, w6, w7 = weights[j + 4], weights[j + 5], weights[j + 6], weights[j + 7]
-        # Not beyond the last: 0 * NaN is NaN, and what a later token holds is no business of this one.
-        v0, v1 = values[slots[j], head], values[slots[min(j + 1, last)], head]
-        v2, v3 = values[slots[min(j + 2, last)], head], values[slots[min(j + 3, last)], head]
-        v4, v5 = values[slots[min(j + 4, last)], head], values[slots[min(j + 5, last)], head]
-        v6, v7 = values[slots[min(j + 6, last)], head], values[slots[min(j + 7, last)], head]
+        v0, v1, v2, v3 = (
+            values[slots[j], head], values[slots[j + 1], head], values[slots[j + 2], head], values[slots[j + 3], head],
+        )  # fmt: skip
+        v4, v5, v6, v7 = (
+            values[slots[j + 4], head], values[slots[j + 5], head], values[slots[j + 6], head],
+            values[slots[j + 7], head],
+        )  # fmt: skip
         for d in range(len(out)):
             near = w0 * v0[d] + w1 * v1[d] + w2 * v2[d] + w3 * v3[d]
             out[d] += near + w4 * v4[d] + w5 * v5[d] + w6 * v6[d] + w7 * v7[d]
+    for j in range(eights, len(weights)):
+        weight, value = weights[j], values[slots[j], head]
+        for d in range(len(out)):
+            out[d] += weight * value[d]
     for d in range(len(out)):
         out[d] /= total
+
+
+@kernel
+def score_piece(queries, piece, keys, slots, head, first):
+    """Return the scores of a piece's queries as far as they see, [num_tokens * group + 3, num_slots].
+
+    The ``group`` heads that share a key head are further queries of a token, side by side.
+    """
+    group, head_dim = queries.shape[1] // keys.shape[1], queries.shape[2]
+    row, head_row, last = piece[ROW], head * group, piece[COUNT] * group - 1
+    scores = np.empty((last + 4, len(slots)), np.float32)
+    turned = np.empty((head_dim, _TILE), np.float32)
+    for start in range(0, len(slots), _TILE):
+        turn_around(keys, slots[start : start + _TILE], head, turned)
+        end = start + _TILE
+        for n in range(0, last + 1, 4):
+            n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
+            if first + start <= piece[POSITION] + n3 // group:
+                score(
+                    queries[row + n // group, head_row + n % group],
+                    queries[row + n1 // group, head_row + n1 % group],
+                    queries[row + n2 // group, head_row + n2 % group],
+                    queries[row + n3 // group, head_row + n3 % group],
+                    turned,
+                    scores[n, start:end],
+                    scores[n + 1, start:end],
+                    scores[n + 2, start:end],
+                    scores[n + 3, start:end],
+                )
+    return scores
 
 
 @kernel
@@ -90,30 +141,16 @@ def attention(team, queries, keys, values, pieces, tables, block_size, scaling, 
     group = queries.shape[1] // num_kv_heads  # the heads that share a key head are further queries of a token
     for share in shares(team, len(pieces) * num_kv_heads):
         piece, head = pieces[share // num_kv_heads], share % num_kv_heads
-        row, position = piece[ROW], piece[POSITION]
-        # Rounded down, so that a key is always the same one of three in a row's sums.
-        first = max(0, position - window + 1) // 3 * 3 if window > 0 else 0
+        position = piece[POSITION]
+        first = max(0, position - window + 1) if window > 0 else 0
         slots = find_slots(tables[piece[SEQUENCE]], block_size, first, position + piece[COUNT])
-        scores = np.empty((4, len(slots)), np.float32)
-        num_rows = piece[COUNT] * group
-        for n in range(0, num_rows, 4):
-            n1, n2, n3 = min(n + 1, num_rows - 1), min(n + 2, num_rows - 1), min(n + 3, num_rows - 1)
-            rows = (
-                queries[row + n // group, head * group + n % group],
-                queries[row + n1 // group, head * group + n1 % group],
-                queries[row + n2 // group, head * group + n2 % group],
-                queries[row + n3 // group, head * group + n3 % group],
-            )
-            end = position + n3 // group + 1
-            score(rows, keys, slots, end - first, head, scaling, (scores[0], scores[1], scores[2], scores[3]))
-            for i in range(n, n3 + 1):
-                token = position + i // group
-                start = (max(0, token - window + 1) if window > 0 else 0) - first
-                weights = scores[i - n, start:]
-                num_keys = token + 1 - first - start
-                total = weigh(weights[:num_keys])
-                result = out[row + i // group, head * group + i % group]
-                mix(weights, num_keys, values, slots[start:], head, total, result)
+        scores = score_piece(queries, piece, keys, slots, head, first)
+        for n in range(piece[COUNT] * group):
+            token = n // group
+            start = (max(0, position + token - window + 1) if window > 0 else 0) - first
+            weights = scores[n, start : position + token + 1 - first]
+            total = weigh(weights, scaling)
+            mix(weights, values, slots[start:], head, total, out[piece[ROW] + token, head * group + n % group])
 
 
 @entry

@@ -23,7 +23,8 @@ INPUT_NORM, MLP_NORM, QUERY_NORM, KEY_NORM = range(14, 18)
 INPUT_EPS, MLP_EPS, QUERY_EPS, KEY_EPS, SCALING = range(5)
 """Columns of ``Model.constants``."""
 
-_LOOPS_OF_A_LAYER, _OTHER_LOOPS = 13, 5
+_LOOPS_OF_A_LAYER, _OTHER_LOOPS = 14, 5
+"""How often the functions below call on :func:`folovllm.kernels.team.shares`, at most."""
 
 
 class Model(NamedTuple):

@@ -37,25 +37,47 @@ def sums_4_by_3(x0, x1, x2, x3, w0, w1, w2):
 
 
 @kernel
+def add_three(row, n, a, b, c):
+    """Add three sums to a row of the result, as far as it has columns from ``n`` on."""
+    row[n] += a
+    if n + 1 < len(row):
+        row[n + 1] += b
+    if n + 2 < len(row):
+        row[n + 2] += c
+
+
+@kernel
+def begin(out, first, end, bias, add):
+    """Begin some columns of the result: with their biases, if there are any, on top of what is there or of nothing."""
+    for m in range(len(out)):
+        row = out[m]
+        if not add:
+            row[first:end] = np.float32(0)
+        if len(bias) > 0:
+            for n in range(first, end):
+                row[n] += bias[n]
+
+
+@kernel
 def linear(team, x, weight, bias, out, add):
     """``out = x @ weight.T + bias``, or with ``add`` that much more than it was.
 
     x: [num_rows, in].  weight: [out, in].  bias: [out], or [0] for none.  out: [num_rows, out].
     Rows that four or three are short of are stood in for by the last one, and the results dropped.
     """
-    num_rows, num_columns = len(x), len(weight)
-    last_row, last_column = num_rows - 1, num_columns - 1
-    for share in shares(team, (num_columns + _COLUMNS - 1) // _COLUMNS):
-        for m in range(0, num_rows, 4):
-            x0, x1, x2, x3 = x[m], x[min(m + 1, last_row)], x[min(m + 2, last_row)], x[min(m + 3, last_row)]
-            for n in range(share * _COLUMNS, min(num_columns, (share + 1) * _COLUMNS), 3):
+    last, last_column = len(x) - 1, len(weight) - 1
+    for share in shares(team, (len(weight) + _COLUMNS - 1) // _COLUMNS):
+        first, end = share * _COLUMNS, min(len(weight), (share + 1) * _COLUMNS)
+        begin(out, first, end, bias, add)
+        for m in range(0, len(x), 4):
+            x0, x1, x2, x3 = x[m], x[min(m + 1, last)], x[min(m + 2, last)], x[min(m + 3, last)]
+            for n in range(first, end, 3):
                 w0, w1, w2 = weight[n], weight[min(n + 1, last_column)], weight[min(n + 2, last_column)]
-                sums = sums_4_by_3(x0, x1, x2, x3, w0, w1, w2)
-                for i in range(min(4, num_rows - m)):
-                    for j in range(min(3, num_columns - n)):
-                        value = sums[3 * i + j]
-                        if len(bias) > 0:
-                            value += bias[n + j]
-                        if add:
-                            value += out[m + i, n + j]
-                        out[m + i, n + j] = value
+                a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = sums_4_by_3(x0, x1, x2, x3, w0, w1, w2)
+                add_three(out[m], n, a0, a1, a2)
+                if m + 1 <= last:
+                    add_three(out[m + 1], n, b0, b1, b2)
+                if m + 2 <= last:
+                    add_three(out[m + 2], n, c0, c1, c2)
+                if m + 3 <= last:
+                    add_three(out[m + 3], n, d0, d1, d2)

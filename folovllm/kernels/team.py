@@ -13,6 +13,7 @@ Here threads wake once for a whole forward pass, spin only while they wait for a
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from folovllm.kernels.compiled import kernel
 
 _LINE = 8
 """Counters lie so many numbers apart: a cache line each, lest threads wait for a counter they do not need."""
+
+_RELEASED = 2**62
+"""More shares than there are: who waits for that many to be done goes on."""
 
 _SPINS = 2000
 """So often a waiting thread looks before it lets others run: about a microsecond's worth for a share in work."""
@@ -104,7 +108,7 @@ class Threads:
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
-        self._work: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._num_helpers = 0
 
     def run(self, num_threads: int, num_loops: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -118,20 +122,33 @@ class Threads:
                 self._num_helpers += 1
         # Fresh counters: a helper that comes late finds the old ones, on which nothing is left to do.
         progress = np.zeros(_LINE * (1 + num_loops), np.int64)
+        failures: list[Exception] = []
+        work = partial(_run_or_release, failures, function, progress, *arguments)
         try:
             for _ in range(num_threads - 1):
-                self._work.put((function, (progress, *arguments)))
-            function(progress, *arguments)
+                self._work.put(work)
+            work()
         except BaseException:  # an interrupt: what helpers have begun must end before the arrays are used again
-            function(progress, *arguments)
+            work()
             raise
+        if failures:
+            raise failures[0]
 
     @staticmethod
-    def _help(work: "SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]]") -> None:
+    def _help(queue: "SimpleQueue[Callable[[], None]]") -> None:
         while True:
-            function, arguments = work.get()
-            function(*arguments)
-            del function, arguments  # they would be kept until there is more
+            work = queue.get()
+            work()
+            del work  # it would be kept until there is more
+
+
+def _run_or_release(failures: list[Exception], function: Callable[..., None], progress: Any, *arguments: Any) -> None:
+    """Run a kernel. If it fails, which only too little memory makes it do, nobody waits for its share."""
+    try:
+        function(progress, *arguments)
+    except Exception as error:
+        failures.append(error)
+        progress[0] = _RELEASED
 
 
 THREADS = Threads()

@@ -40,7 +40,7 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
     if type(activation := model.model.layers[0].mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
         return f"its activation is {type(activation).__name__}, not SiLU"
     missing = why_no_kernels()
-    return missing and f"its kernels need numba, which cannot be imported ({missing})"
+    return missing and f"its kernels need numba, which cannot be used ({missing})"
 
 
 class FlatDecoder:
