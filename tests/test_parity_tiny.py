@@ -4,12 +4,12 @@ import random
 
 import pytest
 import torch
+from folovllm.models.paged_batch import PagedBatch
 from transformers import BartConfig, BloomConfig, Gemma2Config, LlamaConfig, MambaConfig
 
 from folovllm import SamplingParams
 from folovllm.engine.draws import plan_draws
 from folovllm.models import probe
-from folovllm.models.paged_batch import PagedBatch
 from folovllm.models.probe import UnsupportedModelError, probe_attention
 from tests.tiny_models import FAMILIES, FLAT_FAMILIES, VOCAB_SIZE, hf_greedy, tiny_config, tiny_llm, tiny_model
 
