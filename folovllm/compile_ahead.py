@@ -18,11 +18,13 @@ def compile_kernels() -> None:
 
 
 def _run_a_model() -> None:
+    import torch
     from tokenizers import Tokenizer  # here: once all is compiled, nobody waits for these imports
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from folovllm.llm import LLM, make_engine_config
+    from folovllm.sampling.sampler import apply_top_k
     from folovllm.sampling_params import SamplingParams
 
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 128}
@@ -38,3 +40,4 @@ def _run_a_model() -> None:
         config = make_engine_config("random", device="cpu", swap_space=0, model_impl=model_impl)
         llm = LLM.from_engine_config(config, model.eval(), tokenizer)
         llm.generate([[5, 6, 7]] * len(params), params, use_tqdm=False)
+    apply_top_k(torch.zeros(1, 128), torch.tensor([3]))  # alone, as a notebook uses it

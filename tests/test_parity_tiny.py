@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from folovllm.models.paged_batch import PagedBatch
 from transformers import BartConfig, BloomConfig, Gemma2Config, LlamaConfig, MambaConfig
 
 from folovllm import SamplingParams

@@ -30,7 +30,7 @@ _RELEASED = 2**62
 """More shares than there are: who waits for that many to be done goes on."""
 
 _SPINS = 2000
-"""So often a waiting thread looks before it lets others run: about a microsecond's worth for a share in work."""
+"""So often a waiting thread looks, for some microseconds, before it lets others run: most shares take no longer."""
 
 
 class Team(NamedTuple):
