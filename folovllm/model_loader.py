@@ -21,7 +21,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from folovllm.config import EngineConfig, ModelConfig
-from folovllm.free_memory import out_of_memory_explained
+from folovllm.free_memory import out_of_memory_explained, return_freed_memory
 from folovllm.models.checkpoint import Checkpoint
 from folovllm.models.config_checks import check_config
 from folovllm.models.defaults import resolve_dtype, resolve_max_model_len
@@ -137,7 +137,9 @@ class ModelLoader:
             get_eos_token_ids(model, tokenizer)
         remember_attention(model, attention)
         _loaded_with[model] = {name: getattr(config, name) for name in SETTINGS_OF_THE_WEIGHTS}
-        return model.to(target).eval(), tokenizer  # type: ignore[arg-type]
+        model.to(target).eval()  # type: ignore[arg-type]
+        return_freed_memory()
+        return model, tokenizer
 
     def _read(self, auto_class: Any, source: Checkpoint, **options: Any) -> Any:
         options["trust_remote_code"] = self.config.trust_remote_code

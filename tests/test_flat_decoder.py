@@ -93,6 +93,21 @@ def replace_one_activation(model):
     model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
 
 
+def prune_one_layer(model):
+    mlp = model.model.layers[1].mlp
+    for name in ("gate_proj", "up_proj"):
+        kept = torch.nn.Linear(64, 40, bias=False)
+        kept.weight = torch.nn.Parameter(getattr(mlp, name).weight[:40].detach())
+        setattr(mlp, name, kept)
+    down = torch.nn.Linear(40, 64, bias=False)
+    down.weight = torch.nn.Parameter(mlp.down_proj.weight[:, :40].detach().contiguous())
+    mlp.down_proj = down
+
+
+def give_one_layer_a_bias(model):
+    model.model.layers[1].mlp.up_proj.bias = torch.nn.Parameter(torch.randn(96))
+
+
 def patch_the_class(model):
     kind = type(model.model.layers[0].mlp)
     mine = type(kind.__name__, (kind,), {"forward": lambda self, x: -kind.forward(self, x)})
@@ -109,6 +124,8 @@ def patch_the_class(model):
         put_another_norm,
         replace_one_activation,
         patch_the_class,
+        prune_one_layer,
+        give_one_layer_a_bias,
     ],
 )
 @pytest.mark.parametrize("before", [True, False])

@@ -367,3 +367,12 @@ def test_generate_under_too_little_memory_is_one_line_and_exit_code_2(bundled_mo
 def test_generate_lives_within_a_limit_that_the_default_cache_alone_would_break(bundled_model_path):
     done = under_ulimit(2_500_000, "-m", "folovllm", "generate", "Once upon a time", "--max-tokens", "2")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_freed_memory_can_be_given_back_on_any_c_library(monkeypatch):
+    free_memory.return_freed_memory()
+    monkeypatch.setattr(free_memory.ctypes, "CDLL", lambda name: object())
+    free_memory.return_freed_memory()
+    monkeypatch.setattr(free_memory.sys, "platform", "darwin")
+    monkeypatch.setattr(free_memory.ctypes, "CDLL", lambda name: pytest.fail("asked for a C library"))
+    free_memory.return_freed_memory()

@@ -44,27 +44,29 @@ def find_change(model: PreTrainedModel) -> str | None:
     vars(config)["num_hidden_layers"] = 1
     try:
         with torch.device("meta"):
-            pattern = {name: type(module) for name, module in type(model)(config).named_modules()}
+            pattern = dict(type(model)(config).named_modules())
     except Exception as error:
         return f"transformers builds no model from its config ({type(error).__name__})"
-    classes = {
-        name.replace("layers.0", f"layers.{i}", 1): kind for name, kind in pattern.items() for i in range(num_layers)
+    twins = {
+        name.replace("layers.0", f"layers.{i}", 1): twin for name, twin in pattern.items() for i in range(num_layers)
     }
     found = dict(model.named_modules(remove_duplicate=False))
-    if odd := sorted(classes.keys() ^ found.keys()):
+    if odd := sorted(twins.keys() ^ found.keys()):
         return f"it has {'a' if odd[0] in found else 'no'} module {odd[0]!r}"
     for name, module in found.items():
-        if change := _change_of(module, classes[name]):
+        if change := _change_of(module, twins[name]):
             return f"its {name or type(module).__name__} {change}"
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "there are hooks for all modules"
     return None
 
 
-def _change_of(module: Any, expected: type) -> str | None:
-    kind = type(module)
+def _change_of(module: Any, twin: Any) -> str | None:
+    kind, expected = type(module), type(twin)
     if kind is not expected:
         return f"is of the class {kind.__name__}, not {expected.__name__}"
+    if _shapes_of(module) != _shapes_of(twin):  # as pruning leaves it
+        return "has parameters of other shapes than its config says"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has hooks"
     if not runs_stock_code(module):
@@ -72,6 +74,10 @@ def _change_of(module: Any, expected: type) -> str | None:
     if any(type(weight) is not torch.nn.Parameter for weight in module._parameters.values() if weight is not None):
         return "has weights of a class of their own"
     return None
+
+
+def _shapes_of(module: Any) -> dict[str, object]:
+    return {name: weight is not None and weight.shape for name, weight in module._parameters.items()}
 
 
 def without_hooks(module: Any, twins: dict[Any, Any] | None = None) -> Any:
