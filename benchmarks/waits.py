@@ -31,7 +31,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 _LOAD_OURS = "from folovllm import LLM, SamplingParams\nllm = LLM(device='cpu')\n"
 _FIRST_HF = "model.generate(**tokenizer('Hello, my name', return_tensors='pt'), max_new_tokens=1, do_sample=False)\n"
 _FIRST_OURS = "llm.generate('Hello, my name', SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)\n"
-_USE_KERNELS = "from folovllm.compile_ahead import _run_a_model\n_run_a_model()\n"
+_USE_KERNELS = "from folovllm.compile_ahead import use_every_kernel\nuse_every_kernel()\n"
 PROGRAMS = {
     "Python alone": "",
     "import folovllm": "import folovllm",

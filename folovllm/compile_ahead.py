@@ -14,10 +14,11 @@ def compile_kernels() -> None:
     Nothing happens where numba cannot be used.
     """
     if why_no_kernels() is None and kernels_to_compile():
-        _run_a_model()
+        use_every_kernel()
 
 
-def _run_a_model() -> None:
+def use_every_kernel() -> None:
+    """Generate a few tokens, so that every kernel is called with the arguments that it will have."""
     import torch
     from tokenizers import Tokenizer  # here: once all is compiled, nobody waits for these imports
     from tokenizers.models import WordLevel

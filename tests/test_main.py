@@ -104,7 +104,7 @@ def test_the_model_command_compiles_the_kernels_once_the_model_is_there(tmp_path
     done = []
     monkeypatch.setattr(bundled, "obtain", lambda source: done.append("model") or tmp_path)
     monkeypatch.setattr(compile_ahead, "kernels_to_compile", lambda: [] if "kernels" in done else ["forward"])
-    monkeypatch.setattr(compile_ahead, "_run_a_model", lambda: done.append("kernels"))
+    monkeypatch.setattr(compile_ahead, "use_every_kernel", lambda: done.append("kernels"))
     for _ in range(2):
         assert main(["model"]) == 0
         assert capsys.readouterr().out == f"{tmp_path}\n"
