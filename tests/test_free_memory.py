@@ -370,9 +370,10 @@ def test_generate_lives_within_a_limit_that_the_default_cache_alone_would_break(
 
 
 def test_freed_memory_can_be_given_back_on_any_c_library(monkeypatch):
-    free_memory.return_freed_memory()
-    monkeypatch.setattr(free_memory.ctypes, "CDLL", lambda name: object())
-    free_memory.return_freed_memory()
-    monkeypatch.setattr(free_memory.sys, "platform", "darwin")
-    monkeypatch.setattr(free_memory.ctypes, "CDLL", lambda name: pytest.fail("asked for a C library"))
-    free_memory.return_freed_memory()
+    module = folovllm.free_memory
+    module.return_freed_memory()
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: object())
+    module.return_freed_memory()
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: pytest.fail("asked for a C library"))
+    module.return_freed_memory()
