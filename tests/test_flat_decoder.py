@@ -108,6 +108,10 @@ def give_one_layer_a_bias(model):
     model.model.layers[1].mlp.up_proj.bias = torch.nn.Parameter(torch.randn(96))
 
 
+def limit_the_embeddings(model):
+    model.model.embed_tokens.max_norm = 1.0
+
+
 def patch_the_class(model):
     kind = type(model.model.layers[0].mlp)
     mine = type(kind.__name__, (kind,), {"forward": lambda self, x: -kind.forward(self, x)})
@@ -126,6 +130,7 @@ def patch_the_class(model):
         patch_the_class,
         prune_one_layer,
         give_one_layer_a_bias,
+        limit_the_embeddings,
     ],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -200,3 +205,25 @@ def test_windows_of_some_layers_only_are_kept():
     params = SamplingParams(temperature=0, max_tokens=12)
     [output] = tiny_llm(model, model_impl="folovllm").generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
     assert output.outputs[0].token_ids == hf_greedy(model, prompt, 12)
+
+
+@pytest.mark.parametrize("model_impl", ["folovllm", "transformers"])
+def test_pytorchs_defaults_for_new_tensors_change_nothing(model_impl):
+    llm = tiny_llm(model_impl=model_impl)
+    prompts = [{"prompt_token_ids": list(range(5, 5 + count))} for count in (3, 40)]
+    params = [SamplingParams(temperature=0, max_tokens=8), SamplingParams(seed=1, top_p=0.9, logprobs=2, max_tokens=8)]
+
+    def results():
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
+
+    expected = results()
+    with torch.device("meta"):
+        assert results() == expected
+    if model_impl == "folovllm":  # HuggingFace's own code makes tensors of the default dtype
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            try:
+                assert results() == expected
+            finally:
+                torch.set_default_dtype(torch.float32)

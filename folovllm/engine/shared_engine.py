@@ -5,6 +5,7 @@ Whoever runs a step runs it for everybody, and puts the outputs into the mailbox
 
 import copy
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ class SharedEngine:
 
     def __init__(self, engine: LLMEngine) -> None:
         self._engine = engine
-        self._lock = threading.RLock()
+        self._lock, self._process = threading.RLock(), os.getpid()
         self._ids = itertools.count()
         # A caller holds its mailboxes, so they go with it; a request that was started and has none is abandoned.
         self._mailboxes: WeakValueDictionary[str, deque[RequestOutput]] = WeakValueDictionary()
@@ -83,6 +84,12 @@ class SharedEngine:
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """Have the engine for oneself; then end what was abandoned meanwhile."""
+        if self._process != os.getpid():  # forked: whatever thread had the lock has stayed behind
+            if self._engine.is_busy:
+                raise RuntimeError(
+                    "this process was forked while another thread was in the middle of a step: make another LLM here"
+                )
+            self._lock, self._process = threading.RLock(), os.getpid()
         try:
             with self._lock:
                 yield

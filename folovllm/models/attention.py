@@ -69,7 +69,7 @@ def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: fl
     from folovllm.kernels.attention import attend
     from folovllm.kernels.team import THREADS
 
-    output = torch.empty(queries.shape)
+    output = np.empty(queries.shape, np.float32)
     THREADS.run(
         torch.get_num_threads(),
         1,
@@ -81,9 +81,9 @@ def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: fl
         batch.kv_cache.block_size,
         np.float32(scaling),
         window or 0,
-        output.numpy(),
+        output,
     )
-    return output
+    return torch.from_numpy(output)
 
 
 def _attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:

@@ -90,12 +90,10 @@ class FlatDecoder:
         """Return the logits that follow ``batch.rows``: [num_rows, vocab]."""
         decoder, cache = self._kernels, batch.kv_cache
         step = decoder.Step(batch.token_ids, batch.positions, batch.slots, batch.rows, batch.pieces, batch.tables)
-        logits = torch.empty(len(batch.rows), len(self._model.head))
-        decoder.run(
-            torch.get_num_threads(), self._model, step, self._scratch(len(batch.token_ids)), cache.data.numpy(),
-            logits.numpy(),
-        )  # fmt: skip
-        return logits
+        scratch = self._scratch(len(batch.token_ids))
+        logits = np.empty((len(batch.rows), len(self._model.head)), np.float32)
+        decoder.run(torch.get_num_threads(), self._model, step, scratch, cache.data.numpy(), logits)
+        return torch.from_numpy(logits)
 
     def _scratch(self, num_tokens: int) -> Any:
         """Return room for what lies between kernels. It is kept: the system hands out new memory page by page."""

@@ -67,6 +67,9 @@ def _change_of(module: Any, twin: Any) -> str | None:
         return f"is of the class {kind.__name__}, not {expected.__name__}"
     if _shapes_of(module) != _shapes_of(twin):  # as pruning leaves it
         return "has parameters of other shapes than its config says"
+    # Those of transformers' own modules depend on the layer; what our forward pass needs of them it reads itself.
+    if kind.__module__.startswith("torch.") and _public(module) != _public(twin):
+        return "has other settings than its config gives it"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has hooks"
     if not runs_stock_code(module):
@@ -74,6 +77,11 @@ def _change_of(module: Any, twin: Any) -> str | None:
     if any(type(weight) is not torch.nn.Parameter for weight in module._parameters.values() if weight is not None):
         return "has weights of a class of their own"
     return None
+
+
+def _public(module: Any) -> dict[str, Any]:
+    """Return a module's settings without the notes that libraries keep on it."""
+    return {name: value for name, value in settings_of(module).items() if not name.startswith("_")}
 
 
 def _shapes_of(module: Any) -> dict[str, object]:

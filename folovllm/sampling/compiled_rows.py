@@ -19,9 +19,9 @@ def filter_rows(logits: Tensor, **wishes: Any) -> Tensor:
     """Return the filtered logits, [num_rows, vocab].  wishes: as in :func:`_filters`, an entry a row."""
     from folovllm.kernels import sampling  # here: importing numba takes .3 s, and a GPU has no use for it
 
-    out = torch.empty(logits.shape)
-    _run(sampling.filter_rows, logits, _filters(len(logits), **wishes), out.numpy())
-    return out
+    out = np.empty(logits.shape, np.float32)
+    _run(sampling.filter_rows, logits, _filters(len(logits), **wishes), out)
+    return torch.from_numpy(out)
 
 
 def sample_rows(logits: Tensor, uniforms: Tensor, rows: Tensor | None = None, **wishes: Any) -> Tensor:
@@ -31,20 +31,20 @@ def sample_rows(logits: Tensor, uniforms: Tensor, rows: Tensor | None = None, **
     """
     from folovllm.kernels import sampling
 
-    token_ids = torch.empty(len(uniforms), dtype=torch.long)
+    token_ids = np.empty(len(uniforms), np.int64)
     chosen = np.arange(len(uniforms)) if rows is None else rows.numpy()
     filters = _filters(len(uniforms), **wishes)
-    _run(sampling.sample_rows, logits, chosen, filters, uniforms.double().numpy(), token_ids.numpy())
-    return token_ids
+    _run(sampling.sample_rows, logits, chosen, filters, uniforms.double().numpy(), token_ids)
+    return torch.from_numpy(token_ids)
 
 
 def choose_rows(logits: Tensor) -> Tensor:
     """Return each row's likeliest token, [num_rows]; -1 where no logit is finite, or one is NaN or +inf."""
     from folovllm.kernels import sampling
 
-    token_ids = torch.empty(len(logits), dtype=torch.long)
-    _run(sampling.choose_rows, logits, token_ids.numpy())
-    return token_ids
+    token_ids = np.empty(len(logits), np.int64)
+    _run(sampling.choose_rows, logits, token_ids)
+    return torch.from_numpy(token_ids)
 
 
 def judge_rows(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,8 +55,9 @@ def judge_rows(logits: Tensor, token_ids: Tensor, num_logprobs: int) -> tuple[Te
     from folovllm.kernels import sampling
 
     judged = token_ids[:, None].repeat(1, 1 + num_logprobs)
-    values = torch.empty(judged.shape)
-    best, log_totals = torch.empty(2, len(logits), 1)
+    values, best, log_totals = (
+        torch.from_numpy(np.empty((len(logits), width), np.float32)) for width in (judged.shape[1], 1, 1)
+    )
     ranks = torch.empty_like(token_ids)
     columns = (each.numpy() for each in (judged, values, best[:, 0], log_totals[:, 0], ranks))
     _run(sampling.judge_rows, logits, *columns)
@@ -77,14 +78,14 @@ def _filters(
     """Return what the rows ask for as the loops read it; None leaves a filter out."""
     from folovllm.kernels.sampling import Filters
 
-    def column(values: Tensor | None, off: float, dtype: torch.dtype) -> Any:
-        return (torch.full((num_rows,), off) if values is None else values).to(dtype).numpy()
+    def column(values: Tensor | None, off: float, dtype: type) -> Any:
+        return np.full(num_rows, off, dtype) if values is None else values.numpy().astype(dtype)
 
     return Filters(
-        temperature=column(temperature, 1, torch.float32),
-        top_k=column(top_k, 0, torch.long),
-        top_p=column(top_p, 1, torch.float64),
-        log_min_p=column(None if min_p is None else min_p.log(), -torch.inf, torch.float32),
+        temperature=column(temperature, 1, np.float32),
+        top_k=column(top_k, 0, np.int64),
+        top_p=column(top_p, 1, np.float64),
+        log_min_p=column(None if min_p is None else min_p.log(), -np.inf, np.float32),
         min_p_first=min_p_first,
     )
 
