@@ -39,6 +39,8 @@ def why_not_flat(model: PreTrainedModel) -> str | None:
         return change
     if type(activation := model.model.layers[0].mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
         return f"its activation is {type(activation).__name__}, not SiLU"
+    if len(model.lm_head.weight) > len(model.model.embed_tokens.weight):
+        return "it has logits for tokens without an embedding"
     missing = why_no_kernels()
     return missing and f"its kernels need numba, which cannot be used ({missing})"
 

@@ -13,6 +13,8 @@ from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
 
 _SIMPLE = {bool, int, float, str}
+_BY_TOKEN = ("lm_head", "model.embed_tokens")
+"""Modules with a row for each token: some models have more or fewer of them than their config says."""
 
 
 def settings_of(module: Any) -> dict[str, Any]:
@@ -54,21 +56,21 @@ def find_change(model: PreTrainedModel) -> str | None:
     if odd := sorted(twins.keys() ^ found.keys()):
         return f"it has {'a' if odd[0] in found else 'no'} module {odd[0]!r}"
     for name, module in found.items():
-        if change := _change_of(module, twins[name]):
+        if change := _change_of(module, twins[name], name in _BY_TOKEN):
             return f"its {name or type(module).__name__} {change}"
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "there are hooks for all modules"
     return None
 
 
-def _change_of(module: Any, twin: Any) -> str | None:
+def _change_of(module: Any, twin: Any, any_rows: bool) -> str | None:
     kind, expected = type(module), type(twin)
     if kind is not expected:
         return f"is of the class {kind.__name__}, not {expected.__name__}"
-    if _shapes_of(module) != _shapes_of(twin):  # as pruning leaves it
+    if _shapes_of(module, any_rows) != _shapes_of(twin, any_rows):  # as pruning leaves it
         return "has parameters of other shapes than its config says"
     # Those of transformers' own modules depend on the layer; what our forward pass needs of them it reads itself.
-    if kind.__module__.startswith("torch.") and _public(module) != _public(twin):
+    if kind.__module__.startswith("torch.") and _public(module, any_rows) != _public(twin, any_rows):
         return "has other settings than its config gives it"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has hooks"
@@ -79,13 +81,14 @@ def _change_of(module: Any, twin: Any) -> str | None:
     return None
 
 
-def _public(module: Any) -> dict[str, Any]:
+def _public(module: Any, any_rows: bool) -> dict[str, Any]:
     """Return a module's settings without the notes that libraries keep on it."""
-    return {name: value for name, value in settings_of(module).items() if not name.startswith("_")}
+    free = ("out_features", "num_embeddings") if any_rows else ()
+    return {name: value for name, value in settings_of(module).items() if name[0] != "_" and name not in free}
 
 
-def _shapes_of(module: Any) -> dict[str, object]:
-    return {name: weight is not None and weight.shape for name, weight in module._parameters.items()}
+def _shapes_of(module: Any, any_rows: bool) -> dict[str, object]:
+    return {name: weight is not None and weight.shape[any_rows:] for name, weight in module._parameters.items()}
 
 
 def without_hooks(module: Any, twins: dict[Any, Any] | None = None) -> Any:
