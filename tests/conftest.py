@@ -31,6 +31,15 @@ def bundled_model_path() -> Path:
     return bundled.obtain()
 
 
+@pytest.fixture(params=["kernels", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test of the sampler on the kernels, and on what runs where there are none."""
+    from folovllm.sampling import sampler
+
+    if request.param == "torch":
+        monkeypatch.setattr(sampler, "has_kernels", lambda logits: False)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from folovllm.kernels import available
 from folovllm.models import attention
 from folovllm.models.attention import PagedAttention
 from folovllm.models.flat_batch import FlatBatch, TokenRun
@@ -82,7 +83,7 @@ def test_float32_on_a_cpu_is_the_kernels(monkeypatch):
 
     assert way(torch.float32) is attention._attend_by_kernel
     assert way(torch.bfloat16) is way(torch.float64) is attention._attend_by_torch
-    monkeypatch.setattr(attention, "why_no_kernels", lambda: "ImportError: no LLVM")
+    monkeypatch.setattr(available, "why_no_kernels", lambda: "ImportError: no LLVM")
     assert way(torch.float32) is attention._attend_by_torch
 
 

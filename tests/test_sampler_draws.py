@@ -28,13 +28,6 @@ LARGEST_UNIFORM = 1 - 2**-53
 """The largest number that ``random.random()`` can return."""
 
 
-@pytest.fixture(params=["kernels", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test on the kernels, and on what runs where there are none."""
-    if request.param == "torch":
-        monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
-
-
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """Let PyTorch split work over threads as it likes, as on a learner's machine."""

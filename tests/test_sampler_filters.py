@@ -14,7 +14,6 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-import folovllm.sampling.sampler as sampler_module
 from folovllm.sampling.sampler import (
     SamplingMetadata,
     SamplingRow,
@@ -26,18 +25,13 @@ from folovllm.sampling.sampler import (
 )
 from folovllm.sampling_params import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("way")
+
 CPU = torch.device("cpu")
 ROUNDING = 2e-7
 """Decisions closer than this to their border (in probability) may fall either way in float32."""
 
 SHAPES = [(1500, 6), (1000, 40), (400, 1500), (40, 49152)]
-
-
-@pytest.fixture(params=["kernels", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test on the kernels, and on what runs where there are none."""
-    if request.param == "torch":
-        monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
 
 
 def random_logits(num_rows: int, vocab_size: int, seed: int = 0) -> Tensor:

@@ -8,18 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import folovllm.sampling.sampler as sampler_module
 from folovllm.sampling.sampler import Sampler, SamplerOutput, SamplingMetadata, SamplingRow, compute_logprobs
 from folovllm.sampling_params import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("way")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=["kernels", "torch"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test on the kernels, and on what runs where there are none."""
-    if request.param == "torch":
-        monkeypatch.setattr(sampler_module, "has_kernels", lambda logits: False)
 
 
 def random_logits(num_rows: int, vocab_size: int) -> Tensor:

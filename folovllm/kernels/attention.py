@@ -14,6 +14,12 @@ _TILE = 64
 
 
 @kernel
+def first_seen(position, window):
+    """Return the first position that a token sees."""
+    return max(0, position - window + 1) if window > 0 else 0
+
+
+@kernel
 def find_slots(table, block_size, first, end):
     """Return where the tokens of positions ``first`` to ``end`` lie in the cache; the last one again fills a tile."""
     slots = np.empty((end - first + _TILE - 1) // _TILE * _TILE, np.uint64)  # unsigned: an index is not looked at twice
@@ -142,12 +148,12 @@ def attention(team, queries, keys, values, pieces, tables, block_size, scaling, 
     for share in shares(team, len(pieces) * num_kv_heads):
         piece, head = pieces[share // num_kv_heads], share % num_kv_heads
         position = piece[POSITION]
-        first = max(0, position - window + 1) if window > 0 else 0
+        first = first_seen(position, window)
         slots = find_slots(tables[piece[SEQUENCE]], block_size, first, position + piece[COUNT])
         scores = score_piece(queries, piece, keys, slots, head, first)
         for n in range(piece[COUNT] * group):
             token = n // group
-            start = (max(0, position + token - window + 1) if window > 0 else 0) - first
+            start = first_seen(position + token, window) - first
             weights = scores[n, start : position + token + 1 - first]
             total = weigh(weights, scaling)
             mix(weights, values, slots[start:], head, total, out[piece[ROW] + token, head * group + n % group])

@@ -3,8 +3,12 @@
 import pkgutil
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from folovllm import kernels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @cache
@@ -17,6 +21,11 @@ def why_no_kernels() -> str | None:
     if numba.config.DISABLE_JIT:
         return "NUMBA_DISABLE_JIT is set"
     return None
+
+
+def has_kernels(tensor: "Tensor") -> bool:
+    """Say whether the kernels take a tensor: float32 on a CPU."""
+    return tensor.device.type == "cpu" and str(tensor.dtype) == "torch.float32" and why_no_kernels() is None
 
 
 def kernels_to_compile() -> list[str]:

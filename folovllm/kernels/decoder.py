@@ -115,7 +115,7 @@ def heads(x, head_dim):
 
 
 @kernel
-def attend(team, layer, constants, window, step, scratch, keys, values):
+def run_attention(team, layer, constants, window, step, scratch, keys, values):
     """From ``normed`` to ``attended``.  keys, values: [num_blocks, block_size, num_kv_heads, head_dim], one layer."""
     num_blocks, block_size, num_kv_heads, head_dim = keys.shape
     project(team, scratch.normed, layer, QUERY, scratch.queries, False)
@@ -143,7 +143,7 @@ def run_layer(team, layer, constants, window, step, scratch, keys, values):
     hidden, normed = scratch.hidden, scratch.normed
     rms_norm(team, hidden, vector_at(layer[INPUT_NORM], hidden.shape[1]), constants[INPUT_EPS], normed)
     meet(team)
-    attend(team, layer, constants, window, step, scratch, keys, values)
+    run_attention(team, layer, constants, window, step, scratch, keys, values)
     project(team, scratch.attended, layer, OUTPUT, hidden, True)
     meet(team)
     rms_norm(team, hidden, vector_at(layer[MLP_NORM], hidden.shape[1]), constants[MLP_EPS], normed)

@@ -38,13 +38,20 @@ def exp(x):
 
 
 @kernel
-def take_rows(team, source, rows, out):
-    """``out[i] = source[rows[i]]``.  source: [any, width].  rows: [n].  out: [n, width]."""
-    for share in shares(team, (len(rows) + _ROWS - 1) // _ROWS):
-        for i in range(share * _ROWS, min(len(rows), (share + 1) * _ROWS)):
-            row, result = source[rows[i]], out[i]
-            for d in range(len(row)):
-                result[d] = row[d]
+def rows(team, count):
+    """Yield numbers from 0 to ``count`` - 1 by shares of ``_ROWS``, each to one thread of the team."""
+    for share in shares(team, (count + _ROWS - 1) // _ROWS):
+        for i in range(share * _ROWS, min(count, (share + 1) * _ROWS)):  # noqa: UP028 - numba knows no "yield from"
+            yield i
+
+
+@kernel
+def take_rows(team, source, places, out):
+    """``out[i] = source[places[i]]``.  source: [any, width].  places: [n].  out: [n, width]."""
+    for i in rows(team, len(places)):
+        row, result = source[places[i]], out[i]
+        for d in range(len(row)):
+            result[d] = row[d]
 
 
 @kernel
@@ -53,25 +60,23 @@ def rms_norm(team, x, weight, eps, out):
 
     x, out: [n, width], which may be the same.  weight: [width].
     """
-    for share in shares(team, (len(x) + _ROWS - 1) // _ROWS):
-        for i in range(share * _ROWS, min(len(x), (share + 1) * _ROWS)):
-            row, result = x[i], out[i]
-            squares = np.float32(0)
-            for d in range(len(row)):
-                squares += row[d] * row[d]
-            scale = np.float32(1) / np.sqrt(squares / np.float32(len(row)) + eps)
-            for d in range(len(row)):
-                result[d] = row[d] * scale * weight[d]
+    for i in rows(team, len(x)):
+        row, result = x[i], out[i]
+        squares = np.float32(0)
+        for d in range(len(row)):
+            squares += row[d] * row[d]
+        scale = np.float32(1) / np.sqrt(squares / np.float32(len(row)) + eps)
+        for d in range(len(row)):
+            result[d] = row[d] * scale * weight[d]
 
 
 @kernel
 def silu_mul(team, gate, up):
     """``gate = gate / (1 + e^-gate) * up``, in place.  gate, up: [n, width] (Shazeer 2020, arXiv:2002.05202)."""
-    for share in shares(team, (len(gate) + _ROWS - 1) // _ROWS):
-        for i in range(share * _ROWS, min(len(gate), (share + 1) * _ROWS)):
-            g, u = gate[i], up[i]
-            for d in range(len(g)):
-                g[d] = g[d] / (np.float32(1) + exp(-g[d])) * u[d]
+    for i in rows(team, len(gate)):
+        g, u = gate[i], up[i]
+        for d in range(len(g)):
+            g[d] = g[d] / (np.float32(1) + exp(-g[d])) * u[d]
 
 
 @kernel
@@ -80,13 +85,12 @@ def find_angles(team, positions, frequencies, scale, cos, sin):
 
     positions: [n].  frequencies: [head_dim / 2].  cos, sin: [n, head_dim / 2].
     """
-    for share in shares(team, (len(positions) + _ROWS - 1) // _ROWS):
-        for i in range(share * _ROWS, min(len(positions), (share + 1) * _ROWS)):
-            position = np.float32(positions[i])
-            for d in range(len(frequencies)):
-                angle = position * frequencies[d]
-                cos[i, d] = np.cos(angle) * scale
-                sin[i, d] = np.sin(angle) * scale
+    for i in rows(team, len(positions)):
+        position = np.float32(positions[i])
+        for d in range(len(frequencies)):
+            angle = position * frequencies[d]
+            cos[i, d] = np.cos(angle) * scale
+            sin[i, d] = np.sin(angle) * scale
 
 
 @kernel
@@ -109,10 +113,9 @@ def rotate_and_store(team, queries, keys, values, cos, sin, slots, key_cache, va
     queries: [n, num_heads, head_dim].  keys, values: [n, num_kv_heads, head_dim].  slots: [n], places in the caches,
     which are [num_slots, num_kv_heads, head_dim].
     """
-    for share in shares(team, (len(slots) + _ROWS - 1) // _ROWS):
-        for i in range(share * _ROWS, min(len(slots), (share + 1) * _ROWS)):
-            for h in range(queries.shape[1]):
-                rotate(queries[i, h], cos[i], sin[i], queries[i, h])
-            for h in range(keys.shape[1]):
-                rotate(keys[i, h], cos[i], sin[i], key_cache[slots[i], h])
-                value_cache[slots[i], h, :] = values[i, h]
+    for i in rows(team, len(slots)):
+        for h in range(queries.shape[1]):
+            rotate(queries[i, h], cos[i], sin[i], queries[i, h])
+        for h in range(keys.shape[1]):
+            rotate(keys[i, h], cos[i], sin[i], key_cache[slots[i], h])
+            value_cache[slots[i], h, :] = values[i, h]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from folovllm.kernels.available import why_no_kernels
+from folovllm.kernels.available import has_kernels
 from folovllm.models.flat_batch import FlatBatch
 
 
@@ -28,9 +28,7 @@ class PagedAttention:
     def __init__(self, batch: FlatBatch, windows: Sequence[int | None]) -> None:
         self._batch = batch
         self._windows = enumerate(windows)
-        cache = batch.kv_cache.data
-        has_kernel = cache.device.type == "cpu" and cache.dtype == torch.float32 and why_no_kernels() is None
-        self._attend = _attend_by_kernel if has_kernel else _attend_by_torch
+        self._attend = _attend_by_kernel if has_kernels(batch.kv_cache.data) else _attend_by_torch
         self._slots = batch.tensor(batch.slots)
 
     def __call__(

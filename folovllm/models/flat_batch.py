@@ -36,7 +36,6 @@ class FlatBatch:
 
     def __init__(self, token_ids: Sequence[int], rows: Sequence[int], runs: list[TokenRun], kv_cache: KVCache) -> None:
         self.kv_cache = kv_cache
-        self.runs = runs
         self.token_ids = np.array(token_ids, np.int64)
         self.rows = np.array(rows, np.int64)
         self.counts = np.array([run.num_tokens for run in runs])

@@ -12,6 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -203,10 +204,10 @@ class _SelfTest:
         logits: dict[int, Tensor] = {}
         for step in _plan_steps(ends):
             runs = [TokenRun(start, end - start, tables[i][: -(-end // _BLOCK_SIZE)]) for i, start, end in step]
-            token_ids = torch.cat([self._sequences[i][start:end] for i, start, end in step])
-            rows = torch.tensor([run.num_tokens for run in runs]).cumsum(0) - 1
+            token_ids = [token_id for i, start, end in step for token_id in self._sequences[i][start:end].tolist()]
+            last_of_each = [count - 1 for count in accumulate(run.num_tokens for run in runs)]
             try:
-                output = self._forward(FlatBatch(token_ids.tolist(), rows.tolist(), runs, cache))
+                output = self._forward(FlatBatch(token_ids, last_of_each, runs, cache))
             except _EnoughError:
                 continue
             logits |= {i: row for (i, _, _), row in zip(step, output, strict=True)}

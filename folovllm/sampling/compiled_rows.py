@@ -7,13 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from folovllm.kernels.available import why_no_kernels
-
-
-def has_kernels(logits: Tensor) -> bool:
-    """Say whether the loops take these logits: float32 on a CPU."""
-    return logits.device.type == "cpu" and logits.dtype == torch.float32 and why_no_kernels() is None
-
 
 def filter_rows(logits: Tensor, **wishes: Any) -> Tensor:
     """Return the filtered logits, [num_rows, vocab].  wishes: as in :func:`_filters`, an entry a row."""

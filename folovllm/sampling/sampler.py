@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
+from folovllm.kernels.available import has_kernels
 from folovllm.sampling import compiled_rows
-from folovllm.sampling.compiled_rows import has_kernels
 from folovllm.sampling.logits_processors import (
     apply_allowed_token_ids,
     apply_bans,
