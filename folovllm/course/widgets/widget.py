@@ -69,7 +69,7 @@ class PictureWidget(CourseWidget):
 
     def say(self, sentence: str) -> None:
         """Write the line of text; a screen reader reads it out when it changes."""
-        self.status.value = f'<b role="status">{html.escape(sentence)}</b>'
+        self.status.value = spoken(sentence)
 
     def show(self, sentence: str, png: bytes) -> None:
         """Write the line and replace the picture."""
@@ -124,6 +124,11 @@ def _running_cell() -> tuple[str, str]:
     # JupyterLab tells which cell it is; where nobody does, its code stands for it.
     cell = request["metadata"].get("cellId") or request["content"]["code"]
     return cell, request["header"]["msg_id"]
+
+
+def spoken(sentence: str) -> str:
+    """Return HTML of a text that a screen reader reads out when it changes; its line breaks stay."""
+    return f'<b role="status" style="white-space: pre-line">{html.escape(sentence)}</b>'
 
 
 def wide() -> ipywidgets.Layout:
