@@ -221,15 +221,15 @@ class DistributionPicture(LivePicture):
 
     def _place_cut(self, step: FilterStep, now: Distribution, mass_before: float) -> None:
         line, word = self._cut_lines[step.name], self._cut_words[step.name]
-        word.set_text(f"{step.name} {step.value:g}")
+        words = f"{step.name} {step.value:g}"
         if step.name == "top-p":  # it is a share of what the filters before it left
             height = step.value * mass_before
             line.set_ydata([height, height])
-            word.set_y(height - 0.01)
+            word.set(y=height - 0.01, text=words if mass_before > 0.9995 else f"{words} × {_percent(mass_before)}")
             return
         rank = step.value if step.name == "top-k" else np.count_nonzero(now.tempered >= step.value * now.tempered.max())
         line.set_xdata([rank, rank])
-        word.set_x(rank * 1.15)
+        word.set(x=rank * 1.15, text=words)
 
     def _curve_of(self, tempered: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         rising = np.cumsum(tempered[self._order])  # temperature does not change who is likelier
