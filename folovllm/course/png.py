@@ -23,7 +23,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     for i in range(3):  # a channel at a time: four times as fast as all at once
         rows[:, 1 + i :: 3] = pixels[..., i]
     header = struct.pack(">IIBBBBB", width, height, _EIGHT_BITS, _RGB, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows, 1), b"IEND": b""}
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows.data, 1), b"IEND": b""}
     return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks.items())
 
 

@@ -41,15 +41,21 @@ def visible_text(text: str, fonts: Sequence[str] = ("monospace",)) -> str:
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 
 
-def token_label(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """Return how a token is written in a picture with ``token_fonts``: its text, or its bytes if it is no text.
+def text_or_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """Return a token's text, or its bytes where it is no text: a character may be spread over several tokens.
 
-    A character may be spread over several tokens; each of them has some of its bytes, written as ``<e4 bd>``.
+    Bytes are written as ``<e4 bd>``.
     """
     text = decode_token(tokenizer, token_id)
-    if "\ufffd" in text and (in_bytes := token_bytes(tokenizer, token_id, text)) is not None:
-        return f"<{in_bytes.hex(' ')}>"
-    return visible_text(text, token_fonts())
+    in_bytes = token_bytes(tokenizer, token_id, text) if "\ufffd" in text else None
+    return text if in_bytes is None else f"<{in_bytes.hex(' ')}>"
+
+
+def token_label(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """Return how a token is written in a picture with ``token_fonts``."""
+    text = decode_token(tokenizer, token_id)
+    told = text_or_bytes(tokenizer, token_id)
+    return visible_text(text, token_fonts()) if told == text else told
 
 
 def _can_draw(char: str, fonts: Sequence[str]) -> bool:

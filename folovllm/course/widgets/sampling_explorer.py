@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import Distribution, FilterStep, make_distribution
-from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
+from folovllm.course.style import BLUE, ORANGE, LivePicture, new_figure
 from folovllm.course.token_text import token_fonts, token_label
 from folovllm.course.token_text import visible_text as visible_text
 from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box, wide
@@ -32,7 +32,7 @@ _LONG_PROMPT = 400
 _AXIS_ENDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 _DARK = "#333333"
 _MODEL_LOOK: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "#777777", "linewidth": 0.8}
-_A_LOOK: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "white", "hatch": "....", "linewidth": 0}
+_A_LOOK: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "black", "hatch": "//", "linewidth": 0.8}
 _NOW_LOOK: dict[str, Any] = {"facecolor": BLUE, "linewidth": 0}
 
 
@@ -72,7 +72,14 @@ class DistributionPicture(LivePicture):
         self._add_bars()
         self._add_curve()
         moving = [*self._strip.texts["now"], *self._now_bars, self._dropped, self._dropped_word, self._drawn]
-        moving += [self._drawn_word, self._drawn_key, self._cumulative, self._kept, *self._cuts, *self._shares.artists["now"]]
+        moving += [
+            self._drawn_word,
+            self._drawn_key,
+            self._cumulative,
+            self._kept,
+            *self._cuts,
+            *self._shares.artists["now"],
+        ]
         self._with_axis: list[Artist] = [self._bars.xaxis, *self._model_bars, *self._shares.artists["model"]]
         if has_a:
             self._with_axis += [*self._a_bars, self._a_curve, self._a_end, *self._shares.artists["A"]]
@@ -250,7 +257,7 @@ class _Strip:
         self.texts: dict[str, list[Any]] = {}
         for row, name in enumerate(names):
             for i in range(5):
-                edge = {"edgecolor": BLUE if i == 4 else "#777777", "linewidth": 2 if i == 4 else 1}
+                edge: dict[str, Any] = {"edgecolor": BLUE if i == 4 else "#777777", "linewidth": 2 if i == 4 else 1}
                 axes.add_patch(Rectangle((i, row + 0.05), 0.84, 0.9, facecolor="white", **edge))
                 if i < 4:
                     arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": _DARK, "shrinkA": 0, "shrinkB": 0}
@@ -277,7 +284,9 @@ class _Shares:
         axes.set(xlim=(0, 1.75), ylim=(len(names) - 0.4, -0.6), xticks=[])
         axes.set_yticks(range(len(names)), names, fontsize=11)
         _take_frame(axes)
-        axes.set_title(f"where all the probability is: these {NUM_SHOWN} tokens, and all others", fontsize=11, loc="left")
+        axes.set_title(
+            f"where all the probability is: these {NUM_SHOWN} tokens, and all others", fontsize=11, loc="left"
+        )
         self.artists: dict[str, list[Any]] = {}
         for row, name in enumerate(names):
             these = axes.add_patch(Rectangle((0, row - 0.36), 0, 0.72, **looks[name]))
@@ -362,8 +371,7 @@ class SamplingExplorer(PictureWidget):
         buttons = ipywidgets.HBox([self.draw_button, self.keep_button], layout=ipywidgets.Layout(flex_flow="row wrap"))
         columns = ipywidgets.VBox(list(rows.values())), ipywidgets.VBox([self.order, self.axis, buttons])
         controls = ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([self.prompt, controls])
-        self.children = (*self.children, self.note)
+        super().__init__([self.prompt, controls], below=[self.note])
         self.read_prompt()
 
     @property
