@@ -183,7 +183,7 @@ def slider_with_box(
     else:
         slider = slider_kind(**limits, **look)
         to_box, to_slider = partial(round, ndigits=digits), _same
-    ipywidgets.link((slider, "value"), (box, "value"), transform=(to_box, to_slider))
+    ipywidgets.link((box, "value"), (slider, "value"), transform=(to_slider, to_box))
     return ipywidgets.HBox([slider, box], layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
