@@ -3,10 +3,16 @@
 import html
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import ipywidgets
+from IPython.core.getipython import get_ipython
+from traitlets import HasTraits
 
 from folovllm.course.style import to_html
+
+# What a widget needs to be one, even when it is closed.
+_MACHINERY = vars(HasTraits()).keys() | {"_model_id", "_repr_mimebundle_"}
 
 
 class CourseWidget(ipywidgets.VBox):
@@ -14,15 +20,33 @@ class CourseWidget(ipywidgets.VBox):
 
     Where no kernel runs (GitHub, nbviewer, an exported page) a notebook shows ``summary`` instead.
     On the page the box has its Python class as CSS class.
+    A cell that runs again closes the widgets that it made before.
     """
 
     def __init__(self, children: Sequence[ipywidgets.Widget]) -> None:
         super().__init__(children)
         self.add_class(type(self).__name__)
+        _close_those_before(self)
 
     def summary(self) -> str:
         """Return what the widget shows, as plain text."""
         raise NotImplementedError(f"{type(self).__name__} must say what it shows")
+
+    def close(self) -> None:
+        """Take the widget from the page for good, and let go of its engine, its figure and its controls.
+
+        IPython remembers what a cell returned (``Out``), so the object itself may live on, empty.
+        """
+        if self.comm is None:
+            return
+        for part in _parts_of(self):
+            part.unobserve_all()
+            if part is not self:
+                part.close()
+        super().close()
+        self.children = ()
+        for name in vars(self).keys() - _MACHINERY:
+            delattr(self, name)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(super()._repr_mimebundle_(**kwargs))
@@ -33,10 +57,10 @@ class CourseWidget(ipywidgets.VBox):
 class PictureWidget(CourseWidget):
     """Controls over a line of text that states the result, over a picture; the last two also show without a kernel.
 
-    png: the picture as it is now.
+    png: the picture as it is now; None where there is nothing to show.
     """
 
-    png: bytes
+    png: bytes | None = None
 
     def __init__(self, controls: Sequence[ipywidgets.Widget]) -> None:
         self.status = ipywidgets.HTML()
@@ -52,10 +76,54 @@ class PictureWidget(CourseWidget):
         self.png = png
         self.say(sentence)
         self.picture.value = to_html(png, self.summary())
+        self.picture.layout.visibility = "visible"
+
+    def hide(self, sentence: str) -> None:
+        """Write the line alone, and hide the picture: it shows something else. Its place stays, so nothing jumps."""
+        self.png = None
+        self.say(sentence)
+        self.picture.layout.visibility = "hidden"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
-        data = super()._repr_mimebundle_(**kwargs) | {"image/png": self.png}
-        return data, {"image/png": {"alt": self.summary()}}
+        data = super()._repr_mimebundle_(**kwargs)
+        if self.png is None:
+            return data, {}
+        return data | {"image/png": self.png}, {"image/png": {"alt": self.summary()}}
+
+
+def _parts_of(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
+    """Return a widget and all that it is made of, layouts and styles too: ipywidgets keeps each until it is closed."""
+    own = [getattr(widget, name) for name in ("layout", "style") if widget.has_trait(name)]
+    inner = [part for child in getattr(widget, "children", ()) for part in _parts_of(child)]
+    return [widget, *own, *inner]
+
+
+# Of each cell of the notebook: its newest run, and the widgets that this run made.
+_made_by: dict[str, tuple[str, WeakSet[CourseWidget]]] = {}
+
+
+def _close_those_before(widget: CourseWidget) -> None:
+    """Close what earlier runs of the running cell made; what the same run made stays."""
+    cell, run = _running_cell()
+    if not cell:
+        return
+    earlier_run, made = _made_by.get(cell, (run, WeakSet()))
+    if earlier_run != run:
+        for each in list(made):
+            each.close()
+        made = WeakSet()
+    made.add(widget)
+    _made_by[cell] = run, made
+
+
+def _running_cell() -> tuple[str, str]:
+    """Return a name of the notebook's cell that runs now, and one of this run; empty where none does."""
+    request = getattr(get_ipython(), "parent_header", None) or {}
+    if request.get("header", {}).get("msg_type") != "execute_request":  # a script, or a moved control
+        return "", ""
+    # JupyterLab tells which cell it is; where nobody does, its code stands for it.
+    cell = request["metadata"].get("cellId") or request["content"]["code"]
+    return cell, request["header"]["msg_id"]
 
 
 def wide() -> ipywidgets.Layout:
