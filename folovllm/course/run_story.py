@@ -49,7 +49,8 @@ class RunStory:
         if names and len(names) != len(requests):
             raise ValueError(f"names: this run has {len(requests)} requests, and there are {len(names)} names")
         self._index_of = {request_id: i for i, request_id in enumerate(requests)}
-        self.names = dict(zip(map(letter_of, range(len(requests))), names or [f"request {r}" for r in requests]))
+        told = names or [f"request {request_id}" for request_id in requests]
+        self.names = {letter_of(i): name for i, name in enumerate(told)}
         self.seq_ids = sorted(dict.fromkeys(seq.seq_id for seq in everybody), key=self._place_of)
         self._records = [{seq.seq_id: seq for seq in step.sequences} for step in self.steps]
         self._last: dict[str, int] = {seq.seq_id: i for i, step in enumerate(self.steps) for seq in step.sequences}
