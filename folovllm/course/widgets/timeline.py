@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from folovllm.course.run_story import EDGES, TINTS, Block, RunStory
-from folovllm.course.style import new_figure, to_png
+from folovllm.course.style import new_figure, png_metadata, show, to_png
 from folovllm.course.widgets.card import background, card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box
 from folovllm.llm import LLM
@@ -116,7 +116,7 @@ def plot_timeline(llm: LLM, names: Sequence[str] = ()) -> Image:
     last = len(story.steps) - 1
     told = [story.sentence(0), *filter(None, map(story.shortage, range(last + 1))), story.sentence(last)]
     alt = f"What {len(story.seq_ids)} sequences did in {last + 1} steps. {' '.join(told)}"
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 class Timeline(CourseWidget):
@@ -213,5 +213,6 @@ class Timeline(CourseWidget):
         figure, *panels = draw_run(self.story)
         for axes in panels:
             axes.axvspan(self.step.value - 0.5, self.step.value + 0.5, fill=False, edgecolor="black", linewidth=2)
-        data = super()._repr_mimebundle_(**kwargs) | {"image/png": to_png(figure)}
-        return data, {"image/png": {"alt": self.summary()}}
+        png = to_png(figure)
+        data = super()._repr_mimebundle_(**kwargs) | {"image/png": png}
+        return data, {"image/png": png_metadata(png, self.summary())}
