@@ -104,12 +104,20 @@ class RunStory:
             return "gives way: waits, and is computed again later" if record.preempted else "waits for its turn"
         said = {
             "reads its prompt": self._reading(record),
-            "gets a token": f"gets token {record.num_output_tokens}",
+            "gets a token": f"{self._coming_back(step, record)}gets token {record.num_output_tokens}",
             "shares a prompt": f"shares the prompt, gets token {record.num_output_tokens}",
             "stands still": "stands still in this step",
             None: "has ended",
         }[did]
         return f"{said}, and ends" if record.status.is_finished() and did is not None else said
+
+    def _coming_back(self, step: int, record: SequenceRecord) -> str:
+        before = self.at(step - 1, record.seq_id)
+        if before is None or before.status == SequenceStatus.RUNNING:
+            return ""
+        if before.status == SequenceStatus.SWAPPED:
+            return "is back from host memory, "
+        return f"is back: {record.num_computed_tokens - record.num_scheduled_tokens} tokens are in the cache, "
 
     @staticmethod
     def _reading(record: SequenceRecord) -> str:

@@ -20,7 +20,7 @@ def plot_data_flow(here: str | None = None) -> Image:
     """Show the map of the engine. here: the part that is lit up, a key of :data:`flow_diagram.PARTS`."""
     figure, axes = new_figure(10, 4.8)
     draw_data_flow(axes, here)
-    return Image(to_png(figure), format="png", alt=describe_data_flow(here))  # type: ignore[no-untyped-call]
+    return show(figure, describe_data_flow(here))
 
 
 def _greedy(max_tokens: int) -> SamplingParams:

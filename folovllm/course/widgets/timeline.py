@@ -65,7 +65,7 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     if any(host):
         grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx", "label": "in host memory"}
         axes.bar(steps, host, bottom=held, **(style | grey | {"linewidth": 1}))
-    top = max(map(sum, zip(held, host, strict=True)))
+    top = max(1, *map(sum, zip(held, host, strict=True)))
     if story.num_blocks <= 2 * top:
         axes.axhline(story.num_blocks, color="#111111", linestyle="--", linewidth=1.5)
         note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11}
