@@ -7,7 +7,7 @@ from folovllm.course.run_story import EDGES, TINTS
 
 _STYLE = """<style>
 .folovllm-card { background: white; color: #111; padding: 10px 12px; border: 1px solid #888; border-radius: 6px;
-  max-width: 960px; box-sizing: border-box; line-height: 1.4; overflow-x: auto }
+  width: 0; min-width: min(100%, 960px); box-sizing: border-box; line-height: 1.4; overflow-x: auto }
 .folovllm-card img { display: block; width: 100%; height: auto }
 .folovllm-card h4 { margin: 10px 0 4px; color: #111; font-size: 14px; font-weight: 600 }
 .folovllm-card table { border-collapse: collapse; margin: 6px 0 0; width: 100%; font-size: 13px; color: #111;
@@ -16,7 +16,7 @@ _STYLE = """<style>
   color: #111; background: white; white-space: normal; border: 0; border-top: 1px solid #DDD }
 .folovllm-card thead th { border-top: 0; color: #444; font-weight: 600 }
 .folovllm-card thead th:last-child { width: 55% }
-.folovllm-card tbody th { width: 7em; padding-left: 6px }
+.folovllm-card tbody th { width: 1%; white-space: nowrap; padding: 4px 16px 4px 6px }
 .folovllm-card tr.lit > * { background: #FFE9BF }
 .folovllm-card code { color: #111; background: none; padding: 0; font-size: 13px; white-space: pre-wrap }
 .folovllm-card .text { white-space: pre-wrap; font-family: var(--jp-code-font-family, monospace) }
