@@ -1,6 +1,7 @@
 """What all widgets of the course share."""
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
@@ -62,14 +63,14 @@ class PictureWidget(CourseWidget):
 
     png: bytes | None = None
 
-    def __init__(self, controls: Sequence[ipywidgets.Widget]) -> None:
+    def __init__(self, controls: Sequence[ipywidgets.Widget], below: Sequence[ipywidgets.Widget] = ()) -> None:
         self.status = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
-        super().__init__([*controls, self.status, self.picture])
+        super().__init__([*controls, self.status, self.picture, *below])
 
     def say(self, sentence: str) -> None:
         """Write the line of text; a screen reader reads it out when it changes."""
-        self.status.value = f'<b role="status">{html.escape(sentence)}</b>'
+        self.status.value = spoken(sentence)
 
     def show(self, sentence: str, png: bytes) -> None:
         """Write the line and replace the picture."""
@@ -126,6 +127,11 @@ def _running_cell() -> tuple[str, str]:
     return cell, request["header"]["msg_id"]
 
 
+def spoken(sentence: str) -> str:
+    """Return HTML of a text that a screen reader reads out when it changes; its line breaks stay."""
+    return f'<b role="status" style="white-space: pre-line">{html.escape(sentence)}</b>'
+
+
 def wide() -> ipywidgets.Layout:
     """Return the layout of a text field: as wide as a line is well read, or as the page where that is less."""
     return ipywidgets.Layout(width="calc(100% - 4px)", max_width="54em")  # the 4 px are its margin
@@ -140,19 +146,32 @@ def choice(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.
     return buttons
 
 
-def slider_with_box(label: str, value: float, minimum: float, maximum: float, step: float) -> ipywidgets.HBox:
+def slider_with_box(
+    label: str, value: float, minimum: float, maximum: float, step: float, *, is_logarithmic: bool = False
+) -> ipywidgets.HBox:
     """Return a slider and a number box that move together; a screen reader reads the box, which has the label.
 
     The box is the last child: read ``.children[-1].value``.
+    is_logarithmic: the slider multiplies where others add, a tenth of a doubling per step; ``step`` is the box's.
     """
-    kind = (ipywidgets.IntSlider, ipywidgets.BoundedIntText) if isinstance(value, int) else (
+    is_whole = isinstance(value, int)
+    kind = (ipywidgets.IntSlider, ipywidgets.BoundedIntText) if is_whole else (
         ipywidgets.FloatSlider,
         ipywidgets.BoundedFloatText,
     )  # fmt: skip
     limits = {"value": value, "min": minimum, "max": maximum, "step": step}
-    slider = kind[0](**limits, readout=False, layout=ipywidgets.Layout(width="220px"))
-    box = kind[1](**limits, description=label, layout=ipywidgets.Layout(width="200px"))
-    box.style.description_width = "100px"
+    look = {"readout": False, "layout": ipywidgets.Layout(width="220px")}
+    if is_logarithmic:
+        slider = ipywidgets.FloatLogSlider(
+            value, base=2, min=math.log2(minimum), max=math.log2(maximum), step=0.1, **look
+        )
+    else:
+        slider = kind[0](**limits, **look)
+    box = kind[1](**limits, description=label, layout=ipywidgets.Layout(width="220px"))
+    box.style.description_width = "120px"
     # A slider counts steps from its minimum, and 0.05 + 45 * 0.01 is not quite 0.5.
-    ipywidgets.link((slider, "value"), (box, "value"), transform=(lambda moved: round(moved, 6), lambda typed: typed))
+    digits = None if is_whole else 6
+    ipywidgets.link(
+        (slider, "value"), (box, "value"), transform=(lambda moved: round(moved, digits), lambda typed: typed)
+    )
     return ipywidgets.HBox([slider, box], layout=ipywidgets.Layout(flex_flow="row wrap"))
