@@ -19,8 +19,9 @@ from folovllm.course.padded_batch import (
     pad_prompts,
     show_error,
 )
+from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.card import card
-from folovllm.course.widgets.widget import CourseWidget, choice, wide
+from folovllm.course.widgets.widget import CourseWidget, choice, spoken, wide
 from folovllm.engine.detokenizer import decode_token
 
 MAX_PROMPTS, MAX_COLUMNS = 4, 12
@@ -137,13 +138,13 @@ class PaddingExplorer(CourseWidget):
         if self._problem:
             self._hide(self._problem)
             return
-        self.status.value = f'<b role="status">{html.escape(self.effect.sentence())}</b>'
+        self.status.value = spoken(self.effect.sentence())
         self.picture.value = card(_STYLE, *map(self._grid, SIDES), self._errors())
         self.picture.layout.visibility = "visible"
 
     def _hide(self, sentence: str) -> None:
         """Write a sentence, and no picture beside it; its place stays, so nothing jumps."""
-        self.status.value = f'<b role="status">{html.escape(sentence)}</b>'
+        self.status.value = spoken(sentence)
         self.picture.layout.visibility = "hidden"
 
     def _grid(self, side: Side) -> str:
@@ -181,7 +182,7 @@ class PaddingExplorer(CourseWidget):
         )
 
     def _name(self, token_id: int) -> str:
-        return html.escape(visible(decode_token(self.tokenizer, token_id)))
+        return html.escape(visible(text_or_bytes(self.tokenizer, token_id)))
 
     # -- the errors ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import letter_of
 from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box, wide
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.history import SequenceRecord
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
@@ -271,7 +271,7 @@ class StepDebugger(CourseWidget):
 
     def _draw(self) -> None:
         moment = self.moments[self._at]
-        self.status.value = f'<b role="status">{html.escape(self._told())}</b>'
+        self.status.value = spoken(self._told())
         if not moment.hops:
             self.picture.value = ""
             return

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from folovllm.course.run_story import EDGES, TINTS, Block, RunStory
 from folovllm.course.style import new_figure, png_metadata, show, to_png
 from folovllm.course.widgets.card import background, card, label, names, table
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken
 from folovllm.llm import LLM
 
 MAX_BLOCKS = 64
@@ -150,7 +150,7 @@ class Timeline(CourseWidget):
     def refresh(self) -> None:
         """Show the chosen step."""
         step, story = self.step.value, self.story
-        self.status.value = f'<b role="status">{html.escape(story.sentence(step))}</b>'
+        self.status.value = spoken(story.sentence(step))
         held, _, free = story.count(step)
         needed = story.needed_next(step)
         parts = [
