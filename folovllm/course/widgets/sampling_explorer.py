@@ -393,7 +393,7 @@ class SamplingExplorer(PictureWidget):
         if len(prompt) > _LONG_PROMPT:
             self.hide(f"reading {len(prompt):,} characters ...")
         try:
-            self.logits = self.llm.llm_engine.compute_logits(prompt).cpu()
+            self.logits = self.llm.compute_logits(prompt).cpu()
         except ValueError as error:
             self._problem, self.note.value = f"The engine refused this: {error}", ""
             self.refuse(self._problem)
