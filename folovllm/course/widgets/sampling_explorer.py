@@ -393,10 +393,14 @@ class SamplingExplorer(PictureWidget):
         if len(prompt) > _LONG_PROMPT:
             self.hide(f"reading {len(prompt):,} characters ...")
         try:
-            self.logits = self.llm.compute_logits(prompt).cpu()
+            logits = self.llm.compute_logits(prompt).cpu()
         except ValueError as error:
             self._problem, self.note.value = f"The engine refused this: {error}", ""
             self.refuse(self._problem)
+        else:
+            if self.comm is None:  # its cell was run again meanwhile
+                return
+            self.logits = logits
         self._begin()
 
     def refresh(self) -> None:
