@@ -8,6 +8,7 @@ from folovllm.course.exercises.data_flow import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_strategy
 from folovllm.course.figures.data_flow import (
     plot_cache,
+    plot_data_flow,
     plot_probabilities,
     plot_steps_in_time,
     time_decode,
@@ -48,6 +49,7 @@ __all__ = [
     "make_tiny_gpt2",
     "plot_beams",
     "plot_cache",
+    "plot_data_flow",
     "plot_entropy",
     "plot_growth",
     "plot_kept",

@@ -5,6 +5,7 @@ import time
 from IPython.display import Image
 from matplotlib.ticker import MaxNLocator
 
+from folovllm.course.flow_diagram import describe_data_flow, draw_data_flow
 from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
 from folovllm.course.widgets.token_colours import probabilities_of
@@ -13,6 +14,13 @@ from folovllm.engine.input_processor import TokensPrompt
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
+
+
+def plot_data_flow(here: str | None = None) -> Image:
+    """Show the map of the engine. here: the part that is lit up, a key of :data:`flow_diagram.PARTS`."""
+    figure, axes = new_figure(10, 4.8)
+    draw_data_flow(axes, here)
+    return show(figure, describe_data_flow(here))
 
 
 def _greedy(max_tokens: int) -> SamplingParams:
