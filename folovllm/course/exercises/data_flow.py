@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import SchedulerConfig
-from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Answer, Exercise, Mistake
+from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise, Mistake
+from folovllm.course.exercises.outcome import Answer
 from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.detokenizer import find_stop
 from folovllm.engine.draws import Draw, DrawnToken

@@ -4,7 +4,7 @@ import numpy as np
 from IPython.display import Image
 
 from folovllm.course.costs import compare_records, fill_array, grow_array, grow_list, seconds
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
 
 _GROWTH = (
     (grow_array, "array, np.append", ORANGE, "s"),
@@ -26,7 +26,7 @@ def plot_growth(lengths: tuple[int, ...] = (250, 1000, 4000, 16000)) -> Image:
     axes.minorticks_off()
     axes.legend(fontsize=11)
     alt = f"Time against number of tokens, both axes logarithmic; at {lengths[-1]:,} tokens: {', '.join(told)}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_records() -> Image:
@@ -49,4 +49,4 @@ def plot_records() -> Image:
         panel.set_xlim(0, 1.25 * max(values))
     told = "; ".join(f"{c.kind} {c.make_ns:.0f} ns, {c.read_ns:.0f} ns, {c.num_bytes:.0f} bytes" for c in costs)
     alt = f"Bars of what a record of four fields costs to make, to read and to keep: {told}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
