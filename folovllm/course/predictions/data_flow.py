@@ -7,8 +7,8 @@ PREDICTIONS = [
         name="rows_of_logits",
         question="5 token ids go into the model. What shape do the logits have that come out?",
         choices={
-            "(5, 49152)": "The model could answer at all five positions. But for four of them we know what follows: the "
-            "prompt. The runner leaves these rows out.",
+            "(5, 49152)": "The model could answer at all five positions. But for four of them we know what follows: "
+            "the prompt. The runner leaves these rows out.",
             "(1, 49152)": "Yes: one row, for the last position. What follows there is the only thing we do not know.",
             "(5,)": "That would be one token per position. Choosing a token is the sampler's work; the model gives a "
             "number for every token of the vocabulary.",
@@ -56,8 +56,8 @@ PREDICTIONS = [
         name="anna_waits",
         question="Anna comes at step 5. With static batching, how many steps does she wait before her first one?",
         choices={
-            "7": "Bo's batch ends after 12 steps. But Dana, Emil and Fay came before Anna, and they take all 3 seats of "
-            "the next batch.",
+            "7": "Bo's batch ends after 12 steps. But Dana, Emil and Fay came before Anna, and they take all 3 seats "
+            "of the next batch.",
             "13": "Yes: 7 steps until Bo's batch ends, and 6 more for the batch of Dana, Emil and Fay.",
             "0": "Two seats are empty when she comes. But a static batch lets nobody in after it has started.",
         },
@@ -69,12 +69,12 @@ PREDICTIONS = [
         question="What should Anna see after the first of the three tokens?",
         choices={
             "nothing new": "Yes: half a character cannot be shown without being taken back later.",
-            "a mark for half a character": "This is what decoding the token alone gives. One token later the mark would "
-            "have to be taken back.",
+            "a mark for half a character": "This is what decoding the token alone gives. The mark would have to be "
+            "taken back later.",
             "the lantern": "Two of its four bytes are still missing. Many characters begin with the same two bytes.",
         },
         right="nothing new",
-        evidence="token 10813: decoded alone '�', shown ' '",
+        evidence="token 10813: decoded alone '�', shown ''",
     ),
     Prediction(
         name="same_bits",
