@@ -55,13 +55,15 @@ def _random_step(rng: random.Random) -> tuple[list[int], list[int], int, int]:
     return running, waiting, max(seats, budget), seats
 
 
-def _share_by(need_of: Callable[[int, int], int]) -> Answer:
+def _share_by(
+    rule: Callable[[int, int], int],
+) -> Callable[[list[int], list[int], int, int], list[int]]:
     """Return an answer that gives every request what a rule makes of its need and of the tokens that are left."""
 
     def answer(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
         given: list[int] = []
         for need in running + waiting:
-            given.append(need_of(need, budget - sum(given)) if len(given) < seats else 0)
+            given.append(rule(need, budget - sum(given)) if len(given) < seats else 0)
         return given
 
     return answer
@@ -117,7 +119,8 @@ def why_solution(output: list[int], eos: int, stop_token_ids: list[int], min_tok
     seq.transition_to(SequenceStatus.RUNNING)
     for token_id in output[:-1]:
         seq.add_token_id(token_id)
-    processor = OutputProcessor(PreTrainedTokenizerBase(), eos, frozenset())
+    no_tokenizer = PreTrainedTokenizerBase()  # type: ignore[no-untyped-call]
+    processor = OutputProcessor(no_tokenizer, eos, frozenset())
     processor.track(request)
     processor.append(Draw(request, seq, 0, [], [DrawnToken(output[-1], None, 0)]))
     if seq.finish_reason is None:
@@ -128,7 +131,8 @@ def why_solution(output: list[int], eos: int, stop_token_ids: list[int], min_tok
 
 def _random_end(rng: random.Random) -> tuple[list[int], int, list[int], int, int]:
     output = [rng.randint(0, 5) for _ in range(rng.randint(1, 6))]
-    stop_token_ids = [rng.randint(0, 5) for _ in range(rng.choice((0, 1, 1, 2)))]
+    other = rng.randint(0, 5)
+    stop_token_ids = rng.choice(([], [other], [other, output[-1]], [output[-1], other]))
     max_tokens = len(output) + rng.choice((0, 0, 1, 3))
     min_tokens = min(max_tokens, rng.choice((0, len(output), len(output) + 1)))
     eos = rng.choice((output[-1], output[-1], output[0], 9))

@@ -50,22 +50,22 @@ def plot_step_parts(llm: LLM) -> Image:
     """Show the median milliseconds of each part of the recorded steps that drew one token. llm: records its history."""
     steps = [step for step in recorded(llm) if step.num_batched_tokens == 1]
     times = {part: _median([getattr(step, name) for step in steps]) for part, name in _PARTS_OF_A_STEP.items()}
+    said = {part: f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms" for part, value in times.items()}
     figure, axes = new_figure(10, 2.9)
     places = range(len(times))[::-1]
     axes.hlines(places, 0.001, list(times.values()), color=GREY, linewidth=2)
     for place, (part, value) in zip(places, times.items(), strict=True):
         slow = part == "model runner"
         axes.plot(value, place, "s" if slow else "o", color=ORANGE if slow else BLUE, markersize=13)
-        axes.annotate(f"{value:.2g} ms", (value, place), (12, 0), textcoords="offset points", va="center", fontsize=12)
-    axes.set(
-        xscale="log", xlim=(0.001, 2000), ylim=(-0.6, 3.6), xlabel="milliseconds per step; each line is 10 times more"
-    )
+        axes.annotate(said[part], (value, place), (12, 0), textcoords="offset points", va="center", fontsize=12)
+    axes.set(xscale="log", xlim=(0.001, 2000), ylim=(-0.6, 3.6))
+    axes.set_xlabel("milliseconds per step (from one line to the next 10 times as many)")
     axes.set_yticks(places, list(times))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.grid(axis="x", color="#DDDDDD")
     axes.tick_params(labelsize=12)
-    told = ", ".join(f"{part} {value:.2g} ms" for part, value in times.items())
+    told = ", ".join(f"{part} {value}" for part, value in said.items())
     return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
 
 
@@ -242,7 +242,8 @@ def stream_table(tokenizer: PreTrainedTokenizerBase, text: str, stop: list[str])
         half = f" + {waiting} byte{'s' if waiting > 1 else ''}" if waiting else ""
         held = detokenizer.text[len(shown) :]
         rows.append([str(token_id), new.hex(" "), detokenizer.text, f"{held}{half}", shown])
-    return HTML(_table(["token", "its bytes", "characters so far", "held back", "shown"], rows))
+    table = _table(["token", "its bytes", "characters so far", "held back", "shown"], rows)
+    return HTML(table)  # type: ignore[no-untyped-call]
 
 
 def _table(names: list[str], rows: list[list[str]]) -> str:
