@@ -1,8 +1,8 @@
 """Slides of a notebook, made from its own cells: reveal.js pages that need no network, with notes for the speaker.
 
 Which cells share a slide follows from what they are, so nothing about slides is kept in the notebooks:
-a heading begins a slide; a question and the cell that answers it are one step of it (arrow down). The cell that answers
-a prediction waits for a key, and so does the explanation of an output; hints stay in the notebook.
+a heading begins a slide; a text and the cell that it speaks of are one step of it (arrow down). What follows an output
+waits for a key: the answer to a prediction, the explanation of what was seen. Hints stay in the notebook.
 """
 
 import copy
@@ -20,7 +20,6 @@ import nbformat
 from jinja2 import DictLoader
 from nbconvert.exporters import SlidesExporter
 
-from folovllm.course.editions.folded import is_folded
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
 from folovllm.course.editions.minutes import Cell
 
@@ -108,9 +107,8 @@ def _slide_type(cell: Cell, before: Cell | None, answered: bool) -> str:
     source = "".join(cell["source"])
     if cell["cell_type"] == "code":
         # Cells that print nothing prepare the next one; what follows an output is a step of its own.
-        if before is not None and answered and (before["cell_type"] != "code" or before["outputs"]):
-            return "subslide"
-        return "fragment" if is_folded(cell) else "-"
+        follows_output = before is not None and answered and (before["cell_type"] != "code" or before["outputs"])
+        return "subslide" if follows_output else "-"
     if source.startswith("#"):
         return "slide"
     if "<details>" in source:
