@@ -1,4 +1,4 @@
-"""The pictures of chapter 05: the map lights up where one is, seats are those of the record, streams are the engine's."""
+"""The pictures of chapter 05: the map lights up where one is, seats are the record's, streams are the engine's."""
 
 import re
 from types import SimpleNamespace

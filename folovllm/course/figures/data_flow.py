@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 
@@ -69,29 +70,30 @@ def plot_step_parts(llm: LLM) -> Image:
     return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
 
 
-def time_prefill(llm: LLM, lengths: tuple[int, ...], num_runs: int = 5) -> list[float]:
-    """Return the forward milliseconds of a step that reads a prompt of each length: the fastest of some runs.
+def time_prefill(llm: LLM, lengths: tuple[int, ...], num_rounds: int = 5) -> list[float]:
+    """Return the forward milliseconds of a step that reads a prompt of each length.
 
-    llm: it records its history. The fastest, because other programs can only slow a step down.
+    llm: it records its history.
+    The fastest of some rounds, because other programs can only slow a step down.
     """
-    found = []
-    for length in lengths:
-        times = []
-        for _ in range(num_runs):
+    fastest = dict.fromkeys(lengths, math.inf)
+    for _ in range(num_rounds):
+        for length in lengths:
             llm.llm_engine.reset_prefix_cache()
             llm.generate(_prompt(5, length), _greedy(1), use_tqdm=False)
-            times.append(recorded(llm)[-1].forward_ms)
-        found.append(min(times))
-    return found
+            fastest[length] = min(fastest[length], recorded(llm)[-1].forward_ms)
+    return list(fastest.values())
 
 
-def time_decode(llm: LLM, batch_sizes: tuple[int, ...], num_tokens: int = 8) -> list[float]:
-    """Return the forward milliseconds of a step that adds a token to so many sequences: the fastest of some."""
-    found = []
-    for size in batch_sizes:
-        llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(num_tokens + 1), use_tqdm=False)
-        found.append(min(step.forward_ms for step in recorded(llm)[-num_tokens:]))
-    return found
+def time_decode(llm: LLM, batch_sizes: tuple[int, ...], num_rounds: int = 3, num_tokens: int = 5) -> list[float]:
+    """Return the forward milliseconds of a step that adds a token to so many sequences: the fastest of some rounds."""
+    fastest = dict.fromkeys(batch_sizes, math.inf)
+    for _ in range(num_rounds):
+        for size in batch_sizes:
+            llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(num_tokens + 1), use_tqdm=False)
+            times = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
+            fastest[size] = min(fastest[size], *times)
+    return list(fastest.values())
 
 
 def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: list[float]) -> Image:
