@@ -3,7 +3,7 @@
 import pytest
 
 from folovllm import SamplingParams
-from folovllm.course.figures.engine import kv_use
+from folovllm.course.figures.config import kv_use
 from folovllm.course.record import phase_of, recorded
 from folovllm.course.widgets.timeline import Timeline, activity, plot_timeline, sentence
 from folovllm.request import SequenceStatus
