@@ -37,7 +37,7 @@ def step_ms(step: StepRecord) -> float:
 
 
 @dataclass
-class _Turn:
+class Turn:
     """One request in time: bars (what, from, to) in seconds, and when each of its tokens came."""
 
     bars: list[tuple[str, float, float]]
@@ -58,14 +58,14 @@ class _Turn:
         return max(pairwise(moments), key=lambda pair: pair[1] - pair[0])
 
 
-def _turns(llm: LLM) -> dict[str, _Turn]:
+def turns_of(llm: LLM) -> dict[str, Turn]:
     """Return what happened to each request, by its id, in the order in which they came."""
-    turns: dict[str, _Turn] = {}
+    turns: dict[str, Turn] = {}
     steps = recorded(llm)
     ends = list(accumulate(step_ms(step) / 1000 for step in steps))
     for step, start, end in zip(steps, [0.0, *ends], ends, strict=False):
         for record in step.sequences:
-            turns.setdefault(record.request_id, _Turn([], [])).add(record, start, end)
+            turns.setdefault(record.request_id, Turn([], [])).add(record, start, end)
     return turns
 
 
@@ -74,7 +74,7 @@ def plot_turns(llms: Mapping[str, LLM], watch: str) -> Image:
 
     llms: by the title of the panel.  watch: the request whose longest wait is measured.
     """
-    runs = {title: _turns(llm) for title, llm in llms.items()}
+    runs = {title: turns_of(llm) for title, llm in llms.items()}
     rows = sum(len(turns) + 1.4 for turns in runs.values())
     heights = [len(turns) + 1.4 for turns in runs.values()]
     figure, panels = new_figure(
@@ -94,7 +94,7 @@ def plot_turns(llms: Mapping[str, LLM], watch: str) -> Image:
     return show(figure, f"Requests in time, one row each. {'; '.join(told)}.")
 
 
-def _draw_turns(axes: Axes, turns: dict[str, _Turn], watch: str) -> float:
+def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str) -> float:
     """Draw one panel; return the longest wait of the request that is watched."""
     places: dict[str, float] = {}
     below = 0.0
