@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from folovllm.cache_folder import NoHomeError, cache_root
 from folovllm.control_groups import count_cores
 from folovllm.free_memory import GIB, free_memory, is_out_of_memory
 
@@ -160,7 +161,6 @@ def check_memory() -> Check:
 
 def check_disk() -> Check:
     """The cache folder can take the bundled model, if it has not got it."""
-    from folovllm.cache_folder import cache_root
     from folovllm.models.bundled import SMOLLM2, cached_path
 
     root = cache_root()
@@ -248,6 +248,9 @@ def run_checks() -> list[Check]:
 def _run(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
+    except NoHomeError as error:
+        detail, _, fix = str(error).partition("; ")
+        return Check(name, "fail", detail, fix, name)
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
         first_line = next(iter(str(error).splitlines()), "")
         fix = _more_memory() if is_out_of_memory(error) else _reinstall()

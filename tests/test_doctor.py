@@ -291,6 +291,21 @@ def test_once_the_model_is_there_the_disk_may_be_full(monkeypatch, model_is_cach
     assert doctor.check_disk().level == "ok"
 
 
+@pytest.mark.parametrize("name", ["disk", "model"])
+def test_without_a_home_folder_the_doctor_says_what_to_set(monkeypatch, name):
+    for variable in ("FOLOVLLM_CACHE", "FOLOVLLM_MODEL", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", without_a_home)
+    [check] = [each for each in doctor.run_checks() if each.name == name]
+    assert check.level == "fail"
+    assert check.detail == "this user has no home folder"
+    assert check.fix == "set FOLOVLLM_CACHE to a folder that can be written"
+
+
+def without_a_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_a_healthy_disk_is_shown_without_anybodys_folder_names(monkeypatch, tmp_path):
     assert doctor.check_disk().detail.endswith("GiB free in FOLOVLLM_CACHE")
     monkeypatch.delenv("FOLOVLLM_CACHE")
