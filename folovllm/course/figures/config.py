@@ -178,29 +178,34 @@ def plot_token_memory(llm: LLM) -> Image:
             continue
         axes.text(3.1, row, f"layer {layer}", ha="right", va="center", fontsize=11)
         for start, name, color, hatch in ((3.3, "key", "#cfe6f5", "//"), (6.7, "value", "#fce4b3", "..")):
-            for head in range(spec.num_kv_heads):
-                width = 3.0 / spec.num_kv_heads
-                look = {"facecolor": color, "edgecolor": "white", "hatch": hatch}
-                axes.bar(start + head * width, 0.7, width - 0.06, row - 0.35, align="edge", **look)
-                axes.text(
-                    start + (head + 0.5) * width - 0.03,
-                    row,
-                    f"{spec.head_dim}",
-                    ha="center",
-                    va="center",
-                    fontsize=11,
-                    bbox={"facecolor": "white", "linewidth": 0, "pad": 2},
-                )
+            look = {"facecolor": color, "edgecolor": "white", "hatch": hatch}
+            _draw_heads(axes, start, row, [spec.head_dim] * spec.num_kv_heads, look)
             if row == 0:
                 words = f"{name}: {spec.num_kv_heads} heads of {spec.head_dim} numbers"
                 axes.text(start + 1.5, -0.6, words, ha="center", fontsize=12)
-    numbers = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
-    words = f"{spec.num_layers} layers × 2 × {spec.num_kv_heads} × {spec.head_dim} = {numbers:,} numbers per token"
-    axes.text(6.5, 4.0, words, ha="center", va="center", fontsize=12, fontweight="bold")
-    axes.set(xlim=(0, 9.8), ylim=(4.3, -1.0))
+    axes.set(xlim=(0, 9.8), ylim=(3.5, -1.0))
     axes.axis("off")
     kept = f"a key and a value, each {spec.num_kv_heads} heads of {spec.head_dim} numbers"
-    return show(figure, f"One token leaves in each layer {kept}: {words}.")
+    return show(figure, f"One token leaves in each of {spec.num_layers} layers {kept}.")
+
+
+def _draw_heads(axes: Axes, start: float, row: int, sizes: list[int], look: Mapping[str, Any]) -> None:
+    """Draw one key or value: a box for each head, with how many numbers it holds."""
+    width = 3.0 / len(sizes)
+    background = {"facecolor": "white", "linewidth": 0, "pad": 2}
+    for head, size in enumerate(sizes):
+        left = start + head * width
+        axes.bar(left, 0.7, width - 0.06, row - 0.35, align="edge", **look)
+        middle = left + width / 2 - 0.03
+        axes.text(middle, row, str(size), ha="center", va="center", fontsize=11, bbox=background)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A KV block: its tokens' texts, and how many sequences hold it."""
+
+    words: list[str]
+    holders: int
 
 
 def plot_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4) -> Image:
@@ -208,61 +213,69 @@ def plot_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4) -> Im
 
     prompts: by the name of the reader; exactly two.
     """
-    names = list(prompts)
-    engine = llm.with_settings(record_history=True, block_size=block_size, num_gpu_blocks_override=64)
-    outputs = engine.generate(
-        list(prompts.values()), SamplingParams(temperature=0, max_tokens=4, ignore_eos=True), use_tqdm=False
-    )
-    step = next(
-        each for each in reversed(recorded(engine)) if sum(bool(seq.block_table) for seq in each.sequences) == 2
-    )
-    blocks: dict[int, tuple[list[str], int]] = {}
-    tables = []
-    for sequence, output in zip(step.sequences, outputs, strict=True):
-        tokens = (*output.prompt_token_ids, *output.outputs[0].token_ids)[: sequence.num_computed_tokens]
-        words = [visible_text(decode_token(llm.get_tokenizer(), token)) for token in tokens]
-        tables.append(sequence.block_table)
-        for i, (block, holders) in enumerate(zip(sequence.block_table, sequence.ref_counts, strict=True)):
-            blocks[block] = (words[i * block_size : (i + 1) * block_size], holders)
+    tables, blocks = _run_two(llm, list(prompts.values()), block_size)
     places = {block: 1.45 * i for i, block in enumerate(sorted(blocks))}
-    width = 1.45 * len(places)
     figure, axes = new_figure(10, 4.6)
-    for block, (words, holders) in blocks.items():
-        _draw_block(axes, places[block], block, words, holders, block_size)
-    for level, name, table in ((-2.4, names[0], tables[0]), (block_size + 1.5, names[1], tables[1])):
-        _draw_table(axes, level, name, table, places)
-    axes.set(xlim=(-1.3, width), ylim=(block_size + 2.4, -3.2))
+    for number, block in blocks.items():
+        _draw_block(axes, places[number], number, block, block_size)
+    for levels, name, table in zip(((-2.4, -0.75), (block_size + 1.5, block_size)), prompts, tables, strict=True):
+        _draw_table(axes, levels, name, table, places)
+    axes.set(xlim=(-1.3, 1.45 * len(places)), ylim=(block_size + 2.4, -3.2))
     axes.axis("off")
-    shared = [block for block, (_, holders) in blocks.items() if holders > 1]
     looks: list[Any] = [
-        Patch(facecolor="#cfe6f5", edgecolor=BLUE, hatch="//", label="a block that both hold"),
-        Patch(facecolor="white", edgecolor=GREY, label="a block of one reader"),
-        Patch(facecolor="white", edgecolor=GREY, linestyle=":", label="an empty place"),
+        Patch(**_SHARED, label="a block that both hold"),
+        Patch(**_OWN, label="a block of one reader"),
+        Patch(**_OWN, linestyle=":", label="an empty place"),
     ]
     figure.legend(handles=looks, loc="outside upper left", ncols=3, fontsize=11, frameon=False)
-    alt = (
-        f"Blocks of {block_size} places. {names[0]}'s table names the blocks {list(tables[0])}, {names[1]}'s "
-        f"{list(tables[1])}; both hold {shared}, in which the common beginning lies."
+    shared = [number for number, block in blocks.items() if block.holders > 1]
+    told = "; ".join(
+        f"{name}'s table names the blocks {list(table)}" for name, table in zip(prompts, tables, strict=True)
     )
-    return show(figure, alt)
+    return show(
+        figure, f"Blocks of {block_size} places. {told}; both hold {shared}, in which the common beginning lies."
+    )
 
 
-def _draw_block(axes: Axes, left: float, block: int, words: list[str], holders: int, block_size: int) -> None:
-    look = {"facecolor": "#cfe6f5", "edgecolor": BLUE, "hatch": "//"} if holders > 1 else {"facecolor": "white"}
+_SHARED: dict[str, Any] = {"facecolor": "#cfe6f5", "edgecolor": BLUE, "hatch": "//"}
+_OWN: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY}
+
+
+def _run_two(llm: LLM, prompts: list[str], block_size: int) -> tuple[list[tuple[int, ...]], dict[int, _Block]]:
+    """Generate a few tokens for two prompts; return their tables and blocks in the last step that both were in."""
+    engine = llm.with_settings(record_history=True, block_size=block_size, num_gpu_blocks_override=64)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    step = next(
+        step for step in reversed(recorded(engine)) if sum(bool(seq.block_table) for seq in step.sequences) == 2
+    )
+    blocks: dict[int, _Block] = {}
+    for seq, output in zip(step.sequences, outputs, strict=True):
+        tokens = (*output.prompt_token_ids, *output.outputs[0].token_ids)[: seq.num_computed_tokens]
+        words = [visible_text(decode_token(llm.get_tokenizer(), token)) for token in tokens]
+        for i, (number, holders) in enumerate(zip(seq.block_table, seq.ref_counts, strict=True)):
+            blocks[number] = _Block(words[i * block_size : (i + 1) * block_size], holders)
+    return [seq.block_table for seq in step.sequences], blocks
+
+
+def _draw_block(axes: Axes, left: float, number: int, block: _Block, block_size: int) -> None:
+    background = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.9}
     for place in range(block_size):
-        filled = place < len(words)
-        drawn: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY} | (look if filled else {"linestyle": ":"})
-        axes.bar(left, 0.9, 1.25, place, align="edge", **drawn)
+        filled = place < len(block.words)
+        look = _SHARED if block.holders > 1 else _OWN
+        axes.bar(left, 0.9, 1.25, place, align="edge", **(look if filled else _OWN | {"linestyle": ":"}))
         if filled:
-            background = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.9}
-            axes.text(left + 0.62, place + 0.45, words[place], ha="center", va="center", fontsize=11, bbox=background)
-    axes.text(left + 0.62, -0.15, f"block {block}", ha="center", va="bottom", fontsize=11, fontweight="bold")
+            word = block.words[place]
+            axes.text(left + 0.62, place + 0.45, word, ha="center", va="center", fontsize=11, bbox=background)
+    axes.text(left + 0.62, -0.15, f"block {number}", ha="center", va="bottom", fontsize=11, fontweight="bold")
 
 
-def _draw_table(axes: Axes, level: float, name: str, table: tuple[int, ...], places: Mapping[int, float]) -> None:
-    """Draw a reader's block table, and an arrow from each of its entries to the block."""
+def _draw_table(
+    axes: Axes, levels: tuple[float, float], name: str, table: tuple[int, ...], places: Mapping[int, float]
+) -> None:
+    """Draw a reader's block table at the first level, and an arrow from each entry to the block at the second."""
+    level, end = levels
     axes.text(-0.2, level, f"{name}'s\ntable", ha="right", va="center", fontsize=11)
-    end = -0.75 if level < 0 else 4.0
     for block in table:
         middle = places[block] + 0.62
         axes.text(middle, level, str(block), ha="center", va="center", fontsize=11, bbox={"facecolor": "#eeeeee"})

@@ -5,7 +5,10 @@ from folovllm.course.predictions.prediction import Prediction
 PREDICTIONS = [
     Prediction(
         name="steps_by_seats",
-        question="Eight prompts, an answer of 12 tokens for each. One seat took 96 steps. How many steps with eight seats?",
+        question=(
+            "Eight prompts, an answer of 12 tokens for each. One seat took 96 steps. How many steps do eight seats "
+            "take?"
+        ),
         choices={
             "96": "The work is the same, but a step can carry a token of each of the eight answers.",
             "12": "Yes: in each step every answer grows by one token, and all have 12.",
