@@ -127,7 +127,7 @@ def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
 def plot_step_times(llms: Mapping[int, LLM]) -> Image:
     """Show how long a step takes that adds a token to so many sequences, and what that is per token.
 
-    llms: by the number of sequences that each ran at once.
+    llms: by the number of sequences that each ran together.
     """
     times = {seats: _undisturbed_ms(_full_steps(llm, seats)) for seats, llm in llms.items()}
     figure, (step, token) = new_figure(10, 3.2, ncols=2)
