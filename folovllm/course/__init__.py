@@ -6,6 +6,14 @@ from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_strategy
+from folovllm.course.figures.config import (
+    plot_blocks,
+    plot_kv_use,
+    plot_layers,
+    plot_step_times,
+    plot_token_memory,
+    plot_turns,
+)
 from folovllm.course.figures.data_flow import (
     plot_cache,
     plot_data_flow,
@@ -18,11 +26,11 @@ from folovllm.course.figures.data_flow import (
     time_prefill,
     time_with_and_without_cache,
 )
-from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import plot_growth, plot_records
 from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
 from folovllm.course.figures.sequences import plot_beams, plot_states
+from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
@@ -51,24 +59,28 @@ __all__ = [
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
+    "plot_blocks",
     "plot_cache",
     "plot_data_flow",
     "plot_entropy",
     "plot_growth",
     "plot_kept",
     "plot_kv_use",
+    "plot_layers",
     "plot_padding",
     "plot_probabilities",
+    "plot_reading",
     "plot_records",
     "plot_rounding",
     "plot_seats",
     "plot_states",
     "plot_step_parts",
-    "plot_steps",
-    "plot_stream",
+    "plot_step_times",
     "plot_temperatures",
     "plot_timeline",
+    "plot_token_memory",
     "plot_tokens_per_step",
+    "plot_turns",
     "predict",
     "print_environment",
     "quantize_and_back",
