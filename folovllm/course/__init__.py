@@ -17,7 +17,14 @@ from folovllm.course.figures.data_flow import (
 from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import plot_growth, plot_records
-from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
+from folovllm.course.figures.sampling import (
+    plot_draw,
+    plot_entropy,
+    plot_filters,
+    plot_kept,
+    plot_penalties,
+    plot_stop,
+)
 from folovllm.course.figures.sequences import plot_beams, plot_states
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
@@ -48,19 +55,22 @@ __all__ = [
     "make_tiny_gpt2",
     "plot_beams",
     "plot_cache",
+    "plot_draw",
     "plot_entropy",
+    "plot_filters",
     "plot_growth",
     "plot_kept",
     "plot_kv_use",
     "plot_padding",
+    "plot_penalties",
     "plot_probabilities",
     "plot_records",
     "plot_rounding",
     "plot_states",
     "plot_steps",
     "plot_steps_in_time",
+    "plot_stop",
     "plot_stream",
-    "plot_temperatures",
     "plot_timeline",
     "predict",
     "print_environment",
