@@ -243,8 +243,8 @@ _LAST = "rows have two dimensions: the last one is number 1"
 _FIRST = "the last of one dimension is the first too"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "temperature": {
-        "probs = (logits / temperature[:, None]).softmax(dim=+1)": _LAST,
-        "best = logits.argmax(dim=+1, keepdim=True)": _LAST,
+        "probs = (logits / temperature[:, None]).softmax(dim=1)": _LAST,
+        "best = logits.argmax(dim=1, keepdim=True)": _LAST,
     },
     "top_p": {
         "ranked, order = probs.sort(stable=False)": "PyTorch sorts so few numbers stably all the same",
@@ -253,7 +253,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "keep = ranked.cumsum(-1) - ranked < p": _FIRST,
         "return torch.zeros_like(keep).scatter(-1, order, keep)": _FIRST,
     },
-    "min_p": {"threshold = logits.amax(dim=+1, keepdim=True) + min_p.log()[:, None]": _LAST},
+    "min_p": {"threshold = logits.amax(dim=1, keepdim=True) + min_p.log()[:, None]": _LAST},
     "penalties": {
         "row[token] = value / repetition if value >= 0 else value * repetition": "0 stays 0 either way",
     },
