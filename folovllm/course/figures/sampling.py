@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from string import ascii_uppercase
 
 import numpy as np
 from IPython.display import Image
@@ -68,14 +69,16 @@ def _draw_line(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int6
 
 
 def plot_filters(
-    probs: Tensor, settings: Mapping[str, SamplingParams], names: str = "ABCDE", order: SamplingOrder = "huggingface"
+    probs: Tensor, settings: Mapping[str, SamplingParams], orders: Mapping[str, SamplingOrder] | None = None
 ) -> Image:
     """Show what each setting makes of a few tokens: which stay, and where the probability of the others goes.
 
-    probs: [num_tokens], together 1.
+    probs: [num_tokens], together 1.  orders: those of settings that do not run their filters in Hugging Face's.
     """
     rows = {"the model": SamplingParams(), **settings}
-    shapes = [make_distribution(probs.double().log(), params, order) for params in rows.values()]
+    order: dict[str, SamplingOrder] = {label: "huggingface" for label in rows} | dict(orders or {})
+    names = ascii_uppercase[: len(probs)]
+    shapes = [make_distribution(probs.double().log(), params, order[label]) for label, params in rows.items()]
     widest = max(float(shape.after.max()) for shape in shapes) * 1.12
     figure, axes = new_figure(10, 1.1 + 0.72 * len(rows))
     told = []
