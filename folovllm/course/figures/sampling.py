@@ -35,7 +35,7 @@ def plot_draw(
     numbers: places on the line that random numbers point to.  num_named: likeliest tokens that get a name; all
     others are grey. Tokens stand in the order of their ids, as the engine's draw adds them up.
     """
-    logits = llm.llm_engine.compute_logits(prompt).cpu()
+    logits = llm.compute_logits(prompt).cpu()
     shapes = [make_distribution(logits, params) for params in settings.values()]
     named = np.sort(np.argsort(-shapes[0].before, kind="stable")[:num_named])
     names = [_name(llm, token) for token in named]
@@ -116,7 +116,7 @@ def plot_penalties(
 ) -> Image:
     """Show where penalties move the logits of the likeliest next tokens, one marker per setting."""
     written = [*prompt_token_ids, *output_token_ids]
-    logits = llm.llm_engine.compute_logits({"prompt_token_ids": written}).cpu()
+    logits = llm.compute_logits({"prompt_token_ids": written}).cpu()
     moved = {label: _adjusted(logits, params, prompt_token_ids, output_token_ids) for label, params in settings.items()}
     best = {label: _name(llm, int(each.argmax())) for label, each in moved.items()}
     tokens = logits.topk(num_tokens).indices.tolist()
@@ -150,7 +150,7 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
     figure, axes = new_figure(10, 1.2 + 0.6 * len(settings))
     told = []
     for i, (prompt, (color, hatch)) in enumerate(zip(prompts, _LOOKS, strict=False)):
-        logits = llm.llm_engine.compute_logits(prompt).cpu()
+        logits = llm.compute_logits(prompt).cpu()
         kept = [make_distribution(logits, params).num_kept for params in settings.values()]
         places = np.arange(len(settings)) + 0.36 * (i - (len(prompts) - 1) / 2)
         bars = axes.barh(places, kept, 0.34, color=color, hatch=hatch, edgecolor="white", label=prompt)
@@ -169,7 +169,7 @@ def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
     before = llm.get_tokenizer()(prompt).input_ids
     bits = []
     for i in range(len(completion.token_ids)):
-        logits = llm.llm_engine.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
+        logits = llm.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
         bits.append(make_distribution(logits, SamplingParams()).entropy)
     figure, axes = new_figure(10, 3.4)
     axes.bar(range(len(bits)), bits, 0.8, color=BLUE, hatch="///", edgecolor="white")
