@@ -28,6 +28,7 @@ from folovllm.course.figures.sampling import (
 from folovllm.course.figures.sequences import plot_beams, plot_states
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
+from folovllm.course.python_code import has_function
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
@@ -51,6 +52,7 @@ __all__ = [
     "check",
     "check_strategy",
     "compare_with_engine",
+    "has_function",
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",

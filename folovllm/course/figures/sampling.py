@@ -16,7 +16,6 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token, find_stop
 from folovllm.llm import LLM
-from folovllm.outputs import CompletionOutput
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
 from folovllm.sampling.sampler import adjust_logits
 from folovllm.sampling_params import SamplingParams
@@ -164,21 +163,29 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
     return show(figure, f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}.")
 
 
-def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
-    """Show how open the choice was before each token of a completion, in bits, under the model itself."""
-    before = llm.get_tokenizer()(prompt).input_ids
-    bits = []
-    for i in range(len(completion.token_ids)):
-        logits = llm.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
-        bits.append(make_distribution(logits, SamplingParams()).entropy)
-    figure, axes = new_figure(10, 3.4)
-    axes.bar(range(len(bits)), bits, 0.8, color=BLUE, hatch="///", edgecolor="white")
-    names = [_name(llm, token) for token in completion.token_ids]
-    axes.set_xticks(range(len(bits)), names, rotation=45, ha="right", family="monospace", fontsize=11)
-    axes.set(title=f"{prompt} …", ylabel="entropy, bits", xlabel="the token that was taken, in the order of the text")
-    most, least = int(np.argmax(bits)), int(np.argmin(bits))
-    told = f"the most open is before {names[most]!r} ({bits[most]:.1f}), the surest before {names[least]!r}"
-    return show(figure, f"Entropy before each of {len(bits)} tokens after {prompt!r}: {told} ({bits[least]:.1f}).")
+def plot_entropy(
+    llm: LLM, prompt_token_ids: Sequence[int], output_token_ids: Sequence[int], parts: Mapping[str, slice]
+) -> Image:
+    """Show how open the choice was before each token, in bits, under the model itself.
+
+    parts: pieces of the output that have the same tokens, to be compared.
+    """
+    figure, axes = new_figure(10, 3.8)
+    told = []
+    for i, ((label, part), (color, hatch)) in enumerate(zip(parts.items(), _LOOKS, strict=False)):
+        bits = []
+        for place in range(len(output_token_ids))[part]:
+            written = {"prompt_token_ids": [*prompt_token_ids, *output_token_ids[:place]]}
+            bits.append(make_distribution(llm.compute_logits(written).cpu(), SamplingParams()).entropy)
+        places = np.arange(len(bits)) + 0.4 * (i - (len(parts) - 1) / 2)
+        axes.bar(places, bits, 0.38, color=color, hatch=hatch, edgecolor="white", label=label)
+        told.append(f"{label} {np.mean(bits):.1f} on average, {max(bits):.1f} at most")
+    names = [_name(llm, token) for token in output_token_ids[part]]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", family="monospace", fontsize=11)
+    axes.set(ylabel="entropy before the token, bits", xlabel="the tokens, in the order of the text")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.legend(fontsize=11)
+    return show(figure, f"Entropy in bits before each of {len(names)} tokens: {'; '.join(told)}.")
 
 
 def plot_stop(text: str, stop: list[str]) -> Image:

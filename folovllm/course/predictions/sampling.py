@@ -28,17 +28,6 @@ PREDICTIONS: list[Prediction] = [
         evidence="temperature 1.5: ␣the 5%, ␣that 5%, ␣it 3%, all others 86%",
     ),
     Prediction(
-        name="top_k_ties",
-        question="Four tokens have the logits 2, 1, 1 and 0. How many stay with top_k = 2?",
-        choices={
-            "2": "Which of the two equal tokens would you drop? There is no reason for either, so the engine keeps both.",
-            "3": "Yes: those that are as likely as the second one stay.",
-            "4": "The token of logit 0 is less likely than the second one, so it goes.",
-        },
-        right="3",
-        evidence="k =  2: 3 of 4 tokens kept",
-    ),
-    Prediction(
         name="suspect",
         question=(
             "The likeliest token has a probability of 0.773. How many tokens does the line of the notes keep at p = 0.7?"
