@@ -68,7 +68,7 @@ PREDICTIONS: list[Prediction] = [
     ),
     Prediction(
         name="same_seed",
-        question="Bo's poem with seed 5: once alone, once beside 15 other requests. Is it the same text?",
+        question="Bo's poem with seed 9: once alone, once beside 15 other requests. Is it the same text?",
         choices={
             "yes": "Yes. Its numbers belong to its seed alone, and here its logits are the same to the last bit.",
             "no, the others use up random numbers": "They have streams of their own: nobody takes a number from another.",
