@@ -28,11 +28,12 @@ from folovllm.course.figures.data_flow import (
 )
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import plot_growth, plot_records
-from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
+from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
 from folovllm.course.figures.sequences import plot_beams, plot_states
 from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
+from folovllm.course.python_code import has_function
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
@@ -56,18 +57,22 @@ __all__ = [
     "check",
     "check_strategy",
     "compare_with_engine",
+    "has_function",
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
     "plot_blocks",
     "plot_cache",
     "plot_data_flow",
+    "plot_draw",
     "plot_entropy",
+    "plot_filters",
     "plot_growth",
     "plot_kept",
     "plot_kv_use",
     "plot_layers",
     "plot_padding",
+    "plot_penalties",
     "plot_probabilities",
     "plot_reading",
     "plot_records",
@@ -76,7 +81,7 @@ __all__ = [
     "plot_states",
     "plot_step_parts",
     "plot_step_times",
-    "plot_temperatures",
+    "plot_stop",
     "plot_timeline",
     "plot_token_memory",
     "plot_tokens_per_step",
