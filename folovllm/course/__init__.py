@@ -18,7 +18,7 @@ from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import plot_growth, plot_records
 from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
-from folovllm.course.figures.sequences import plot_beams, plot_states
+from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
@@ -47,13 +47,16 @@ __all__ = [
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
+    "plot_blocks",
     "plot_cache",
     "plot_entropy",
     "plot_growth",
     "plot_kept",
     "plot_kv_use",
+    "plot_layers",
     "plot_padding",
     "plot_probabilities",
+    "plot_race",
     "plot_records",
     "plot_rounding",
     "plot_states",
