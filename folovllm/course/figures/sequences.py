@@ -252,8 +252,10 @@ _FATES: dict[str, dict[str, Any]] = {
 def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -> Image:
     """Draw all texts that lived in each step of a beam search, best on top, and whom each continues.
 
-    alive: the sequences after each step, best first.  greedy: the tokens of the greedy text, whose path is marked.
+    alive: the sequences after each step, best first; one that ended in an earlier step is left out.
+    greedy: the tokens of the greedy text, whose path is marked.
     """
+    alive = [[seq for seq in seqs if seq.data.get_output_len() == i] for i, seqs in enumerate(alive, start=1)]
     rows: list[list[tuple[int, ...]]] = [[()], *([tuple(seq.data.output_token_ids) for seq in step] for step in alive)]
     most = max(map(len, rows))
     figure, axes = new_figure(12, 0.9 + 0.95 * most)

@@ -19,7 +19,7 @@ PREDICTIONS = [
         question="Memory is short, and a sequence waits for its first step. May it become swapped?",
         choices={
             "Yes, as the notes draw it": "Swapping moves blocks to the host. But this sequence has no block yet.",
-            "No": "Yes, no: who waits holds no block, so there is nothing to move.",
+            "No": "Right: who waits holds no block, so there is nothing to move.",
         },
         right="No",
         evidence="is waiting and cannot become swapped",
@@ -75,7 +75,7 @@ PREDICTIONS = [
             "Nobody's": "Yes: same tokens, same keys and values, and token i always meets random number i.",
             "Chen's": "His tokens are kept; only keys and values are computed again, and they come out the same.",
             "Bo's": "A copy is exact. His tables have new block numbers, and the same content.",
-            "Both are": "Tokens and random numbers are never thrown away, so nothing is drawn a second time.",
+            "Both": "Tokens and random numbers are never thrown away, so nothing is drawn a second time.",
         },
         right="Nobody's",
         evidence="same texts: True",
