@@ -124,10 +124,6 @@ def family_all_tokens_together(prompt_len, length, n, block_size):
     return -(-(prompt_len + n * (length - prompt_len)) // block_size)
 
 
-def family_floor_of_the_prompt_plus_own(prompt_len, length, n, block_size):
-    return prompt_len // block_size + n * -(-(length - prompt_len) // block_size)
-
-
 def family_float(prompt_len, length, n, block_size):
     if length == prompt_len:
         return float(-(-prompt_len // block_size))
@@ -279,7 +275,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         family_adds_one_always,
         family_last_holder_needs_none,
         family_all_tokens_together,
-        family_floor_of_the_prompt_plus_own,
         family_float,
         family_not_written_means_one_token,
     ],

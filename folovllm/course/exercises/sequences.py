@@ -112,7 +112,8 @@ FORK = Exercise(
         ),
         Mistake(
             _seed_of_the_last_fork,
-            "that seed is taken: fork number 0 would have the parent's own. The first fork gets seed + 1",
+            "in your rule the first fork (num_forks=0) gets its parent's own seed; the first fork gets seed + 1, the next "
+            "one seed + 2",
         ),
         Mistake(_always_the_next_seed, "every fork gets seed + 1, so the second fork writes the text of the first"),
     ],
@@ -286,6 +287,10 @@ def _own_begin_a_block(prompt_len: int, length: int, n: int, block_size: int) ->
     return _up(prompt_len, block_size) + n * _up(length - prompt_len, block_size)
 
 
+def _last_block_forgotten(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    return prompt_len // block_size + n * _up(length - prompt_len, block_size)
+
+
 def _without_the_prompt(prompt_len: int, length: int, n: int, block_size: int) -> int:
     return n * _up(length - prompt_len, block_size)
 
@@ -325,6 +330,10 @@ FAMILY_BLOCKS = Exercise(
             _own_begin_a_block,
             "you let the output begin with a new block; it first fills what is left of the prompt's last block, "
             "in a copy of one's own",
+        ),
+        Mistake(
+            _last_block_forgotten,
+            "where are the prompt's last tokens, those after its full blocks? Each text's own blocks begin with them",
         ),
         Mistake(_without_the_prompt, "the prompt's tokens are in the cache too; you count the output alone"),
         Mistake(_without_the_shared, "you count what each has for itself; the shared blocks are held too, once"),
