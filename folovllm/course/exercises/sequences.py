@@ -112,7 +112,7 @@ FORK = Exercise(
         ),
         Mistake(
             _seed_of_the_last_fork,
-            "in your rule the first fork (num_forks=0) gets its parent's own seed; the first fork gets seed + 1, the next "
+            "in your rule the first fork (num_forks=0) gets its parent's own seed; it gets seed + 1, and the next "
             "one seed + 2",
         ),
         Mistake(_always_the_next_seed, "every fork gets seed + 1, so the second fork writes the text of the first"),
