@@ -29,7 +29,7 @@ from folovllm.course.figures.data_flow import (
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import plot_growth, plot_records
 from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
-from folovllm.course.figures.sequences import plot_beams, plot_states
+from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
 from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
@@ -74,6 +74,7 @@ __all__ = [
     "plot_padding",
     "plot_penalties",
     "plot_probabilities",
+    "plot_race",
     "plot_reading",
     "plot_records",
     "plot_rounding",
