@@ -84,6 +84,7 @@ MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
     "03_sequences": {"Timeline": [press_arrow, type_step]},
     "04_loading": {"PaddingExplorer": [next_choice]},
+    "04b_numbers": {},
     "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [type_temperature]},
     "06_patterns_and_next": {},
 }

@@ -15,7 +15,24 @@ from folovllm.course.figures.data_flow import (
     time_with_and_without_cache,
 )
 from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
-from folovllm.course.figures.loading import plot_padding, plot_rounding
+from folovllm.course.figures.loading import (
+    plot_factory,
+    plot_flat_batch,
+    plot_folder,
+    plot_limits,
+    plot_padding,
+    plot_safetensors,
+    plot_sides,
+    plot_waste,
+)
+from folovllm.course.figures.numbers import (
+    plot_bits,
+    plot_blocks,
+    plot_errors,
+    plot_near_tie,
+    plot_rounding,
+    plot_sizes,
+)
 from folovllm.course.figures.patterns import plot_growth, plot_records
 from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
 from folovllm.course.figures.sequences import plot_beams, plot_states
@@ -47,21 +64,33 @@ __all__ = [
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
+    "plot_bits",
+    "plot_blocks",
     "plot_cache",
     "plot_entropy",
+    "plot_errors",
+    "plot_factory",
+    "plot_flat_batch",
+    "plot_folder",
     "plot_growth",
     "plot_kept",
     "plot_kv_use",
+    "plot_limits",
+    "plot_near_tie",
     "plot_padding",
     "plot_probabilities",
     "plot_records",
     "plot_rounding",
+    "plot_safetensors",
+    "plot_sides",
+    "plot_sizes",
     "plot_states",
     "plot_steps",
     "plot_steps_in_time",
     "plot_stream",
     "plot_temperatures",
     "plot_timeline",
+    "plot_waste",
     "predict",
     "print_environment",
     "quantize_and_back",
