@@ -169,7 +169,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 }
 EQUIVALENT: dict[str, dict[str, str]] = {
     "rms_norm": {
-        "mean = wide.square().mean(dim=+1, keepdim=True)": "of two dimensions, 1 is the last",
+        "mean = wide.square().mean(dim=1, keepdim=True)": "of two dimensions, 1 is the last",
     },
     "q8_0": {
         "whole = torch.where(scale > 0, blocks / scale, 1).round()": "a block of zeros is multiplied by its scale, 0",

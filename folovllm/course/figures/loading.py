@@ -154,7 +154,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     axes.set_xticks(range(len(ways)), labels)
     axes.set(ylabel="largest error of a logit", title="logits behind the last column, against each prompt alone")
     axes.margins(y=0.25)
-    axes.legend(fontsize=11, loc="upper left", ncols=2)
+    axes.legend(fontsize=11, loc="upper left")
     alt = f"Bars of the error for {', '.join(label.replace(chr(10), ', ') for label in labels)}. {'. '.join(told)}."
     return show(figure, alt)
 
