@@ -60,9 +60,9 @@ def pad_prompts(
 class PaddingEffect:
     """How far a padded batch's next-token logits are from those of each prompt alone in float32.
 
-    at_last_column, at_last_token: largest absolute difference, one a prompt; read in the last column, where
+    at_last_column, at_last_token: largest absolute difference, one per prompt; read in the last column, where
     ``generate`` reads, and at the last real token.
-    same_token: whether the last column has the same likeliest token, one a prompt.
+    same_token: whether the last column has the same likeliest token, one per prompt.
     weight_bytes: of the model's weights in this dtype.
     """
 

@@ -103,12 +103,21 @@ def _draw_rows(axes: Axes, batch: PaddedBatch, names: list[list[str]]) -> None:
         rest = iter(names[row])
         for column in range(num_columns):
             real = bool(batch.mask[row, column])
-            look = {"facecolor": _LIGHT[BLUE if real else GREY], "hatch": "" if real else "///", "edgecolor": "#BBBBBB"}
+            look: dict[str, Any] = {
+                "facecolor": _LIGHT[BLUE if real else GREY],
+                "hatch": "" if real else "///",
+                "edgecolor": "#BBBBBB",
+            }
             axes.add_patch(Rectangle((column + 0.03, row + 0.08), 0.94, 0.84, linewidth=0, **look))
             text = next(rest) if real else ""
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=11)
         good = bool(batch.mask[row, -1])
-        next_to = {"fontsize": 13, "va": "center", "color": "#00614A" if good else "#A33B00", "fontweight": "bold"}
+        next_to: dict[str, Any] = {
+            "fontsize": 13,
+            "va": "center",
+            "color": "#00614A" if good else "#A33B00",
+            "fontweight": "bold",
+        }
         axes.text(num_columns + 0.12, row + 0.5, "→ next" if good else "→ next?", **next_to)
     axes.set(xlim=(0, num_columns + 1.3), ylim=(num_rows, 0))
     axes.set_axis_off()
@@ -166,7 +175,7 @@ def plot_waste(lengths: Sequence[int]) -> Image:
     """
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
-    padding = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
+    padding: dict[str, Any] = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
     rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), **padding))
     rectangle.barh(range(len(lengths)), lengths, 0.8, color=BLUE)
     rectangle.set(ylim=(len(lengths) - 0.5, -0.5), ylabel=f"{len(lengths)} prompts", yticks=[])
@@ -196,7 +205,7 @@ def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) 
         color, hatch = _OWNERS[row % len(_OWNERS)]
         axes.text(place + 0.1, 0.35, f"prompt {row + 1}", fontsize=12)
         for position, name in enumerate(tokens):
-            look = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
+            look: dict[str, Any] = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
             axes.add_patch(Rectangle((place + 0.04, 0.7), 0.92, 1.0, **look))
             axes.add_patch(Rectangle((place + 0.04, 1.7), 0.92, 0.14, facecolor="white", edgecolor=color, hatch=hatch))
             short = name.removeprefix("␣")

@@ -1,6 +1,7 @@
 """The figures of chapter 04b: the bits of a number, what rounding loses, a near-tie, and blocks of few bits."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
         finite = np.isfinite(errors)
         ends = [*_MAGNITUDES[finite], min(torch.finfo(kind).max, 2 * _MAGNITUDES[-1])]
         shown = [*errors[finite], errors[finite][-1]]
-        every = {"marker": marker, "markevery": 6, "markersize": 6}
+        every: dict[str, Any] = {"marker": marker, "markevery": 6, "markersize": 6}
         axes.plot(ends, shown, line, color=color, linewidth=2.5, label=dtype, **every)
     axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label="float16 ends: 65,504")
     told = []
@@ -112,7 +113,7 @@ def plot_errors(errors: Mapping[str, float]) -> Image:
     figure, axes = new_figure(9, 0.6 * len(errors) + 0.9)
     for row, (name, error) in enumerate(errors.items()):
         whole = "every" in name
-        look = {"color": ORANGE, "hatch": ""} if whole else {"color": BLUE, "hatch": "///"}
+        look: dict[str, Any] = {"color": ORANGE, "hatch": ""} if whole else {"color": BLUE, "hatch": "///"}
         axes.barh(row, error, 0.6, edgecolor="white", **look)
         axes.text(error, row, f" {error:.3f}", va="center", fontsize=12)
     axes.set_yticks(range(len(errors)), list(errors), fontsize=12)
@@ -137,7 +138,9 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
         name, value, target = visible_text(decode_token(tokenizer, int(tokens[i]))), float(values[i]), float(stored[i])
         axes.plot(value, 0, marker, color=color, markersize=13, zorder=3)
         beside = value + (step if i == 0 else -step) * 0.06
-        side = {"x": beside, "y": 1.12, "ha": "left"} if i == 0 else {"x": beside, "y": 0.62, "ha": "right"}
+        side: dict[str, Any] = (
+            {"x": beside, "y": 1.12, "ha": "left"} if i == 0 else {"x": beside, "y": 0.62, "ha": "right"}
+        )
         axes.text(s=f"“{name}”  {value:.4f}", fontsize=13, **side)
         arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2}
         axes.annotate("", xy=(target, 0.1), xytext=(value, 0.5), arrowprops=arrow)
