@@ -73,6 +73,12 @@ def type_prompt(widget: Locator) -> None:
     box.press("Enter")
 
 
+def type_fraction(widget: Locator) -> None:
+    box = widget.locator("input[type=text]")
+    box.fill("0.1")
+    box.press("Enter")
+
+
 def next_choice(widget: Locator) -> None:
     widget.locator(".widget-toggle-button:not(.mod-active)").first.press("Enter")
 
@@ -84,7 +90,7 @@ MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
     "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
     "03_sequences": {"Timeline": [press_arrow, type_step]},
     "04_loading": {"PaddingExplorer": [next_choice]},
-    "04b_numbers": {},
+    "04b_numbers": {"NumberBits": [type_fraction]},
     "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [type_temperature]},
     "06_patterns_and_next": {},
 }

@@ -40,6 +40,7 @@ from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
+from folovllm.course.widgets.number_bits import NumberBits
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.predict import predict
 from folovllm.course.widgets.prompt_box import PromptBox
@@ -51,6 +52,7 @@ from folovllm.course.widgets.token_colours import TokenColours
 __all__ = [
     "PADDING_PROMPTS",
     "KVBudget",
+    "NumberBits",
     "PaddingExplorer",
     "PromptBox",
     "SamplingExplorer",

@@ -16,13 +16,13 @@ def round_bits_solution(bits: int) -> int:
     """Return the 16 bits of the bfloat16 next to a float32, both as whole numbers."""
     signed = bits - 2**32 if bits >= 2**31 else bits
     number = torch.tensor(signed, dtype=torch.int32).view(torch.float32)
-    return number.to(torch.bfloat16).view(torch.int16).item() % 2**16
+    return int(number.to(torch.bfloat16).view(torch.int16)) % 2**16
 
 
 @torch.inference_mode()
 def rms_norm_solution(x: Tensor) -> Tensor:
     """Return what the norm of a Llama layer makes of hidden states, in float32."""
-    norm = LlamaRMSNorm(x.shape[-1], eps=_EPSILON)  # type: ignore[no-untyped-call]
+    norm = LlamaRMSNorm(x.shape[-1], eps=_EPSILON)
     normed: Tensor = norm(x.float())
     return normed.clone()
 
@@ -50,7 +50,7 @@ def _lower_half(bits: int) -> int:
 
 def _float16_bits(bits: int) -> int:
     signed = bits - 2**32 if bits >= 2**31 else bits
-    return torch.tensor(signed, dtype=torch.int32).view(torch.float32).half().view(torch.int16).item() % 2**16
+    return int(torch.tensor(signed, dtype=torch.int32).view(torch.float32).half().view(torch.int16)) % 2**16
 
 
 def _squares_in_float16(x: Tensor) -> Tensor:
