@@ -1,11 +1,11 @@
 """What the notebooks show: widgets and figures over the engine's own functions. The engine never imports it."""
 
-from folovllm.course.costs import bytes_of, seconds
+from folovllm.course.costs import seconds
 from folovllm.course.distribution import make_distribution
 from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
-from folovllm.course.exercises.strategy_check import check_strategy
+from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
 from folovllm.course.figures.data_flow import (
     plot_cache,
     plot_probabilities,
@@ -16,10 +16,18 @@ from folovllm.course.figures.data_flow import (
 )
 from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
 from folovllm.course.figures.loading import plot_padding, plot_rounding
-from folovllm.course.figures.patterns import plot_growth, plot_records
+from folovllm.course.figures.patterns import (
+    plot_cut,
+    plot_lantern,
+    plot_move,
+    plot_patterns,
+    plot_place,
+    plot_token_memory,
+)
 from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
 from folovllm.course.figures.sequences import plot_beams, plot_states
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
+from folovllm.course.move import recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
@@ -39,21 +47,26 @@ __all__ = [
     "StepDebugger",
     "Timeline",
     "TokenColours",
-    "bytes_of",
     "check",
+    "check_params",
     "check_strategy",
+    "check_tests",
     "compare_with_engine",
+    "finished_capstone",
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
     "plot_cache",
+    "plot_cut",
     "plot_entropy",
-    "plot_growth",
     "plot_kept",
     "plot_kv_use",
+    "plot_lantern",
+    "plot_move",
     "plot_padding",
+    "plot_patterns",
+    "plot_place",
     "plot_probabilities",
-    "plot_records",
     "plot_rounding",
     "plot_states",
     "plot_steps",
@@ -61,10 +74,12 @@ __all__ = [
     "plot_stream",
     "plot_temperatures",
     "plot_timeline",
+    "plot_token_memory",
     "print_environment",
     "quantize_and_back",
     "quantize_weights",
     "quiet",
+    "recorded_move",
     "seconds",
     "time_decode",
     "time_prefill",
