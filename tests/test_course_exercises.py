@@ -21,13 +21,12 @@ BY_NAME = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: ex
 
 
 def arguments_of(exercise):
-    code = exercise.solution.__code__
-    return ", ".join(code.co_varnames[: code.co_argcount])
+    return ", ".join(exercise.argument_names)
 
 
 @BY_NAME
 def test_the_solution_passes(exercise):
-    assert exercise.judge(exercise.solution) == (True, f"right, on all {len(exercise.cases)} inputs")
+    assert exercise.judge(exercise.solution) == (True, f"right, on all {len(exercise.all_cases)} inputs")
 
 
 @BY_NAME
@@ -62,7 +61,7 @@ def test_an_unknown_mistake_is_shown_a_case(exercise):
     right, verdict = exercise.judge(lambda *arguments: "nonsense")
     assert not right
     assert verdict.startswith("not yet: for ")
-    assert "your function returns 'nonsense'; right: it r" in verdict
+    assert re.search("your function returns (a str, )?'nonsense'; right: ", verdict)
 
 
 @BY_NAME

@@ -32,6 +32,7 @@ from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
+from folovllm.course.widgets.predict import predict
 from folovllm.course.widgets.prompt_box import PromptBox
 from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from folovllm.course.widgets.step_debugger import StepDebugger
@@ -75,6 +76,7 @@ __all__ = [
     "plot_temperatures",
     "plot_timeline",
     "plot_token_memory",
+    "predict",
     "print_environment",
     "quantize_and_back",
     "quantize_weights",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from IPython.display import Image
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,12 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
-DPI = 96
+_CSS_DPI = 96
+SCALE = 2
+"""Pixels per pixel of the page: many screens have two, and a projector shows the larger picture."""
 
 
 def new_figure(width: float, height: float, **subplots: Any) -> tuple[Figure, Any]:
     """Return a figure of so many inches and its axes, without frames where there is nothing to read."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=SCALE * _CSS_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(**subplots)
     for each in figure.axes:
@@ -40,17 +43,33 @@ def tidy(axes: Axes) -> None:
     axes.yaxis.label.set_fontsize(11)
 
 
+def show(figure: Figure, alt: str) -> Image:
+    """Return a figure as a notebook shows it, with what it shows in words."""
+    png = to_png(figure)
+    return Image(png, format="png", width=_width_on_page(png), alt=alt)  # type: ignore[no-untyped-call]
+
+
 def to_png(figure: Figure) -> bytes:
-    """Draw a figure."""
+    """Draw a figure, to be kept."""
     figure.canvas.draw()
-    return canvas_to_png(figure.canvas)
+    return canvas_to_png(figure.canvas, compress_level=9)
 
 
-def canvas_to_png(canvas: Any) -> bytes:
+def canvas_to_png(canvas: Any, compress_level: int = 1) -> bytes:
     """Return what is drawn on a canvas now, without drawing it again."""
     buffer = io.BytesIO()
-    imsave(buffer, np.asarray(canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+    imsave(buffer, np.asarray(canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": compress_level})
     return buffer.getvalue()
+
+
+def _width_on_page(png: bytes) -> int:
+    """Return how many pixels of a page a picture is wide; a PNG's own width is its bytes 16 to 19."""
+    return int.from_bytes(png[16:20], "big") // SCALE
+
+
+def png_metadata(png: bytes, alt: str) -> dict[str, Any]:
+    """Return what a notebook is told of a picture."""
+    return {"width": _width_on_page(png), "alt": alt}
 
 
 class LivePicture:
@@ -82,4 +101,8 @@ class LivePicture:
 def to_html(png: bytes, alt: str) -> str:
     """Return an image element that says in words what it shows."""
     data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+    words = html.escape(alt, quote=True)
+    width = _width_on_page(png)
+    return (
+        f'<img alt="{words}" width="{width}" src="data:image/png;base64,{data}" style="max-width: 100%; height: auto">'
+    )

@@ -1,7 +1,8 @@
 """``check``: what the notebooks call to have a learner's function judged."""
 
 from folovllm.course.exercises import config, data_flow, loading, patterns, sampling, sequences
-from folovllm.course.exercises.exercise import Answer, Exercise
+from folovllm.course.exercises.exercise import Exercise
+from folovllm.course.exercises.outcome import Answer
 
 CHAPTERS = {
     "01_config": config.EXERCISES,
@@ -17,7 +18,11 @@ EXERCISES = [exercise for chapter in CHAPTERS.values() for exercise in chapter]
 
 def check(name: str, answer: Answer) -> None:
     """Try a learner's function and print what to make of it."""
-    right, verdict = find_exercise(name).judge(answer)
+    exercise = find_exercise(name)
+    if not callable(answer):
+        print(f"{name}: give the function itself, without brackets: check({name!r}, my_{name})")
+        return
+    right, verdict = exercise.judge(answer)
     print(f"{name}: {'✔ ' if right else ''}{verdict}")
 
 

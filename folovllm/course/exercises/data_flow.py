@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from folovllm.config import SchedulerConfig
-from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Answer, Exercise, Mistake
+from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise, Mistake
+from folovllm.course.exercises.outcome import Answer
 from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.scheduler import Scheduler
 from folovllm.llm import LLM

@@ -4,16 +4,16 @@ A diagnosis is found by running the usual mistakes too: a function that answers 
 made it.
 """
 
-import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from random import Random
 
-from torch import Tensor, allclose
+from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, try_out
 
-Answer = Callable[..., Any]
 NOT_ATTEMPTED = "not attempted yet"
+NUM_GENERATED = 100
 
 
 @dataclass(frozen=True)
@@ -24,76 +24,88 @@ class Mistake:
     diagnosis: str
 
 
+def _content(case: Case, outcome: Outcome) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One function to write.
 
-    solution: the reference; its results are the engine's.  cases: the arguments that it is tried on.
+    solution: the reference; its results are the engine's.
+    cases: arguments that it is tried on, chosen by hand, the simplest first.  generate: further ones, by chance.
     mistakes: tried in order, so the more special ones come first.
     hints: a nudge, an approach.  code: the third hint, the function's body.
+    complaint: what else an outcome lacks that is like the solution's; "" if nothing.
     """
 
     name: str
     task: str
     solution: Answer
-    cases: list[tuple[Any, ...]]
+    cases: list[Case]
     mistakes: list[Mistake]
     hints: tuple[str, str]
     code: str
+    generate: Callable[[Random], Case] | None = None
+    complaint: Callable[[Case, Outcome], str] = _content
+
+    @cached_property
+    def all_cases(self) -> list[Case]:
+        """The cases chosen by hand, then NUM_GENERATED further ones: the same every time."""
+        if self.generate is None:
+            return self.cases
+        return [*self.cases, *(self.generate(Random(f"{self.name} {i}")) for i in range(NUM_GENERATED))]
+
+    @cached_property
+    def _expected(self) -> list[Outcome]:
+        return self._try(self.solution)
+
+    @cached_property
+    def _expected_of_mistakes(self) -> list[list[Outcome]]:
+        return [self._try(mistake.function) for mistake in self.mistakes]
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """The names of the function's arguments."""
+        return tuple(inspect.signature(self.solution).parameters)
 
     def judge(self, answer: Answer) -> tuple[bool, str]:
-        """Return whether an answer is right, and what to tell its author."""
-        given = [_outcome(answer, case) for case in self.cases]
-        if any(isinstance(each, NotImplementedError) for each in given):
+        """Return whether an answer is right, and what to tell its author. Raises nothing, whatever the answer does."""
+        given = self._try(answer)
+        if all(isinstance(each.error, NotImplementedError) for each in given):
             return False, NOT_ATTEMPTED
-        expected = [_outcome(self.solution, case) for case in self.cases]
-        wrong = [i for i in range(len(given)) if not _equal(given[i], expected[i])]
+        wrong = [i for i, each in enumerate(given) if not each.is_like(self._expected[i]) or self._complaint(i, each)]
         if not wrong:
-            return True, f"right, on all {len(self.cases)} inputs"
-        for mistake in self.mistakes:
-            if all(_equal(given[i], _outcome(mistake.function, case)) for i, case in enumerate(self.cases)):
+            return True, f"right, on all {len(given)} inputs"
+        for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):
+            if all(self._are_alike(i, each, made[i]) for i, each in enumerate(given)):
                 return False, mistake.diagnosis
-        first = wrong[0]
-        asked = _show(self.cases[first])
-        return False, f"not yet: for {asked} your function {_tell(given[first])}; right: it {_tell(expected[first])}"
+        first = min(wrong, key=lambda i: (i >= len(self.cases), i if i < len(self.cases) else self._length(i)))
+        return False, self._describe(first, given[first])
 
     def solution_source(self) -> str:
         """Return the reference as it stands in the package."""
         return inspect.getsource(self.solution)
 
+    def _try(self, function: Answer) -> list[Outcome]:
+        return [try_out(function, case) for case in self.all_cases]
 
-def _copied(case: tuple[Any, ...]) -> list[Any]:
-    """Return the arguments such that an answer cannot spoil them for the next."""
-    return copy.deepcopy(list(case))
+    def _complaint(self, i: int, outcome: Outcome) -> str:
+        return self.complaint(self.all_cases[i], outcome)
 
+    def _are_alike(self, i: int, given: Outcome, made: Outcome) -> bool:
+        return given.is_like(made) and self._complaint(i, given) == self._complaint(i, made)
 
-def _outcome(function: Answer, case: tuple[Any, ...]) -> Any:
-    """Return what a function gives, or the exception that it raises: that is an answer too."""
-    try:
-        return function(*_copied(case))
-    except Exception as error:
-        return error
+    def _length(self, i: int) -> int:
+        """Return how much there is to read in a case, so that the shortest is shown."""
+        return len(repr(self.all_cases[i]))
 
-
-def _equal(given: Any, expected: Any) -> bool:
-    if isinstance(given, Tensor) and isinstance(expected, Tensor):
-        if given.shape != expected.shape or given.dtype.is_floating_point != expected.dtype.is_floating_point:
-            return False
-        return allclose(given.double(), expected.double(), atol=1e-5)
-    if isinstance(expected, Exception):
-        return isinstance(given, type(expected))
-    return type(given) is type(expected) and bool(given == expected)
-
-
-def _tell(outcome: Any) -> str:
-    if isinstance(outcome, Exception):
-        return f"raises {type(outcome).__name__}: {outcome}"
-    return f"returns {_show([outcome])}"
-
-
-def _show(values: Iterable[Any]) -> str:
-    return ", ".join(repr(_rounded(value) if isinstance(value, Tensor) else value) for value in values)
-
-
-def _rounded(values: Tensor) -> Any:
-    return (values.double().round(decimals=3) if values.is_floating_point() else values).tolist()
+    def _describe(self, i: int, given: Outcome) -> str:
+        case = self.all_cases[i]
+        asked = ", ".join(f"{name}={show(value)}" for name, value in zip(self.argument_names, case, strict=True))
+        if given.is_like(self._expected[i]):
+            said = self._complaint(i, given)
+        else:
+            said = describe_difference(given, self._expected[i], case, self.argument_names)
+        printed = f"\n    (it printed there: {show(given.printed.strip())})" if given.printed.strip() else ""
+        return f"not yet: for {asked}\n    {said}{printed}"

@@ -6,7 +6,7 @@ from IPython.display import Image
 from matplotlib.ticker import MaxNLocator
 
 from folovllm.course.record import recorded
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
 from folovllm.course.widgets.token_colours import probabilities_of
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.input_processor import TokensPrompt
@@ -73,7 +73,7 @@ def plot_steps_in_time(
     told = ", ".join(f"{length} tokens {ms:.0f} ms" for length, ms in zip(lengths, prefill, strict=True))
     more = ", ".join(f"{size} sequences {ms:.0f} ms" for size, ms in zip(sizes, decode, strict=True))
     alt = f"Milliseconds of a step. Reading a prompt: {told}. Adding a token: {more}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_cache(cached: list[float], anew: list[float]) -> Image:
@@ -88,7 +88,7 @@ def plot_cache(cached: list[float], anew: list[float]) -> Image:
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(fontsize=10)
     alt = f"Time of {len(cached)} tokens: {sum(cached):.0f} ms with the KV cache, {sum(anew):.0f} ms without."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_probabilities(llm: LLM, completion: CompletionOutput) -> Image:
@@ -103,4 +103,4 @@ def plot_probabilities(llm: LLM, completion: CompletionOutput) -> Image:
     alt = (
         f"Probability of each of {len(values)} tokens; the least probable is {names[least]!r} with {values[least]:.0%}."
     )
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)

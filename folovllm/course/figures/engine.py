@@ -9,7 +9,7 @@ from IPython.display import Image
 from matplotlib.ticker import MaxNLocator
 
 from folovllm.course.record import PHASES, phase_of, recorded
-from folovllm.course.style import BLUE, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.history import StepRecord
 from folovllm.llm import LLM
@@ -39,7 +39,7 @@ def plot_steps(llms: Mapping[str, LLM]) -> Image:
     panels[0, 0].set_ylabel("tokens in the step")
     panels[0, -1].legend(fontsize=10)
     alt = f"Tokens a step, prefill below decode. {'; '.join(told)}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_stream(llm: LLM, prompt: str, max_tokens: int = 20) -> Image:
@@ -55,7 +55,7 @@ def plot_stream(llm: LLM, prompt: str, max_tokens: int = 20) -> Image:
     axes.set(title=prompt, xlabel="step", ylabel="characters shown", ylim=(0, 1.25 * lengths[-1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     alt = f"A staircase: after {len(texts) - 1} steps {lengths[-1]} characters are shown, a few more in each step."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
@@ -72,7 +72,7 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
     panels[0, 0].set_ylabel("places for tokens")
     panels[0, 0].legend(fontsize=10)
     alt = f"Places in KV blocks that are held, and filled. {'; '.join(told)}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def kv_use(llm: LLM) -> tuple[list[int], list[int]]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.course.padded_batch import POSITIONS, SIDES
-from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 
 _LOOKS = {"float32": (GREY, "-"), "bfloat16": (GREEN, "--"), "float16": (BLUE, "-")}
@@ -55,7 +55,7 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
         "Relative rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to 65504, growing "
         f"below and without numbers above; float32: 0.000006 %. In this model the {told}."
     )
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_padding(explorer: PaddingExplorer) -> Image:
@@ -76,4 +76,4 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     axes.set(yscale="log", ylim=(5e-8, 3e3), ylabel="largest error", title="logits in the last column, float32")
     axes.legend(fontsize=10, loc="upper left", ncols=2)
     alt = f"Bars of the error for {', '.join(label.replace(chr(10), ', ') for label in labels)}. {'. '.join(told)}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)

@@ -7,7 +7,7 @@ from IPython.display import Image
 from matplotlib.ticker import PercentFormatter
 
 from folovllm.course.distribution import make_distribution
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
@@ -35,7 +35,7 @@ def plot_temperatures(llm: LLM, prompt: str, temperatures: tuple[float, float, f
     shares = zip(temperatures, shapes, strict=True)
     told = "; ".join(f"at {each:g} the likeliest has {shape.after.max():.0%}" for each, shape in shares)
     alt = f"Bars of the {num_tokens} likeliest tokens after {prompt!r}: {told}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParams]) -> Image:
@@ -54,7 +54,7 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
     axes.xaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=10, frameon=False)
     alt = f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
@@ -73,4 +73,4 @@ def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
     most, least = int(np.argmax(bits)), int(np.argmin(bits))
     told = f"the most open is before {names[most]!r} ({bits[most]:.1f}), the surest before {names[least]!r}"
     alt = f"Entropy before each of {len(bits)} tokens after {prompt!r}: {told} ({bits[least]:.1f})."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)

@@ -6,7 +6,7 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
-from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
@@ -53,7 +53,7 @@ def plot_states() -> Image:
     axes.set(xlim=(-0.9, 9.0), ylim=(-1.6, 3.7))
     axes.axis("off")
     alt = "Statuses of a sequence and the moves between them: " + "; ".join(f"{old} to {new}" for old, new in moves)
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def plot_beams(llm: LLM, output: RequestOutput) -> Image:
@@ -71,7 +71,7 @@ def plot_beams(llm: LLM, output: RequestOutput) -> Image:
     axes.axis("off")
     axes.set_title(f"{output.prompt} ...  (rank, log-probability)")
     shown = "; ".join(f"{i + 1}. {each.text!r}" for i, each in enumerate(output.outputs))
-    return Image(to_png(figure), format="png", alt=f"Tree of the texts that won: {shown}")  # type: ignore[no-untyped-call]
+    return show(figure, f"Tree of the texts that won: {shown}")
 
 
 def _draw_branch(

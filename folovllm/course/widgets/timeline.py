@@ -10,7 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from folovllm.course.record import PHASES, phase_of, recorded
-from folovllm.course.style import BLUE, GREEN, GREY, LivePicture, new_figure, to_png
+from folovllm.course.style import BLUE, GREEN, GREY, LivePicture, new_figure, show
 from folovllm.course.widgets.widget import PictureWidget, slider_with_box
 from folovllm.engine.history import SequenceRecord, StepRecord
 from folovllm.llm import LLM
@@ -69,7 +69,7 @@ def plot_timeline(llm: LLM) -> Image:
     figure.legend(handles=legend_of(steps), loc="outside upper center", ncols=5, fontsize=10, frameon=False)
     told = "; ".join(sentence(step) for step in (steps[0], steps[-1]))
     alt = f"What {len(names)} sequences did in {len(steps)} steps. First and last: {told}."
-    return Image(to_png(figure), format="png", alt=alt)  # type: ignore[no-untyped-call]
+    return show(figure, alt)
 
 
 def sentence(step: StepRecord) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets
 
-from folovllm.course.style import to_html
+from folovllm.course.style import png_metadata, to_html
 
 
 class CourseWidget(ipywidgets.VBox):
@@ -55,7 +55,7 @@ class PictureWidget(CourseWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
         data = super()._repr_mimebundle_(**kwargs) | {"image/png": self.png}
-        return data, {"image/png": {"alt": self.summary()}}
+        return data, {"image/png": png_metadata(self.png, self.summary())}
 
 
 def wide() -> ipywidgets.Layout:

@@ -1,0 +1,180 @@
+"""What a learner's function did with one input, whether two such outcomes are the same, and how to say one in short."""
+
+import contextlib
+import copy
+import io
+import math
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, allclose
+
+Answer = Callable[..., Any]
+Case = tuple[Any, ...]
+_TOLERANCE = 1e-5
+_DIGITS = range(3, 10)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """value: what a function returned, unless it raised ``error``.
+
+    changed: the place of the first argument that was not afterwards what it had been; None: none.
+    printed: what the function printed meanwhile.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    changed: int | None = None
+    printed: str = ""
+
+    def is_like(self, other: "Outcome") -> bool:
+        """Return whether both did the same: values within 1e-5, errors of one kind."""
+        if self.changed != other.changed or (self.error is None) != (other.error is None):
+            return False
+        if other.error is not None:
+            return isinstance(self.error, type(other.error))
+        return same(self.value, other.value)
+
+
+def try_out(function: Answer, case: Case) -> Outcome:
+    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome."""
+    arguments = copy.deepcopy(list(case))
+    comparable = list(map(same, arguments, case))  # a copy of an object that knows no equality is never equal
+    printed = io.StringIO()
+    value, error = None, None
+    try:
+        with contextlib.redirect_stdout(printed):
+            value = function(*arguments)
+    except (Exception, SystemExit) as raised:
+        error = raised
+    kept = map(same, arguments, case)
+    changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
+    return Outcome(value, error, changed, printed.getvalue())
+
+
+def same(given: Any, expected: Any) -> bool:
+    """Return whether two values are of one kind and equal, numbers within 1e-5; raises nothing, whatever is given."""
+    if isinstance(given, Tensor) and isinstance(expected, Tensor):
+        return _same_tensors(given, expected)
+    if type(given) is not type(expected):
+        return False
+    if isinstance(expected, float):
+        close = math.isclose(given, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+        return close or (math.isnan(given) and math.isnan(expected))
+    if isinstance(expected, list | tuple):
+        return len(given) == len(expected) and all(map(same, given, expected))
+    if isinstance(expected, dict):
+        return given.keys() == expected.keys() and all(same(given[key], expected[key]) for key in expected)
+    return bool(given == expected)
+
+
+def _same_tensors(given: Tensor, expected: Tensor) -> bool:
+    if given.shape != expected.shape or _kind_of_numbers(given) != _kind_of_numbers(expected):
+        return False
+    try:
+        given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
+        return allclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    except Exception:  # of a kind that cannot be compared: a tensor without data, say
+        return False
+
+
+def _kind_of_numbers(tensor: Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return dtype if dtype in ("bool", "complex64", "complex128") else "float" if dtype[0] in "fb" else "int"
+
+
+def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tuple[str, ...]) -> str:
+    """Say what an outcome is and what it should have been, in one sentence that shows where they differ.
+
+    names: of the function's arguments.
+    """
+    if given.changed is not None and expected.changed is None:
+        name = names[given.changed]
+        return f"your function changes its argument `{name}`, which belongs to the caller; work on a copy of it"
+    told, wanted = _tell(given), _tell(expected)
+    if given.error is None and expected.error is None:
+        kinds = kind_of(given.value), kind_of(expected.value)
+        if kinds[0] != kinds[1]:
+            reason = "; is there a `return`?" if given.value is None else ""
+            shown = "" if given.value is None else f", {show(given.value)}"
+            return f"your function returns {kinds[0]}{shown}; right: {kinds[1]}, {show(expected.value)}{reason}"
+        told, wanted = (f"returns {each}" for each in show_apart(given.value, expected.value))
+    return f"your function {told}; right: it {wanted}"
+
+
+def _tell(outcome: Outcome) -> str:
+    if outcome.error is None:
+        return f"returns {show(outcome.value)}"
+    text = " ".join(_safely(str, outcome.error).split())
+    return f"raises {type(outcome.error).__name__}" + (f": {_cut(text, 90)}" if text else " without a message")
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a value in words: "a list", "a tensor of float32, shape [2, 3]"."""
+    if value is None:
+        return "None"
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}, shape {list(value.shape)}"
+    if isinstance(value, BaseException):
+        return f"a {type(value).__name__} (it must be raised, not returned)"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def show(value: Any, digits: int = 3) -> str:
+    """Return a value as short text; at most a line, whatever it is."""
+    return _cut(_safely(_Shown(digits).repr, value), 120)
+
+
+def show_apart(given: Any, expected: Any) -> tuple[str, str]:
+    """Return both values as text, with as many digits as they need to differ."""
+    for digits in _DIGITS:
+        shown = show(given, digits), show(expected, digits)
+        if shown[0] != shown[1]:
+            return shown
+    place, one, other = _first_difference(given, expected)
+    return tuple(f"{show(each, _DIGITS[-1])} at {place}" for each in (one, other))  # type: ignore[return-value]
+
+
+def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:
+    """Return where two values of one kind, too long to be shown, differ first, and what stands there."""
+    one, other = (each.tolist() if isinstance(each, Tensor) else each for each in (given, expected))
+    if isinstance(other, list | tuple) and isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return f"{place or 'its'} length", len(one), len(other)
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            if not same(*pair):
+                return _first_difference(*pair, f"{place}[{i}]")
+    return place or "the end", one, other
+
+
+class _Shown(reprlib.Repr):
+    """reprlib's short forms, with tensors as lists and numbers rounded."""
+
+    def __init__(self, digits: int) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 12
+        self.maxstring = self.maxother = 80
+        self._digits = digits
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, Tensor):
+            return self.repr1(x.tolist(), level)
+        if type(x) is float:
+            return repr(round(x, self._digits)) if abs(x) < 1e6 else f"{x:.{self._digits}e}"
+        return super().repr1(x, level)
+
+
+def _safely(text_of: Callable[[Any], str], value: Any) -> str:
+    """Return a text of a value, even if its own ``__repr__`` or ``__str__`` fails."""
+    try:
+        return text_of(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

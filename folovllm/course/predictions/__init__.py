@@ -1,0 +1,1 @@
+"""Predictions, a file per chapter: what learners are asked before they see what happens, and told then."""

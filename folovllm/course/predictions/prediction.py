@@ -1,0 +1,27 @@
+"""A prediction: a question, its choices, and what each of them is told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A question asked before an output can be read.
+
+    choices: what may be picked, and what to say to whoever picks it; all plain text.  right: one of them.
+    evidence: what the output of the next cell says, in its stored text or in the alt text of its picture; tests look
+    for it, so that what is called right is what happens.
+    """
+
+    name: str
+    question: str
+    choices: dict[str, str]
+    right: str
+    evidence: str
+
+    def __post_init__(self) -> None:
+        assert 2 <= len(self.choices) <= 4, f"{self.name}: two to four choices, not {len(self.choices)}"
+        assert self.right in self.choices, f"{self.name}: {self.right!r} is no choice"
+
+    def answer_to(self, choice: str) -> str:
+        """Return what to say to a choice."""
+        return f"{'✔' if choice == self.right else '✘'} {self.choices[choice]}"

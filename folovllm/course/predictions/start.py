@@ -1,0 +1,5 @@
+"""What chapter ``start`` asks before it shows."""
+
+from folovllm.course.predictions.prediction import Prediction
+
+PREDICTIONS: list[Prediction] = []

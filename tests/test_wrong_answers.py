@@ -1,0 +1,89 @@
+"""A check is as good as what it rejects: wrong answers that people gave, and every small change of a right one."""
+
+import importlib
+import signal
+import textwrap
+
+import pytest
+import torch
+
+from folovllm.course.exercises.checks import CHAPTERS
+from folovllm.request import ALLOWED_TRANSITIONS
+from tests.mutants import mutants_of
+
+NAMESPACE = {"torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
+AT_LEAST = 12
+SECONDS = 2.0
+"""Of its own time an answer may take so much; a mutant of a loop may never end."""
+
+
+class Endless(BaseException):
+    """Not an Exception, so that it is not taken for an outcome."""
+
+
+def is_accepted(exercise, answer):
+    def stop(number, frame):
+        raise Endless
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        return exercise.judge(answer)[0]
+    except Endless:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def wrong_answers_of(chapter):
+    return importlib.import_module(f"tests.wrong_answers.{chapter}")
+
+
+EXERCISES = [
+    pytest.param(exercise, wrong_answers_of(exercise.solution.__module__.rpartition(".")[2]), id=exercise.name)
+    for exercises in CHAPTERS.values()
+    for exercise in exercises
+]
+EACH = pytest.mark.parametrize(("exercise", "answers"), EXERCISES)
+
+
+def compiled(exercise, code):
+    namespace = dict(NAMESPACE)
+    exec(f"def answer({', '.join(exercise.argument_names)}):\n{textwrap.indent(code, '    ')}", namespace)
+    return namespace["answer"]
+
+
+@EACH
+def test_every_small_change_of_the_code_is_rejected(exercise, answers):
+    """Those that change nothing are named, with the reason."""
+    mutants = list(mutants_of(exercise.code))
+    accepted = [line for code, line in mutants if is_accepted(exercise, compiled(exercise, code))]
+    assert set(accepted) == set(answers.EQUIVALENT.get(exercise.name, {}))
+
+
+@EACH
+def test_every_wrong_answer_is_rejected(exercise, answers):
+    wrong = answers.WRONG.get(exercise.name, [])
+    assert [each.__name__ for each in wrong if is_accepted(exercise, each)] == []
+
+
+@EACH
+def test_there_are_at_least_twelve_wrong_answers(exercise, answers):
+    rejected = len(list(mutants_of(exercise.code))) - len(answers.EQUIVALENT.get(exercise.name, {}))
+    assert len(exercise.mistakes) + len(answers.WRONG.get(exercise.name, [])) + rejected >= AT_LEAST
+
+
+@EACH
+def test_what_is_said_of_a_wrong_answer_takes_two_lines(exercise, answers):
+    for answer in answers.WRONG.get(exercise.name, []):
+        lines = exercise.judge(answer)[1].splitlines()
+        assert len(lines) <= 2
+        assert max(map(len, lines)) <= 400
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_no_exercise_is_named_that_does_not_exist(chapter):
+    for module in {exercise.solution.__module__.rpartition(".")[2] for exercise in CHAPTERS[chapter]}:
+        names = {exercise.name for exercise in CHAPTERS[chapter]}
+        assert {*wrong_answers_of(module).WRONG, *wrong_answers_of(module).EQUIVALENT} <= names
