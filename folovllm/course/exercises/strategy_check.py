@@ -1,4 +1,4 @@
-"""The rest of chapter 06's capstone: a learner's parameter, sampler and tests, and the strategy that is used in the end."""
+"""The rest of chapter 06's capstone: a learner's parameter, sampler and tests, and the strategy that then writes."""
 
 import math
 import warnings
@@ -46,8 +46,8 @@ class ReferenceSampler(Sampler):
 # -- the parameter -----------------------------------------------------------------------------------------
 
 
-_ALLOWED = (0, 0.0, 0.02, 0.5, 0.999)
-_REFUSED = (-0.1, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None)
+_ALLOWED: tuple[Any, ...] = (0, 0.0, 0.02, 0.5, 0.999)
+_REFUSED: tuple[Any, ...] = (-0.1, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None)
 
 
 def check_params(params_class: type[SamplingParams]) -> None:
