@@ -118,9 +118,9 @@ def plot_token_memory(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_0
     axes.set(xlabel="tokens of all texts together", ylabel="memory", xlim=(0.7, 3e6), ylim=(1e-5, 3e4))
     equal = weights / per_token
     alt = (
-        f"Memory against tokens, both axes logarithmic. The weights are a flat line at {weights / 1e6:.0f} MB. Keys and "
-        f"values rise by {per_token:,} bytes per token and cross it at about {round(equal, -2):,.0f} tokens. Token ids "
-        f"rise in parallel, {per_token / _BYTES_PER_ID:,.0f} times lower."
+        f"Memory against tokens, both axes logarithmic. The weights are a flat line at {weights / 1e6:.0f} MB. Keys "
+        f"and values rise by {per_token:,} bytes per token and cross it at about {round(equal, -2):,.0f} tokens. "
+        f"Token ids rise in parallel, {per_token / _BYTES_PER_ID:,.0f} times lower."
     )
     return show(figure, alt)
 
@@ -156,9 +156,8 @@ def plot_cut(
         panel.set_xticks(range(num_tokens), names, rotation=55, ha="right", family="monospace", fontsize=11)
         panel.set(title=prompt, yscale="log", ylim=(2e-3, 1))
         panel.yaxis.set_major_formatter(PercentFormatter(1))
-        told.append(
-            f"After {prompt!r}, {mild:g} keeps {int(kept[0].sum())} tokens and {strict:g} {int(kept[1].sum())}."
-        )
+        many, few = (int(each.sum()) for each in kept)
+        told.append(f"After {prompt!r}, {mild:g} keeps {many} tokens and {strict:g} {few}.")
     axes[0].set_ylabel("probability")
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
@@ -213,18 +212,21 @@ def plot_lantern(text: str) -> Image:
         axes.text(13, 7.2 - 1.15 * i, line, fontsize=13, color="white", va="center")
     for x, y, size in ((12.4, 1.0, 0.07), (20.9, 9.2, 0.10), (1.0, 8.9, 0.09), (18.2, 0.8, 0.09), (11.9, 9.3, 0.07)):
         axes.add_patch(Circle((x, y), size, color="#fff3d6"))
-    return show(figure, f"A red lantern glows at night. In it stands: {text.strip()} Beside it: {' '.join(lines)}")
+    return show(
+        figure,
+        f"A red lantern glows at night. In it stands: {text.strip()} Beside it: You built an engine. {'; '.join(lines)}.",
+    )
 
 
 def _course_in_numbers() -> list[str]:
     """Say what a learner has done who did all."""
     num_predictions = sum(map(len, CHAPTERS.values()))
     return [
-        f"{len(CHAPTERS)} chapters, {num_predictions} predictions,",
-        f"{len(EXERCISES)} exercises and a rule of your own.",
-        "135 million weights, read once per step;",
-        "46,080 bytes kept per token;",
-        "the same words as vLLM, letter by letter.",
+        f"{len(CHAPTERS)} chapters, {num_predictions} predictions",
+        f"{len(EXERCISES)} exercises, and a rule of your own",
+        "135 million weights, read in each step",
+        "46,080 bytes, kept for each token",
+        "vLLM's words at temperature 0, exactly",
     ]
 
 

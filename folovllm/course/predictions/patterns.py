@@ -118,7 +118,7 @@ PREDICTIONS = [
         ),
         choices={
             "All or nearly all": (
-                "Yes. Temperature 0 leaves nothing to chance. Only where two tokens are almost equal can rounding decide."
+                "Yes. Temperature 0 leaves nothing to chance. Rounding decides only where two tokens are nearly equal."
             ),
             "About half": "Then one of the two would compute something else than the model.",
             "None": "That is what happens when texts are drawn: the random numbers are others there.",
