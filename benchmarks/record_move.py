@@ -161,7 +161,7 @@ def _record(engines: dict[str, Worker], params_of: Callable[..., dict[str, Any]]
         record["epsilon"].append({
             "epsilon": epsilon,
             "texts": {name: run["texts"] for name, run in runs.items()},
-            "least": {name: float(f"{math.exp(min(map(min, run['logprobs']))):.2g}") for name, run in runs.items()},
+            "least": {name: float(f"{math.exp(min(map(min, run['logprobs']))):.3g}") for name, run in runs.items()},
         })  # fmt: skip
     for title, prompts in {"one reader": chats[:1], "eight readers": chats}.items():
         settings = [{"temperature": 0.0, "max_tokens": 64, "ignore_eos": True}] * len(prompts)

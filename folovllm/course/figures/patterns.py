@@ -212,10 +212,8 @@ def plot_lantern(text: str) -> Image:
         axes.text(13, 7.2 - 1.15 * i, line, fontsize=13, color="white", va="center")
     for x, y, size in ((12.4, 1.0, 0.07), (20.9, 9.2, 0.10), (1.0, 8.9, 0.09), (18.2, 0.8, 0.09), (11.9, 9.3, 0.07)):
         axes.add_patch(Circle((x, y), size, color="#fff3d6"))
-    return show(
-        figure,
-        f"A red lantern glows at night. In it stands: {text.strip()} Beside it: You built an engine. {'; '.join(lines)}.",
-    )
+    beside = f"Beside it: You built an engine. {'; '.join(lines)}."
+    return show(figure, f"A red lantern glows at night. In it stands: {text.strip()} {beside}")
 
 
 def _course_in_numbers() -> list[str]:
