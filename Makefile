@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help packages venv model lab doctor test lint types test-unit test-parity test-notebooks test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -20,20 +20,39 @@ test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: e
 test-unit test-parity test-notebooks test-browser test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
-venv: ## make .venv with the locked packages, or bring it up to date
-	@sh scripts/make_venv.sh
+##@ Learn
 
-model: venv ## prepare the bundled model (once)
-	@$(PY) -m folovllm model
-
-lab: venv ## prepare everything, and open the course in JupyterLab
+lab: packages ## prepare everything, and open the course in JupyterLab
 	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
 	JUPYTER_CONFIG_PATH="$(CURDIR)/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
-doctor: venv ## check this machine
+doctor: packages ## check this machine
 	@$(PY) -m folovllm doctor
+
+model: packages ## prepare the bundled model (once)
+	@$(PY) -m folovllm model
+
+packages: ## make .venv with the locked packages of the course, or bring it up to date
+	@sh scripts/make_venv.sh course
+
+clean: ## delete .venv and all caches in this folder; the bundled model stays
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find folovllm tests scripts notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+##@ Teach
+
+slides: packages ## write slides of all notebooks to build/slides (they need no network once written)
+	$(PY) -m folovllm course slides --output build/slides
+
+kit: packages ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
+	@sh scripts/make_kit.sh
+
+##@ Develop: tests
+
+venv: ## make .venv with all locked packages: those of the course, of tests and of development
+	@sh scripts/make_venv.sh all
 
 test: lint types test-unit test-parity test-notebooks test-browser test-hub ## all that CI runs
 
@@ -48,27 +67,29 @@ types: venv ## mypy, strict
 test-unit: venv ## all tests that need no bundled model; quick
 	$(PYTEST) -m "not bundled and not browser and not hub" tests
 
-test-parity: model ## the tests on the bundled model: tokens equal to HuggingFace's
+test-parity: venv model ## the tests on the bundled model: tokens equal to HuggingFace's
 	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub" tests
 
-sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
-
-test-notebooks: model ## run every notebook and compare every output
+test-notebooks: venv model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
 
-test-browser: model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
+test-browser: venv model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
 	@sh scripts/ensure_chromium.sh
 	$(PYTEST) -m browser tests
 
-test-hub: model ## two learners run a notebook at the same time on a JupyterHub, each in a headless Chromium
+test-hub: venv model ## two learners run a notebook at the same time on a JupyterHub, each in a headless Chromium
 	@sh scripts/ensure_chromium.sh
 	@sh scripts/ensure_hub_proxy.sh
 	$(PYTEST) -m hub tests
 
-test-gpu: model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
+test-gpu: venv model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
 	$(PYTEST) --numprocesses=0 -m gpu tests
 	$(PYTEST) --nbval-lax $(NBVAL)
+
+sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
+
+##@ Develop: the rest
 
 format: venv ## let ruff mend style and formatting
 	$(PY) -m ruff check --fix .
@@ -76,6 +97,11 @@ format: venv ## let ruff mend style and formatting
 
 notebooks: model ## run every notebook and store its outputs
 	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb
+
+lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
+	sh scripts/make_lock.sh
+
+##@ Measure
 
 bench: model ## measure speed, waits and memory beside Hugging Face (about 25 minutes; BENCH_ARGS=--help)
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
@@ -95,22 +121,9 @@ bench-outside: model ## measure what a decoding step spends outside the model, b
 bench-sampler: model ## measure the sampler beside Hugging Face's warpers
 	$(PY) benchmarks/sampler.py $(BENCH_ARGS)
 
-bench-widgets: model ## measure how long a learner waits for a widget's picture
+bench-widgets: venv model ## measure how long a learner waits for a widget's picture
 	@sh scripts/ensure_chromium.sh
 	PYTHONPATH=. $(PY) benchmarks/widgets.py
 
 bench-kernels: model ## measure the memory of 1, 4 and 8 notebooks
 	$(PY) benchmarks/notebook_kernels.py
-
-slides: venv ## write slides of all notebooks to build/slides (they need no network once written)
-	$(PY) -m folovllm course slides --output build/slides
-
-kit: venv ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
-	@sh scripts/make_kit.sh
-
-lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
-	sh scripts/make_lock.sh
-
-clean: ## delete .venv and all caches in this folder; the bundled model stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
-	find folovllm tests scripts notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -5,14 +5,32 @@ import sys
 from pathlib import Path
 
 
+class NoHomeError(ValueError):
+    """The user has no home folder, as in a container that runs under a number without an account."""
+
+    def __init__(self) -> None:
+        super().__init__("this user has no home folder; set FOLOVLLM_CACHE to a folder that can be written")
+
+
 def cache_root() -> Path:
-    """Return the folder of all that FoloVLLM keeps: ``FOLOVLLM_CACHE``, else ``folovllm`` in the platform's cache."""
-    if chosen := os.environ.get("FOLOVLLM_CACHE"):
-        return Path(chosen).expanduser().absolute()
+    """Return the folder of all that FoloVLLM keeps: ``FOLOVLLM_CACHE``, else ``folovllm`` in the platform's cache.
+
+    Raises NoHomeError.
+    """
+    try:
+        return _chosen_folder() or _platforms_cache() / "folovllm"
+    except RuntimeError:  # what pathlib says of a missing home
+        raise NoHomeError from None
+
+
+def _chosen_folder() -> Path | None:
+    chosen = os.environ.get("FOLOVLLM_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else None
+
+
+def _platforms_cache() -> Path:
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "folovllm"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

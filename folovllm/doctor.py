@@ -9,11 +9,13 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from folovllm.cache_folder import NoHomeError, cache_root
 from folovllm.control_groups import count_cores
 from folovllm.free_memory import GIB, free_memory, is_out_of_memory
 
@@ -56,24 +58,44 @@ def check_python() -> Check:
 
 
 def check_packages() -> Check:
-    """Every package has the version of ``requirements.lock``; one that only development needs may be missing."""
-    from packaging.requirements import Requirement
-
-    needed = {Requirement(line).name for line in metadata.requires("folovllm") or [] if "extra ==" not in line}
+    """Every package that the course needs is there, and each that is there has the version of ``requirements.lock``."""
     lock = find_lock()
     if lock is None:
         fix = "run the doctor from a checkout, installed with `make lab`"
         return Check("packages", "warn", "requirements.lock is not there to compare with", fix, "nolock")
     pins = _read_pins(lock)
-    found = {name: _version(name) for name in pins}
+    found, needed = {name: _version(name) for name in pins}, _needed_by("folovllm", "course")
+    pins = {name: version for name, version in pins.items() if found[name] or _normalized(name) in needed}
     differing = [name for name, version in pins.items() if found[name] != version]
     if not differing:
         return Check("packages", "ok", f"all {len(pins)} as in requirements.lock", tag="lock")
-    level: Level = "fail" if any(found[name] is None and name in needed for name in differing) else "warn"
+    level: Level = "fail" if any(found[name] is None for name in differing) else "warn"
     named = ", ".join(f"{name} {found[name] or 'missing'} (lock: {pins[name]})" for name in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     detail = f"{len(differing)} of {len(pins)} differ from requirements.lock: {named}{more}"
     return Check("packages", level, detail, _reinstall(), f"lock-{len(differing)}")
+
+
+def _needed_by(package: str, extra: str) -> set[str]:
+    """Return the names of all packages that one needs with an extra, directly or through others."""
+    from packaging.requirements import Requirement
+
+    needed, todo = set(), [(package, extra)]
+    seen = set(todo)
+    while todo:
+        name, with_extra = todo.pop()
+        needed.add(_normalized(name))
+        with suppress(metadata.PackageNotFoundError):
+            for each in map(Requirement, metadata.requires(name) or []):
+                if each.marker is None or each.marker.evaluate({"extra": with_extra}):
+                    further = {(each.name, extra) for extra in {"", *each.extras}} - seen
+                    seen |= further
+                    todo += further
+    return needed
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _read_pins(lock: Path) -> dict[str, str]:
@@ -160,7 +182,6 @@ def check_memory() -> Check:
 
 def check_disk() -> Check:
     """The cache folder can take the bundled model, if it has not got it."""
-    from folovllm.cache_folder import cache_root
     from folovllm.models.bundled import SMOLLM2, cached_path
 
     root = cache_root()
@@ -248,6 +269,9 @@ def run_checks() -> list[Check]:
 def _run(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
+    except NoHomeError as error:
+        detail, _, fix = str(error).partition("; ")
+        return Check(name, "fail", detail, fix, name)
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
         first_line = next(iter(str(error).splitlines()), "")
         fix = _more_memory() if is_out_of_memory(error) else _reinstall()

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
@@ -120,6 +121,14 @@ class LLM:
         """
         with self._shared.exclusively():
             self.llm_engine.reset_prefix_cache()
+
+    def compute_logits(self, prompt: Prompt) -> Tensor:
+        """Return the logits of the token that would follow ``prompt``: [vocab], float32.
+
+        One forward pass beside all requests; what it computes is not kept. (HuggingFace: ``model(ids).logits[0, -1]``.)
+        """
+        with self._shared.exclusively():
+            return self.llm_engine.compute_logits(prompt)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the engine uses."""

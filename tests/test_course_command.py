@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from folovllm.__main__ import main
+from folovllm.course.editions.minutes import total_minutes
 from folovllm.course.exercises.checks import EXERCISES, check
 from tests.test_course_exercises import NAMESPACE
 
@@ -41,7 +42,7 @@ def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
         if "def my_" in cell or cell.startswith("check("):
             exec(cell, namespace)
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"{each.name}: ✔ right, on all {len(each.cases)} inputs" for each in EXERCISES]
+    assert said == [f"{each.name}: ✔ right, on all {len(each.all_cases)} inputs" for each in EXERCISES]
 
 
 def test_the_edition_is_otherwise_the_learners_notebook_with_the_mistakes_named(edition):
@@ -65,7 +66,11 @@ def test_the_times_in_the_edition_go_on_from_section_to_section(edition):
     starts = [(60 * int(found[1]) + int(found[2]), int(found[3])) for found in times if found]
     assert starts[0][0] == 0
     assert all(start + minutes == following for (start, minutes), (following, _) in itertools.pairwise(starts))
-    assert sum(starts[-1]) == 60
+    assert sum(starts[-1]) == total_minutes(cells_of("02_sampling"))
+
+
+def cells_of(notebook):
+    return json.loads(Path(f"notebooks/{notebook}.ipynb").read_text("utf-8"))["cells"]
 
 
 def cells_with_notes(edition):

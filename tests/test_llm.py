@@ -164,6 +164,19 @@ def test_threads_on_one_llm_all_get_their_own_results(llm):
         assert [tokens(output)[0] for output in results[index]] == expected[index:] + expected[:index]
 
 
+def test_logits_may_be_asked_for_while_another_thread_generates(llm):
+    """As a widget's callback does beside a cell that runs."""
+    expected = llm.compute_logits(TEXTS[1])
+    asked: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: asked.extend(llm.compute_logits(TEXTS[1]) for _ in range(30)))
+    thread.start()
+    outputs = [run(llm, TEXTS[0])[0] for _ in range(5)]
+    thread.join(300)
+    assert len(asked) == 30
+    assert all(logits.equal(expected) for logits in asked)
+    assert [tokens(output) for output in outputs] == [[by_huggingface(TEXTS[0])]] * 5
+
+
 def test_an_error_in_one_thread_leaves_the_others_alone(llm):
     errors: list[ValueError] = []
 

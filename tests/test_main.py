@@ -24,6 +24,18 @@ def model_folder(tmp_path_factory):
     return str(folder)
 
 
+def test_without_a_home_folder_every_command_says_what_to_set(monkeypatch, capsys):
+    def without_a_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("FOLOVLLM_CACHE", "FOLOVLLM_MODEL", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", without_a_home)
+    for command in (["model"], ["model", "--path"], ["generate", "Hello"]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.endswith("set FOLOVLLM_CACHE to a folder that can be written\n")
+
+
 def test_generate_prints_what_the_engine_generates(model_folder, capsys):
     assert main(["generate", "the dog", "--model", model_folder, "--max-tokens", "9"]) == 0
     params = SamplingParams(temperature=0, max_tokens=9)

@@ -118,6 +118,18 @@ def test_a_pip_that_fails_is_explained_in_one_line_and_no_readme_is_written(clon
     assert not (clone.folder / "build" / "kit" / "README.txt").exists()
 
 
+def test_a_shallow_clone_is_told_what_to_do(clone, tmp_path):
+    """A bundle of it cannot be cloned."""
+    clone.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--allow-empty", "-m", "two")
+    shallow = tmp_path / "shallow"
+    clone.git("clone", "--quiet", "--depth=1", f"file://{clone.folder}", str(shallow), cwd=tmp_path)
+    run = subprocess.run(["sh", "scripts/make_kit.sh"], cwd=shallow, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("folovllm: this clone is shallow")
+    assert "git fetch --unshallow" in run.stderr
+    assert not (shallow / "build" / "kit").exists()
+
+
 def test_a_folder_that_is_no_clone_is_told_so(clone):
     shutil.rmtree(clone.folder / ".git")
     run = clone.run(GIT_CEILING_DIRECTORIES=str(clone.folder.parent))

@@ -8,7 +8,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ["sh", "cat", "cksum", "awk", "mkdir", "find", "rm", "rmdir", "ls", "dirname", "cp", "chmod"]
+TOOLS = [
+    "sh",
+    "cat",
+    "cksum",
+    "awk",
+    "mkdir",
+    "find",
+    "rm",
+    "rmdir",
+    "ls",
+    "dirname",
+    "cp",
+    "chmod",
+    "tail",
+    "grep",
+    "date",
+]
 
 # It copies itself into the environment it makes, and writes down what it was asked for.
 PYTHON = """#!/bin/sh
@@ -21,8 +37,11 @@ case "$*" in
     cp "$0" .venv/bin/python ;;
 *"-m pip install"*)
     echo pip >>calls
-    [ ! -e pip-is-killed ] || kill -9 $PPID
+    echo "$*" >>asked
+    echo "pip says something"
+    [ ! -e pip-is-killed ] || kill -9 0
     [ ! -e pip-fails ] || exit 1
+    case "$*" in *--index-url*) [ ! -e no-index ] || exit 1 ;; esac
     rm -rf .venv/lib/python3/site-packages/*
     mkdir .venv/lib/python3/site-packages/numpy-2.4.6.dist-info ;;
 *print*) echo yes ;;
@@ -37,13 +56,14 @@ class Clone:
         self.folder = folder
         (folder / "scripts").mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "make_venv.sh", folder / "scripts")
-        (folder / "requirements.lock").write_text("numpy==2.4.6\n")
+        (folder / "requirements.lock").write_text("numpy==2.4.6\ntorch==2.13.0\n")
         (folder / "pyproject.toml").write_text("[project]\n")
         self.bin = folder.parent / "bin"
         self.bin.mkdir()
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
         self.set_free_disk(100 * 1024**2)
+        self.executable("uname", "#!/bin/sh\necho Darwin\n")
 
     def executable(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text)
@@ -55,16 +75,17 @@ class Clone:
     def set_free_disk(self, kib: int) -> None:
         self.executable("df", f"#!/bin/sh\necho header\necho disk 0 0 {kib} 0 /\n")
 
-    def run(self, **environment: str) -> subprocess.CompletedProcess:
+    def run(self, level: str = "all", **environment: str) -> subprocess.CompletedProcess:
         """Run the script; its calls of venv and pip are in ``self.calls`` afterwards."""
         calls = self.folder / "calls"
         calls.unlink(missing_ok=True)
         run = subprocess.run(
-            [shutil.which("sh"), "scripts/make_venv.sh"],
+            [shutil.which("sh"), "scripts/make_venv.sh", level],
             cwd=self.folder,
             env={"PATH": str(self.bin), "TMPDIR": os.curdir} | environment,
             capture_output=True,
             text=True,
+            start_new_session=True,  # what kills its group leaves us alone
         )
         self.calls = calls.read_text().split() if calls.exists() else []
         return run
@@ -76,6 +97,21 @@ class Clone:
         assert run.stdout == ""
         assert run.stderr.count("\n") == 1, run.stderr
         return run.stderr
+
+    def error_of_pip(self) -> str:
+        """Run the script, whose pip must fail; return the last line, which comes after what pip said."""
+        run = self.run()
+        assert run.returncode == 1
+        *pips, last = run.stderr.splitlines()
+        assert "pip says something" in pips
+        return last
+
+    def asked(self) -> list[str]:
+        """What pip was asked for since the last time."""
+        asked = self.folder / "asked"
+        lines = asked.read_text().splitlines()
+        asked.unlink()
+        return lines
 
 
 @pytest.fixture
@@ -135,7 +171,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(clone):
 def test_a_pip_that_fails_is_explained_and_the_next_run_starts_over(clone):
     clone.add_python()
     (clone.folder / "pip-fails").touch()
-    assert "Check the network and run the same command again" in clone.error()
+    assert "Check the network and run the same command again" in clone.error_of_pip()
     (clone.folder / "pip-fails").unlink()
     assert clone.run().returncode == 0
     assert clone.calls == ["venv", "pip", "pip"]
@@ -145,7 +181,7 @@ def test_a_disk_that_fills_up_under_pip_is_named(made):
     (made.folder / "requirements.lock").write_text("numpy==3\n")
     (made.folder / "pip-fails").touch()
     made.set_free_disk(100)
-    assert "the disk of . is full" in made.error()
+    assert "the disk of . is full" in made.error_of_pip()
 
 
 def test_an_installation_that_was_killed_is_made_anew(clone):
@@ -157,6 +193,73 @@ def test_an_installation_that_was_killed_is_made_anew(clone):
     assert clone.run().returncode == 0
     assert clone.calls == ["venv", "pip", "pip"]
     assert not (clone.folder / ".venv" / "half").exists()
+
+
+def test_a_learner_gets_what_the_course_needs_and_pips_words_stay_in_its_log(clone):
+    clone.add_python()
+    run = clone.run("course")
+    assert clone.asked() == [
+        "-m pip install --no-input --constraint requirements.lock setuptools",
+        "-m pip install --no-input --constraint requirements.lock --no-build-isolation -e .[course]",
+    ]
+    assert [line.split(":")[1] for line in run.stdout.splitlines()] == [" packages (course)", " packages"]
+    assert (clone.folder / ".venv" / "pip.log").read_text().count("pip says something") == 2
+    assert clone.run("course").stdout == ""
+
+
+def test_tests_add_the_other_packages_and_the_course_then_finds_its_own(clone):
+    clone.add_python()
+    assert clone.run("course").returncode == 0
+    assert clone.run("all").returncode == 0
+    assert clone.calls == ["pip", "pip"]
+    assert "-m pip install --no-input -r requirements.lock" in clone.asked()
+    assert clone.run("course").stdout == ""
+
+
+def test_whoever_had_all_packages_keeps_them_when_the_lock_changes(made):
+    made.asked()
+    (made.folder / "requirements.lock").write_text("numpy==3\n")
+    assert made.run("course").returncode == 0
+    assert made.asked()[0] == "-m pip install --no-input -r requirements.lock"
+
+
+SMALL = "--index-url https://download.pytorch.org/whl/cpu torch==2.13.0"
+
+
+@pytest.fixture
+def linux(clone):
+    clone.add_python()
+    clone.executable("uname", "#!/bin/sh\necho Linux\n")
+    return clone
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists(), reason="it has a card")
+def test_under_linux_without_a_card_the_small_pytorch_is_asked_for_first(linux):
+    assert linux.run("course").returncode == 0
+    first, *further = linux.asked()
+    assert first.endswith(SMALL)
+    assert "--no-deps --retries 0" in first
+    assert len(further) == 2
+
+
+def test_where_its_index_cannot_be_reached_pypi_is_taken(linux):
+    (linux.folder / "no-index").touch()
+    assert linux.run("course").returncode == 0
+    assert (linux.folder / ".venv" / ".made-by-make").read_text().startswith("course ")
+
+
+def test_with_a_card_or_without_a_network_nobody_asks_for_the_small_one(linux):
+    assert linux.run("course", PIP_NO_INDEX="1").returncode == 0
+    linux.executable("nvidia-smi", "#!/bin/sh\n")
+    (linux.folder / "requirements.lock").write_text("torch==2.14.0\n")
+    assert linux.run("course").returncode == 0
+    assert not any("--index-url" in line for line in linux.asked())
+
+
+def test_with_a_card_more_disk_is_needed(linux):
+    linux.executable("nvidia-smi", "#!/bin/sh\n")
+    linux.set_free_disk(5 * 1024**2)
+    assert "at least 8 GiB of free disk are needed" in linux.error()
 
 
 def test_a_second_run_does_nothing_and_says_nothing(made):

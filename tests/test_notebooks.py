@@ -11,6 +11,7 @@ import pytest
 from nbconvert import HTMLExporter
 
 import folovllm.course
+from folovllm.course.editions.minutes import section_minutes, total_minutes
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 TITLES = {
@@ -130,13 +131,27 @@ def test_every_section_of_the_notes_has_one_heading(chapter):
 
 
 @EACH
-def test_the_minutes_of_the_sections_add_up_to_those_of_the_opening(path):
-    """The instructor's edition prints them."""
-    markdown = cells(path, "markdown")
-    headed = [cell for cell in markdown if source(cell).startswith(("# ", "## "))]
-    assert all("minutes" in cell["metadata"] for cell in headed)
-    promised = re.search(r"^\| .* \| (\d+) \| offline", source(markdown[0]), re.M)
-    assert sum(cell["metadata"].get("minutes", 0) for cell in markdown) == int(promised[1])
+def test_the_opening_promises_the_minutes_that_are_computed(path):
+    every = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    promised = int(re.search(r"^\| .* \| (\d+) \| offline", source(every[0]), re.M)[1])
+    assert promised == total_minutes(every) == sum(minutes or 0 for minutes in section_minutes(every))
+    assert 30 <= promised <= 60 or (path.stem == "00_start_here" and promised <= 20)
+
+
+@EACH
+def test_the_engine_runs_within_the_first_cells(path):
+    early = json.loads(path.read_text(encoding="utf-8"))["cells"][:12]
+    code = [cell for cell in early if cell["cell_type"] == "code"]
+    assert any("LLM(" in source(cell) or "llm." in source(cell) for cell in code[:5])
+
+
+@EACH
+def test_whoever_argues_with_the_notes_quotes_them(path):
+    if path.stem == "00_start_here":
+        return
+    for cell in cells(path, "markdown"):
+        if re.search(r"\b[Tt]he notes\b(?! (?:on|in) vLLM)", re.sub(r"^\|.*$", "", source(cell), flags=re.M)):
+            assert re.search("[\u4e00-\u9fff]", source(cell))
 
 
 @EACH

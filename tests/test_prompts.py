@@ -64,7 +64,7 @@ def test_one_prompt_of_ids(llm, prompt):
         check([*llm.stream(form, GREEDY)][-1], IDS)
     (found,) = llm.beam_search(prompt, BeamSearchParams(1, 3), use_tqdm=False)
     check(found, IDS)
-    assert llm.llm_engine.compute_logits(prompt).equal(llm.llm_engine.compute_logits({"prompt_token_ids": IDS}))
+    assert llm.compute_logits(prompt).equal(llm.compute_logits({"prompt_token_ids": IDS}))
 
 
 @pytest.mark.parametrize("prompts", SEVERAL.values(), ids=SEVERAL)

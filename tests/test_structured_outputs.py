@@ -331,7 +331,7 @@ def test_log_probabilities_stay_those_of_the_model(llm):
     [completion] = generate(llm, choice=["yes"], logprobs=0)
     prompt = llm.get_tokenizer()(PROMPT)["input_ids"]
     for i, (token_id, entry) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True)):
-        logits = llm.llm_engine.compute_logits({"prompt_token_ids": prompt + completion.token_ids[:i]})
+        logits = llm.compute_logits({"prompt_token_ids": prompt + completion.token_ids[:i]})
         assert entry[token_id].logprob == pytest.approx(logits.log_softmax(dim=-1)[token_id].item(), abs=1e-4)
 
 

@@ -23,7 +23,7 @@ def colours(llm):
 def test_the_probabilities_are_those_of_a_pass_over_the_text_so_far(llm, colours):
     ids = llm.get_tokenizer()("abc")["input_ids"]
     for token, probability in zip(colours.completion.token_ids, probabilities_of(colours.completion), strict=True):
-        logits = llm.llm_engine.compute_logits({"prompt_token_ids": ids})
+        logits = llm.compute_logits({"prompt_token_ids": ids})
         assert probability == pytest.approx(float(torch.softmax(logits.double(), 0)[token]), abs=1e-4)
         ids = [*ids, token]
 
@@ -34,7 +34,7 @@ def test_every_token_can_be_focused_and_names_itself_and_its_alternatives(llm, c
     assert len(spans) == len(tips) == len(colours.completion.token_ids)
     ids = llm.get_tokenizer()("abc")["input_ids"]
     for token, told, tip in zip(colours.completion.token_ids, spans, tips, strict=True):
-        logits = llm.llm_engine.compute_logits({"prompt_token_ids": ids}).double()
+        logits = llm.compute_logits({"prompt_token_ids": ids}).double()
         likeliest = torch.softmax(logits, 0).topk(NUM_ALTERNATIVES).values.tolist()
         # Greedy: the token itself is the first of the likeliest, and the others follow in their order.
         assert [float(each) / 100 for each in re.findall(r"([\d.]+)%", tip)] == pytest.approx(likeliest, abs=0.001)

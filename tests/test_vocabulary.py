@@ -42,7 +42,7 @@ ENTRANCES = {
     "beams": lambda llm: llm.beam_search("<tool>", BeamSearchParams(2, 2), use_tqdm=False),
     "chat": lambda llm: llm.chat([{"role": "user", "content": "<tool>"}], GREEDY, use_tqdm=False),
     "a template": lambda llm: llm.chat_prompt([{"role": "user", "content": ""}], chat_template="{{ '<tool>' }}"),
-    "logits": lambda llm: llm.llm_engine.compute_logits("<tool>"),
+    "logits": lambda llm: llm.compute_logits("<tool>"),
     "the engine": lambda llm: llm.llm_engine.add_request("a", "<tool>", GREEDY),
 }
 

@@ -26,7 +26,7 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-from folovllm.cache_folder import cache_root
+from folovllm.cache_folder import NoHomeError, cache_root
 
 _MOST_FILES = 64
 """A folder keeps so many, those used last: half a MB each, one for every kernel that Python calls, version of the code,
@@ -68,7 +68,7 @@ def _folders() -> list[Path]:
         places.insert(1, lambda: Path(numba.config.CACHE_DIR, "folovllm"))
     found = []
     for place in places:
-        with suppress(OSError, RuntimeError):  # a user without a home, a machine without room for temporary files
+        with suppress(OSError, NoHomeError):  # a user without a home, a machine without room for temporary files
             found.append(place())
     return found
 

@@ -1,14 +1,16 @@
 """The instructor's edition of a notebook, made from the learners' own: nothing is kept twice."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
+from folovllm.course.editions.minutes import Cell, section_minutes
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
+from folovllm.course.predictions.all_predictions import find_prediction
+from folovllm.course.predictions.prediction import Prediction
 
-Cell = dict[str, Any]
 _STUB = "    raise NotImplementedError"
 
 
@@ -34,13 +36,9 @@ def _write_one(source: Path, target: Path) -> Path:
 
 
 def section_times(cells: list[Cell]) -> list[str]:
-    """Say for every heading when its section begins and how long it takes ("" for the other cells).
-
-    How long is in the heading's metadata: ``minutes``.
-    """
+    """Say for every heading when its section begins and how long it takes ("" for the other cells)."""
     times, clock = [], 0
-    for cell in cells:
-        minutes = cell["metadata"].get("minutes")
+    for minutes in section_minutes(cells):
         times.append("" if minutes is None else f"*{clock // 60}:{clock % 60:02}, {minutes} min*")
         clock += minutes or 0
     return times
@@ -62,22 +60,24 @@ def _exercise_of(cell: Cell) -> Exercise | None:
     return next(stubs, None)
 
 
-def exercise_notes(cell: Cell) -> str:
-    """Return what an instructor should know of the exercise whose stub the cell is; "" for any other cell."""
+def notes_on(cell: Cell) -> str:
+    """Return what an instructor should know of a cell: an exercise's stub, or a prediction; "" for any other."""
     exercise = _exercise_of(cell)
-    return "" if exercise is None else _notes(exercise)
+    if exercise is not None:
+        return _notes(exercise)
+    asked = re.match(r'predict\("(\w+)"\)', "".join(cell["source"]))
+    return _answers(find_prediction(asked[1])) if asked else ""
 
 
 def instructor_cells(cell: Cell) -> list[Cell]:
-    """Return what stands in the instructor's edition for one cell: a solved stub, and notes on it."""
+    """Return what stands in the instructor's edition for one cell: a stub is solved, notes follow it."""
     if cell["cell_type"] != "code":
         return [cell]
     cell = cell | {"outputs": [], "execution_count": None}
-    exercise = _exercise_of(cell)
-    if exercise is None:
-        return [cell]
-    solved = cell | {"source": "".join(cell["source"]).replace(_STUB, textwrap.indent(exercise.code, "    "))}
-    return [solved, notes_cell(cell, _notes(exercise))]
+    notes, exercise = notes_on(cell), _exercise_of(cell)
+    if exercise is not None:
+        cell["source"] = "".join(cell["source"]).replace(_STUB, textwrap.indent(exercise.code, "    "))
+    return [cell, notes_cell(cell, notes)] if notes else [cell]
 
 
 def notes_cell(cell: Cell, text: str) -> Cell:
@@ -90,3 +90,8 @@ def _notes(exercise: Exercise) -> str:
     lines += [f"* {mistake.diagnosis}" for mistake in exercise.mistakes]
     lines += ["", "What it is compared with runs the engine's function:", ""]
     return "\n".join([*lines, "```python", exercise.solution_source().rstrip(), "```"])
+
+
+def _answers(prediction: Prediction) -> str:
+    lines = ["**For instructors.** What is said to whoever picks:", ""]
+    return "\n".join([*lines, *(f"* {choice}: {prediction.answer_to(choice)}" for choice in prediction.choices)])

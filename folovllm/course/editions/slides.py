@@ -1,8 +1,8 @@
 """Slides of a notebook, made from its own cells: reveal.js pages that need no network, with notes for the speaker.
 
 Which cells share a slide follows from what they are, so nothing about slides is kept in the notebooks:
-a heading begins a slide; a question and the cell that answers it are one step of it (arrow down). Where a prediction
-is asked for, the cell waits for a key, and so does the explanation of an output; hints stay in the notebook.
+a heading begins a slide; a text and the cell that it speaks of are one step of it (arrow down). What follows an output
+waits for a key: the answer to a prediction, the explanation of what was seen. Hints stay in the notebook.
 """
 
 import copy
@@ -20,7 +20,8 @@ import nbformat
 from jinja2 import DictLoader
 from nbconvert.exporters import SlidesExporter
 
-from folovllm.course.editions.instructor import Cell, exercise_notes, notes_cell, section_times
+from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
+from folovllm.course.editions.minutes import Cell
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -93,7 +94,7 @@ def slide_cells(cells: list[Cell]) -> list[Cell]:
     for cell, times in zip(cells, section_times(cells), strict=True):
         kind = _slide_type(cell, before, answered)
         marked.append(_with_type(cell, kind))
-        notes = times or exercise_notes(cell)
+        notes = times or notes_on(cell)
         if notes:
             marked.append(_with_type(notes_cell(cell, notes), "notes"))
         if kind != "skip":
@@ -106,9 +107,8 @@ def _slide_type(cell: Cell, before: Cell | None, answered: bool) -> str:
     source = "".join(cell["source"])
     if cell["cell_type"] == "code":
         # Cells that print nothing prepare the next one; what follows an output is a step of its own.
-        if before is not None and answered and (before["cell_type"] != "code" or before["outputs"]):
-            return "subslide"
-        return "fragment" if before is not None and "**Predict" in "".join(before["source"]) else "-"
+        follows_output = before is not None and answered and (before["cell_type"] != "code" or before["outputs"])
+        return "subslide" if follows_output else "-"
     if source.startswith("#"):
         return "slide"
     if "<details>" in source:

@@ -121,7 +121,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, BaseException):
         return f"a {type(value).__name__} (it must be raised, not returned)"
     name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+    return f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}"
 
 
 def show(value: Any, digits: int = 3) -> str:

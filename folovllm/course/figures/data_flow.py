@@ -51,7 +51,7 @@ def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple
     tokens, anew = list(output.prompt_token_ids), []
     for token in output.outputs[0].token_ids:
         started = time.perf_counter()
-        llm.llm_engine.compute_logits({"prompt_token_ids": tokens})
+        llm.compute_logits({"prompt_token_ids": tokens})
         anew.append(1000 * (time.perf_counter() - started))
         tokens.append(token)
     return cached, anew

@@ -19,7 +19,7 @@ _LOOKS = ((BLUE, "///"), (GREEN, ""), (ORANGE, "..."))
 
 def plot_temperatures(llm: LLM, prompt: str, temperatures: tuple[float, float, float], num_tokens: int = 10) -> Image:
     """Show the likeliest next tokens of a prompt at three temperatures, one beside the other."""
-    logits = llm.llm_engine.compute_logits(prompt).cpu()
+    logits = llm.compute_logits(prompt).cpu()
     shapes = [make_distribution(logits, SamplingParams(temperature=each)) for each in temperatures]
     head = np.argsort(-shapes[0].before, kind="stable")[:num_tokens]
     figure, axes = new_figure(9, 3.6)
@@ -43,7 +43,7 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
     figure, axes = new_figure(9, 1.2 + 0.55 * len(settings))
     told = []
     for i, (prompt, (color, hatch)) in enumerate(zip(prompts, _LOOKS, strict=False)):
-        logits = llm.llm_engine.compute_logits(prompt).cpu()
+        logits = llm.compute_logits(prompt).cpu()
         kept = [make_distribution(logits, params).num_kept for params in settings.values()]
         places = np.arange(len(settings)) + 0.36 * (i - (len(prompts) - 1) / 2)
         bars = axes.barh(places, kept, 0.34, color=color, hatch=hatch, edgecolor="white", label=prompt)
@@ -63,7 +63,7 @@ def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
     before = tokenizer(prompt).input_ids
     bits = []
     for i in range(len(completion.token_ids)):
-        logits = llm.llm_engine.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
+        logits = llm.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
         bits.append(make_distribution(logits, SamplingParams()).entropy)
     figure, axes = new_figure(10, 3.4)
     axes.bar(range(len(bits)), bits, 0.8, color=BLUE, hatch="///", edgecolor="white")

@@ -124,7 +124,7 @@ class SamplingExplorer(PictureWidget):
     def read_prompt(self) -> None:
         """Run the model on the prompt, and show what may come next."""
         try:
-            self.logits = self.llm.llm_engine.compute_logits(self.prompt.value).cpu()
+            self.logits = self.llm.compute_logits(self.prompt.value).cpu()
         except ValueError as error:
             self.say(f"The engine refused this: {error}")
             return

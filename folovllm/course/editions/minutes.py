@@ -1,0 +1,46 @@
+"""How long a notebook takes: computed from what there is to read, to run, to predict and to write."""
+
+import re
+from typing import Any
+
+Cell = dict[str, Any]
+WORDS_PER_MINUTE = 130
+LINES_PER_MINUTE = 10
+PER_EXERCISE = 3
+PER_PREDICTION = 1
+_ROUNDED_TO = 5
+
+
+def total_minutes(cells: list[Cell]) -> int:
+    """Return the minutes of a notebook, rounded to five."""
+    return _ROUNDED_TO * round(sum(map(_minutes_of, cells)) / _ROUNDED_TO)
+
+
+def section_minutes(cells: list[Cell]) -> list[int | None]:
+    """Return for every heading the minutes of what stands under it, None for other cells; they add up to the total."""
+    exact = list(map(_minutes_of, cells))
+    stretch = total_minutes(cells) / sum(exact)
+    heads = [i for i, cell in enumerate(cells) if is_heading(cell)]
+    begins = [round(stretch * sum(exact[:i])) for i in heads[1:]]
+    ends = [*begins, total_minutes(cells)]
+    lengths = dict(zip(heads, (end - begin for begin, end in zip([0, *begins], ends, strict=True)), strict=True))
+    return [lengths.get(i) for i in range(len(cells))]
+
+
+def is_heading(cell: Cell) -> bool:
+    """Return whether a section begins with this cell."""
+    return cell["cell_type"] == "markdown" and _source(cell).startswith(("# ", "## "))
+
+
+def _minutes_of(cell: Cell) -> float:
+    source = _source(cell)
+    if cell["cell_type"] == "markdown":
+        return len(re.sub(r"<[^>]+>", " ", source).split()) / WORDS_PER_MINUTE
+    lines = sum(bool(line.strip()) for line in source.splitlines())
+    exercises = len(re.findall(r"^check\w*\(", source, re.M))
+    predictions = len(re.findall(r"^predict\(", source, re.M))
+    return lines / LINES_PER_MINUTE + PER_EXERCISE * exercises + PER_PREDICTION * predictions
+
+
+def _source(cell: Cell) -> str:
+    return "".join(cell["source"])

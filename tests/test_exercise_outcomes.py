@@ -1,0 +1,163 @@
+"""What ``check`` says of an answer, whatever the answer does."""
+
+import random
+
+import pytest
+import torch
+
+from folovllm.course.exercises.checks import check
+from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import same, show_apart, try_out
+
+
+def exercise(solution, *cases, **further):
+    return Exercise("it", "do it", solution, list(cases), [], ("a", "b"), "return", **further)
+
+
+def double(values):
+    return [2 * value for value in values]
+
+
+DOUBLE = exercise(double, ([1, 2],), ([],))
+
+
+class Odd:
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __hash__ = None
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+def in_place(values):
+    for i, value in enumerate(values):
+        values[i] = 2 * value
+    return values
+
+
+def raises_without_words(values):
+    raise ValueError
+
+
+ANSWERS = [
+    (lambda values: tuple(double(values)), "returns a tuple, (2, 4); right: a list, [2, 4]"),
+    (
+        lambda values: torch.tensor(double(values)),
+        "returns a tensor of int64, shape [2], [2, 4]; right: a list",
+    ),
+    (lambda values: None, "returns None; right: a list, [2, 4]; is there a `return`?"),
+    (lambda values: [float(2 * value) for value in values], "returns [2.0, 4.0]; right: it returns [2, 4]"),
+    (lambda values: (2 * value for value in values), "returns a generator, "),
+    (lambda values: ValueError("no"), "a ValueError (it must be raised, not returned)"),
+    (lambda values: [torch.tensor([1.0]), torch.tensor([2.0])], "returns [[1.0], [2.0]]; right"),
+    (lambda values: Odd(), "returns an Odd"),
+    (lambda values: [Odd()], "right: it returns [2, 4]"),
+    (lambda values: torch.empty(2, device="meta"), "returns a tensor of float32"),
+    (lambda values: exit(), "raises SystemExit"),
+    (lambda: 1, "raises TypeError"),
+    (raises_without_words, "raises ValueError without a message"),
+    (in_place, "changes its argument `values`, which belongs to the caller; work on a copy of it"),
+]
+
+
+@pytest.mark.parametrize(("answer", "said"), ANSWERS)
+def test_every_answer_is_told_what_is_wrong(answer, said):
+    right, verdict = DOUBLE.judge(answer)
+    assert not right
+    assert said in verdict
+    assert len(verdict.splitlines()) <= 2
+
+
+def test_an_interrupt_is_not_an_answer():
+    def interrupted(values):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        DOUBLE.judge(interrupted)
+
+
+def test_a_returned_error_is_not_a_raised_one():
+    refuse = exercise(raises_without_words, ([1],))
+    assert not refuse.judge(lambda values: ValueError())[0]
+    assert refuse.judge(raises_without_words)[0]
+
+
+def test_numbers_are_shown_with_the_digits_that_they_need():
+    third = exercise(lambda x: x / 3, (1.0,))
+    assert "returns 0.3334; right: it returns 0.3333" in third.judge(lambda x: 0.3334)[1]
+    assert show_apart(0.33333, 0.33334) == ("0.33333", "0.33334")
+    assert show_apart(list(range(50)), [*range(49), 0]) == ("49 at [49]", "0 at [49]")
+    assert show_apart([[0] * 20, [1] * 20], [[0] * 20, [1] * 21]) == ("20 at [1] length", "21 at [1] length")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "are"),
+    [
+        (torch.tensor([float("nan"), -torch.inf]), torch.tensor([float("nan"), -torch.inf]), True),
+        (torch.tensor([1.0], dtype=torch.float64), torch.tensor([1.0]), True),
+        (torch.tensor([1]), torch.tensor([1.0]), False),
+        (torch.tensor([True]), torch.tensor([1]), False),
+        (torch.tensor([1 + 0j]), torch.tensor([1.0]), False),
+        (torch.ones(1, requires_grad=True), torch.ones(1), True),
+        (float("nan"), float("nan"), True),
+        (True, 1, False),
+        ({"a": 1.0}, {"a": 1.000001}, True),
+        ({"a": 1.0}, {"b": 1.0}, False),
+        ([1, [2.0]], [1, [2.0000001]], True),
+        ([1, 2], [1], False),
+    ],
+)
+def test_what_is_the_same(given, expected, are):
+    assert same(given, expected) is are
+
+
+def test_an_argument_without_equality_is_not_called_changed():
+    assert try_out(lambda thing: 1, (object(),)).changed is None
+
+
+def test_what_an_answer_prints_is_told_of_the_case_that_is_shown(capsys):
+    _, verdict = DOUBLE.judge(lambda values: print("saw", values))
+    assert "(it printed there: 'saw [1, 2]')" in verdict
+    assert capsys.readouterr().out == ""
+
+
+def test_inputs_are_generated_and_the_shortest_that_fails_is_shown():
+    def some(rng: random.Random):
+        return ([rng.randrange(9) for _ in range(rng.randrange(6))],)
+
+    generated = exercise(double, ([1],), generate=some)
+    assert len(generated.all_cases) == 101
+    assert generated.all_cases == exercise(double, ([1],), generate=some).all_cases
+    assert generated.judge(double) == (True, "right, on all 101 inputs")
+    wrong = generated.judge(lambda values: double(values) if len(values) < 2 else [])[1]
+    shown = wrong.partition("[")[2].partition("]")[0]
+    assert shown.count(",") == 1
+
+
+def test_a_complaint_is_a_further_demand():
+    def refuse(value):
+        raise ValueError(f"got {value}")
+
+    def complaint(case, outcome):
+        return "" if str(case[0]) in str(outcome.error) else "the message does not say what was given"
+
+    strict = exercise(refuse, (7,), complaint=complaint)
+    assert strict.judge(refuse)[0]
+    assert strict.judge(raises_without_words) == (
+        False,
+        "not yet: for value=7\n    the message does not say what was given",
+    )
+
+
+def test_a_diagnosis_is_only_for_whoever_makes_that_mistake_on_every_input():
+    mistake = Mistake(lambda values: [], "you forget them all")
+    with_mistake = Exercise("it", "do it", double, [([1, 2],), ([],)], [mistake], ("a", "b"), "return")
+    assert with_mistake.judge(lambda values: []) == (False, "you forget them all")
+    assert with_mistake.judge(lambda values: [] if values else [0])[1].startswith("not yet: for values=[1, 2]\n")
+
+
+def test_what_is_no_function_is_told_how_to_be_given(capsys):
+    check("top_p", 3)
+    assert capsys.readouterr().out == "top_p: give the function itself, without brackets: check('top_p', my_top_p)\n"
