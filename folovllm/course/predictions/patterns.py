@@ -68,22 +68,6 @@ PREDICTIONS = [
         evidence="1,280 times",
     ),
     Prediction(
-        name="a_number_as_text",
-        question=(
-            "A web form sends top_p as the text '0.9' instead of the number. The hint in SamplingParams says float. "
-            "Who notices?"
-        ),
-        choices={
-            "Python, because of the hint": "Python stores hints and never looks at them when the program runs.",
-            "The tool mypy, before the start": (
-                "It reads the program. What a form will send tomorrow does not stand in the program."
-            ),
-            "A check written by hand": "Yes: the one in __post_init__, where values come in from outside.",
-        },
-        right="A check written by hand",
-        evidence="top_p must be a finite number",
-    ),
-    Prediction(
         name="a_field_alone",
         question=(
             "A subclass of SamplingParams gets a new field epsilon. Three requests with the same seed have epsilon 0, "
