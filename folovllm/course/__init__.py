@@ -1,11 +1,11 @@
 """What the notebooks show: widgets and figures over the engine's own functions. The engine never imports it."""
 
-from folovllm.course.costs import bytes_of, seconds
+from folovllm.course.costs import seconds
 from folovllm.course.distribution import make_distribution
 from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
-from folovllm.course.exercises.strategy_check import check_strategy
+from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
 from folovllm.course.figures.config import (
     plot_blocks,
     plot_kv_use,
@@ -44,11 +44,19 @@ from folovllm.course.figures.numbers import (
     plot_rounding,
     plot_sizes,
 )
-from folovllm.course.figures.patterns import plot_growth, plot_records
+from folovllm.course.figures.patterns import (
+    plot_cut,
+    plot_lantern,
+    plot_move,
+    plot_patterns,
+    plot_place,
+    plot_token_memory,
+)
 from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
 from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
 from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
+from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.python_code import has_function
 from folovllm.course.quiet import quiet
@@ -72,10 +80,13 @@ __all__ = [
     "StepDebugger",
     "Timeline",
     "TokenColours",
-    "bytes_of",
+    "answer_of_to_vllm",
     "check",
+    "check_params",
     "check_strategy",
+    "check_tests",
     "compare_with_engine",
+    "finished_capstone",
     "has_function",
     "make_distribution",
     "make_tiny_gpt2",
@@ -83,6 +94,7 @@ __all__ = [
     "plot_bits",
     "plot_blocks",
     "plot_cache",
+    "plot_cut",
     "plot_data_flow",
     "plot_draw",
     "plot_entropy",
@@ -91,18 +103,20 @@ __all__ = [
     "plot_filters",
     "plot_flat_batch",
     "plot_folder",
-    "plot_growth",
     "plot_kept",
     "plot_kv_use",
+    "plot_lantern",
     "plot_layers",
     "plot_limits",
+    "plot_move",
     "plot_near_tie",
     "plot_padding",
+    "plot_patterns",
     "plot_penalties",
+    "plot_place",
     "plot_probabilities",
     "plot_race",
     "plot_reading",
-    "plot_records",
     "plot_rounding",
     "plot_safetensors",
     "plot_seats",
@@ -122,6 +136,7 @@ __all__ = [
     "quantize_and_back",
     "quantize_weights",
     "quiet",
+    "recorded_move",
     "seconds",
     "stream_table",
     "time_decode",
