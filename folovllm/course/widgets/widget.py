@@ -145,7 +145,7 @@ def wide() -> ipywidgets.Layout:
 
 def choice(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.ToggleButtons:
     """Return a choice of one among a few; buttons, since in a list JupyterLab takes the arrow keys for itself."""
-    beside_label = ipywidgets.Layout(display="flex", flex_flow="row wrap", width="auto")
+    beside_label = ipywidgets.Layout(display="flex", flex_flow="row wrap", grid_gap="0 6px", width="auto")
     buttons = ipywidgets.ToggleButtons(options=options, description=label, layout=beside_label)
     buttons.style.button_width = "auto"
     if value is not None:
