@@ -57,21 +57,16 @@ def test_one_is_not_written_as_many():
 def test_the_sliders_of_memory_and_length_multiply(widget):
     [columns] = widget.children[:1]
     slider, box = columns.children[0].children[1].children
-    steps = []
-    for value in (16, 1024):
-        slider.value = value
-        steps.append((slider.value, box.value))
-    assert steps == [(16, 16), (1024, 1024)]
-    slider.value = 2**9.5
-    assert box.value == 724
+    slider.value = slider.min
+    assert box.value == 16
+    slider.value += 10  # a doubling
+    assert box.value == 32
+    slider.value = slider.max
+    assert box.value == 8192
+    before = slider.value
     box.value = 200
-    assert slider.value == 200
-
-
-def test_the_blocks_are_those_that_the_engine_makes():
-    llm = tiny_llm(kv_cache_memory_bytes=2**20, block_size=8)
-    budget = Budget(llm.llm_engine.attention_spec, torch.float32, 2**20, 8, 10)
-    assert budget.num_blocks == llm.llm_engine.config.cache_config.num_gpu_blocks
+    assert slider.value < before
+    assert box.value == 200
 
 
 @pytest.mark.parametrize(

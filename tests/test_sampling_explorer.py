@@ -124,7 +124,7 @@ def test_a_new_prompt_asks_the_model_again(explorer):
 def test_no_old_picture_stays_beside_an_error(explorer):
     explorer.prompt.value = ""
     assert "prompt must hold at least one token" in explorer.status.value
-    assert explorer.picture.layout.visibility == "hidden"
+    assert explorer.picture.value == ""
     explorer.knobs["top_k"].value = 3  # nothing to show it on
     explorer.knobs["top_k"].value = 0
     explorer.draw()

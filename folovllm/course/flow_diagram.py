@@ -98,21 +98,27 @@ class DataFlowDiagram:
             line.set_text(lines.get(name, PARTS[name].does))
 
 
-def draw_data_flow(axes: Axes, here: str | Collection[str] | None = None) -> DataFlowDiagram:
+def draw_data_flow(axes: Axes, here: str | Collection[str] | None = None, pin: str = "you are here") -> DataFlowDiagram:
     """Draw the map on some axes, lit up where one is; the diagram's ``light`` and ``say`` change it in place."""
     diagram = DataFlowDiagram(axes)
-    diagram.light(here)
+    diagram.light(here, pin)
     return diagram
 
 
-def describe_data_flow(here: str | None = None) -> str:
+def describe_data_flow(
+    here: str | Collection[str] | None = None, says: Mapping[str, str] | None = None, pin: str = "you are here"
+) -> str:
     """Return the map in words, for those who do not see it."""
-    text = (
+    names = [] if here is None else [here] if isinstance(here, str) else list(here)
+    words = [
         "Map of the engine: text, tokenizer, request, then a loop once per token: scheduler, model runner with the "
         "KV blocks, sampler, sequence with the detokenizer; back to the scheduler until the end. After every step an "
         "output with the text so far."
-    )
-    return text if here is None else f"{text} You are here: {PARTS[here].title}."
+    ]
+    if names:
+        words.append(f"{pin.capitalize()}: {', '.join(PARTS[name].title for name in names)}.")
+    words += [f"{PARTS[name].title}: {line}." for name, line in (says or {}).items()]
+    return " ".join(words)
 
 
 def _draw_ways(axes: Axes) -> None:

@@ -202,7 +202,7 @@ class KVBudget(PictureWidget):
         self._picture = BudgetPicture()
         rows = [
             slider_with_box("memory (MiB)", memory_mib, 1, 4096, 1, is_logarithmic=True),
-            slider_with_box("sequence (tokens)", length, SHORTEST, LONGEST, 1, is_logarithmic=True),
+            slider_with_box("sequence length", length, SHORTEST, LONGEST, 1, is_logarithmic=True),
         ]
         self.memory, self.length = (row.children[-1] for row in rows)
         label = {"description_width": "120px"}
@@ -212,7 +212,10 @@ class KVBudget(PictureWidget):
         self.dtype = choice("dtype", ["float32", "bfloat16", "float16"])
         for control in (self.memory, self.length, self.block_size, self.dtype):
             control.observe(lambda _: self.refresh(), "value")
-        columns = ipywidgets.VBox(rows), ipywidgets.VBox([self.block_size, self.dtype])
+        columns = (
+            ipywidgets.VBox(rows),
+            ipywidgets.VBox([self.block_size, self.dtype], layout=ipywidgets.Layout(margin="0 0 0 1em")),
+        )
         super().__init__([ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))])
         self.refresh()
 

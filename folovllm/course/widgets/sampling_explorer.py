@@ -369,7 +369,10 @@ class SamplingExplorer(PictureWidget):
         self.draw_button.on_click(lambda _: self.draw())
         self.keep_button.on_click(lambda _: self.keep_or_forget())
         buttons = ipywidgets.HBox([self.draw_button, self.keep_button], layout=ipywidgets.Layout(flex_flow="row wrap"))
-        columns = ipywidgets.VBox(list(rows.values())), ipywidgets.VBox([self.order, self.axis, buttons])
+        columns = (
+            ipywidgets.VBox(list(rows.values())),
+            ipywidgets.VBox([self.order, self.axis, buttons], layout=ipywidgets.Layout(margin="0 0 0 1em")),
+        )
         controls = ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, controls], below=[self.note])
         self.read_prompt()
@@ -390,10 +393,14 @@ class SamplingExplorer(PictureWidget):
         if len(prompt) > _LONG_PROMPT:
             self.hide(f"reading {len(prompt):,} characters ...")
         try:
-            self.logits = self.llm.compute_logits(prompt).cpu()
+            logits = self.llm.compute_logits(prompt).cpu()
         except ValueError as error:
             self._problem, self.note.value = f"The engine refused this: {error}", ""
-            self.hide(self._problem)
+            self.refuse(self._problem)
+        else:
+            if self.comm is None:  # its cell was run again meanwhile
+                return
+            self.logits = logits
         self._begin()
 
     def refresh(self) -> None:

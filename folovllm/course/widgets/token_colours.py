@@ -18,15 +18,16 @@ from folovllm.sampling_params import SamplingParams
 NUM_ALTERNATIVES = 4
 # What is told of a token stands in a place of its own under the text, so it covers nothing.
 _STYLE = """<style>
-.folovllm-tokens { position: relative; padding-bottom: 13em; line-height: 1.9; max-width: 54em }
+.folovllm-tokens { position: relative; padding-bottom: 9.5em; line-height: 1.9; max-width: 54em }
 .folovllm-token { white-space: pre-wrap; color: #1a1a1a; padding-bottom: 1px; cursor: help }
-.folovllm-token:hover, .folovllm-token:focus { outline: 2px solid #1a1a1a; box-shadow: 0 0 0 4px white }
-.folovllm-token > span { display: none; position: absolute; left: 0; bottom: 0; height: 11em; overflow: auto;
-  box-sizing: border-box; padding: 6px 12px; white-space: pre; line-height: 1.4; background: white; color: #1a1a1a;
-  border: 1px solid #555; font-family: monospace; max-width: 100% }
+.folovllm-token:hover, .folovllm-token:focus { outline: 2px solid #1a1a1a; outline-offset: -2px }
+.folovllm-token > span, .folovllm-hint { position: absolute; left: 0; right: 0; bottom: 0; height: 9em;
+  box-sizing: border-box; padding: 6px 12px; border: 1px solid #777; line-height: 1.4; overflow: auto }
+.folovllm-token > span { display: none; white-space: pre; background: white; color: #1a1a1a; font-family: monospace }
 .folovllm-token:hover > span, .folovllm-token:focus > span { display: block; z-index: 2 }
 .folovllm-token:hover > span { z-index: 3 }
 </style>"""
+_HINT = "Point at a token, or move to it with Tab: here stands what else might have come."
 
 
 @dataclass(frozen=True)
@@ -206,4 +207,4 @@ def _legend() -> str:
         f'padding: 0 4px; margin-right: 1em">{band.name}: {band.words}</span>'
         for band in reversed(BANDS)
     )
-    return f"<p>{parts} Point at a token, or move to it with Tab: what else might have come stands here.</p>"
+    return f'<p>{parts}</p><div class="folovllm-hint">{_HINT}</div>'

@@ -2,7 +2,8 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -80,10 +81,16 @@ class PictureWidget(CourseWidget):
         self.picture.layout.visibility = "visible"
 
     def hide(self, sentence: str) -> None:
-        """Write the line alone, and hide the picture: it shows something else. Its place stays, so nothing jumps."""
+        """Write the line, and hide the picture for a while: it shows something else. Its place stays; nothing jumps."""
         self.png = None
         self.say(sentence)
         self.picture.layout.visibility = "hidden"
+
+    def refuse(self, sentence: str) -> None:
+        """Write the line alone: no picture stays beside an error."""
+        self.png = None
+        self.say(sentence)
+        self.picture.value = ""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
         data = super()._repr_mimebundle_(**kwargs)
@@ -139,7 +146,8 @@ def wide() -> ipywidgets.Layout:
 
 def choice(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.ToggleButtons:
     """Return a choice of one among a few; buttons, since in a list JupyterLab takes the arrow keys for itself."""
-    buttons = ipywidgets.ToggleButtons(options=options, description=label)
+    beside_label = ipywidgets.Layout(display="flex", flex_flow="row wrap", width="auto")
+    buttons = ipywidgets.ToggleButtons(options=options, description=label, layout=beside_label)
     buttons.style.button_width = "auto"
     if value is not None:
         buttons.value = value
@@ -155,23 +163,39 @@ def slider_with_box(
     is_logarithmic: the slider multiplies where others add, a tenth of a doubling per step; ``step`` is the box's.
     """
     is_whole = isinstance(value, int)
-    kind = (ipywidgets.IntSlider, ipywidgets.BoundedIntText) if is_whole else (
-        ipywidgets.FloatSlider,
-        ipywidgets.BoundedFloatText,
-    )  # fmt: skip
+    slider_kind, box_kind = (
+        (ipywidgets.IntSlider, ipywidgets.BoundedIntText)
+        if is_whole
+        else (ipywidgets.FloatSlider, ipywidgets.BoundedFloatText)
+    )
     limits = {"value": value, "min": minimum, "max": maximum, "step": step}
     look = {"readout": False, "layout": ipywidgets.Layout(width="220px")}
-    if is_logarithmic:
-        slider = ipywidgets.FloatLogSlider(
-            value, base=2, min=math.log2(minimum), max=math.log2(maximum), step=0.1, **look
-        )
-    else:
-        slider = kind[0](**limits, **look)
-    box = kind[1](**limits, description=label, layout=ipywidgets.Layout(width="220px"))
+    box = box_kind(**limits, description=label, layout=ipywidgets.Layout(width="220px"))
     box.style.description_width = "120px"
-    # A slider counts steps from its minimum, and 0.05 + 45 * 0.01 is not quite 0.5.
-    digits = None if is_whole else 6
-    ipywidgets.link(
-        (slider, "value"), (box, "value"), transform=(lambda moved: round(moved, digits), lambda typed: typed)
-    )
+    digits = None if is_whole else 6  # a slider counts steps from its minimum: 0.05 + 45 * 0.01 is not quite 0.5
+    to_box: Callable[[float], float]
+    to_slider: Callable[[float], float]
+    if is_logarithmic:
+        # Places are whole numbers: a page rounds what lies between a slider's steps, and would tell the box.
+        slider = ipywidgets.IntSlider(_place(value, minimum), 0, _place(maximum, minimum), **look)
+        to_box = partial(_at_place, minimum=minimum, maximum=maximum, digits=digits)
+        to_slider = partial(_place, minimum=minimum)
+    else:
+        slider = slider_kind(**limits, **look)
+        to_box, to_slider = partial(round, ndigits=digits), _same
+    ipywidgets.link((box, "value"), (slider, "value"), transform=(to_slider, to_box))
     return ipywidgets.HBox([slider, box], layout=ipywidgets.Layout(flex_flow="row wrap"))
+
+
+def _place(number: float, minimum: float) -> int:
+    """Return where a number is on a logarithmic slider, which has 10 places per doubling."""
+    return round(10 * math.log2(number / minimum))
+
+
+def _at_place(place: int, *, minimum: float, maximum: float, digits: int | None) -> float:
+    """Return the number at a place of a logarithmic slider."""
+    return min(round(minimum * 2 ** (place / 10), digits), maximum)
+
+
+def _same(number: float) -> float:
+    return number
