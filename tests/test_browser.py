@@ -112,8 +112,14 @@ MOVES: dict[str, list[Move]] = {
         enter("A dog\nI am", "textarea"),
     ],
     "StepDebugger": [
-        *(press("Step"), press("Next hop"), press("A user arrives"), press("Step")),
-        *(press_arrow_back, enter("1", "input[type=number]"), press("Begin again")),
+        *(
+            press("Step"),
+            press("Next hop"),
+            press("A user arrives"),
+            press_arrow_back,
+            enter("1", "input[type=number]"),
+        ),
+        *(press("Begin again"), press("Step"), press("A user arrives"), press("Step")),
     ],
     "NumberBits": [enter("0.1", "input[type=text]")],
     "TokenColours": [enter("1.5", "input[type=number]")],
