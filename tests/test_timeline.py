@@ -5,7 +5,7 @@ import re
 import pytest
 
 from folovllm import SamplingParams
-from folovllm.course.figures.engine import kv_use
+from folovllm.course.figures.config import kv_use
 from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import TINTS, RunStory, letter_of
 from folovllm.course.widgets.card import label
