@@ -22,8 +22,7 @@ from folovllm.course.figures.data_flow import (
     plot_step_parts,
     plot_tokens_per_step,
     stream_table,
-    time_decode,
-    time_prefill,
+    time_steps,
     time_with_and_without_cache,
 )
 from folovllm.course.figures.loading import (
@@ -139,8 +138,7 @@ __all__ = [
     "recorded_move",
     "seconds",
     "stream_table",
-    "time_decode",
-    "time_prefill",
+    "time_steps",
     "time_with_and_without_cache",
     "write_gguf",
 ]
