@@ -7,11 +7,11 @@ from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
 from folovllm.course.figures.config import (
-    plot_blocks,
+    plot_config_layers,
+    plot_keys_and_values,
     plot_kv_use,
-    plot_layers,
+    plot_shared_blocks,
     plot_step_times,
-    plot_token_memory,
     plot_turns,
 )
 from folovllm.course.figures.data_flow import (
@@ -93,6 +93,7 @@ __all__ = [
     "plot_bits",
     "plot_blocks",
     "plot_cache",
+    "plot_config_layers",
     "plot_cut",
     "plot_data_flow",
     "plot_draw",
@@ -103,6 +104,7 @@ __all__ = [
     "plot_flat_batch",
     "plot_folder",
     "plot_kept",
+    "plot_keys_and_values",
     "plot_kv_use",
     "plot_lantern",
     "plot_layers",
@@ -119,6 +121,7 @@ __all__ = [
     "plot_rounding",
     "plot_safetensors",
     "plot_seats",
+    "plot_shared_blocks",
     "plot_sides",
     "plot_sizes",
     "plot_states",
