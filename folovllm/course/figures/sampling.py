@@ -13,7 +13,7 @@ from torch import Tensor
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
-from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token, find_stop
 from folovllm.llm import LLM
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
