@@ -52,7 +52,13 @@ from folovllm.course.figures.patterns import (
     plot_token_memory,
 )
 from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
-from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
+from folovllm.course.figures.sequences import (
+    plot_beams,
+    plot_block_tables,
+    plot_race,
+    plot_request,
+    plot_states,
+)
 from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
@@ -91,6 +97,7 @@ __all__ = [
     "make_tiny_gpt2",
     "plot_beams",
     "plot_bits",
+    "plot_block_tables",
     "plot_blocks",
     "plot_cache",
     "plot_config_layers",
@@ -118,6 +125,7 @@ __all__ = [
     "plot_probabilities",
     "plot_race",
     "plot_reading",
+    "plot_request",
     "plot_rounding",
     "plot_safetensors",
     "plot_seats",
