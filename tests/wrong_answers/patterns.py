@@ -3,5 +3,102 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
-EQUIVALENT: dict[str, dict[str, str]] = {}
+import torch
+
+from folovllm.course.exercises.patterns import changes_its_argument, epsilon_solution, keeps_everything
+from folovllm.course.exercises.strategy_check import WRONG_STRATEGIES
+
+
+def drops_in_place(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    logits[(probs < epsilon[:, None]) & (probs < probs.amax(dim=-1, keepdim=True))] = -torch.inf
+    return logits
+
+
+def keeps_one_of_equals(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    dropped = probs < epsilon[:, None]
+    return logits.masked_fill(dropped.scatter(1, probs.argmax(dim=-1, keepdim=True), False), -torch.inf)
+
+
+def keeps_the_first_token(logits, epsilon):
+    dropped = logits.softmax(dim=-1) < epsilon[:, None]
+    dropped[:, 0] = False
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def keeps_all_where_none_reaches(logits, epsilon):
+    dropped = logits.softmax(dim=-1) < epsilon[:, None]
+    return logits.masked_fill(dropped & ~dropped.all(dim=-1, keepdim=True), -torch.inf)
+
+
+def normalises_what_is_left(logits, epsilon):
+    return epsilon_solution(logits, epsilon).log_softmax(dim=-1)
+
+
+def writes_a_large_negative_number(logits, epsilon):
+    return epsilon_solution(logits, epsilon).clamp(min=-1e4)
+
+
+def overflows(logits, epsilon):
+    probs = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)
+    likeliest = logits == logits.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def is_top_p(logits, epsilon):
+    ranked, ids = logits.sort(dim=-1, descending=True)
+    dropped = ranked.softmax(dim=-1).cumsum(dim=-1) > 1 - epsilon[:, None]
+    dropped[:, 0] = False
+    return logits.masked_fill(dropped.scatter(1, ids, dropped), -torch.inf)
+
+
+def returns_a_list(logits, epsilon):
+    return epsilon_solution(logits, epsilon).tolist()
+
+
+def returns_the_mask(logits, epsilon):
+    return epsilon_solution(logits, epsilon) > -torch.inf
+
+
+def returns_nothing(logits, epsilon):
+    epsilon_solution(logits, epsilon)
+
+
+def rounds_to_three_decimals(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs.round(decimals=3) < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def takes_the_mean_epsilon(logits, epsilon):
+    return epsilon_solution(logits, epsilon.mean().expand(len(logits)))
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "epsilon": [
+        *WRONG_STRATEGIES.values(),
+        changes_its_argument,
+        drops_in_place,
+        is_top_p,
+        keeps_all_where_none_reaches,
+        keeps_everything,
+        keeps_one_of_equals,
+        keeps_the_first_token,
+        normalises_what_is_left,
+        overflows,
+        returns_a_list,
+        returns_nothing,
+        returns_the_mask,
+        rounds_to_three_decimals,
+        takes_the_mean_epsilon,
+        writes_a_large_negative_number,
+    ]
+}
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "epsilon": {
+        "probs = logits.softmax(dim=1)": "logits have two dimensions: 1 is the last one",
+        "likeliest = probs == probs.amax(dim=1, keepdim=True)": "logits have two dimensions: 1 is the last one",
+    }
+}
+"""The changed line of code, and why it is right."""

@@ -1,5 +1,7 @@
 """The capstone of chapter 06: a strategy that the engine does not have, with the mistakes that its check knows."""
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -17,44 +19,108 @@ def epsilon_solution(logits: Tensor, epsilon: Tensor) -> Tensor:
     return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
 
 
-def _threshold_on_logits(logits: Tensor, epsilon: Tensor) -> Tensor:
+def keeps_everything(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Return the logits as they are."""
+    return logits.clone()
+
+
+def compares_logits(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Take a logit for a probability."""
     likeliest = logits == logits.amax(dim=-1, keepdim=True)
     return logits.masked_fill((logits < epsilon[:, None]) & ~likeliest, -torch.inf)
 
 
-def _not_normalised(logits: Tensor, epsilon: Tensor) -> Tensor:
+def compares_the_largest_logit(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Take a logit for a probability, and keep nothing for sure."""
+    return logits.masked_fill(logits < epsilon[:, None], -torch.inf)
+
+
+def does_not_normalise(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Take exp(logit) for a probability."""
     likeliest = logits == logits.amax(dim=-1, keepdim=True)
     return logits.masked_fill((logits.exp() < epsilon[:, None]) & ~likeliest, -torch.inf)
 
 
-def _nothing_left(logits: Tensor, epsilon: Tensor) -> Tensor:
+def drops_them_all(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Forget that one token must stay."""
     return logits.masked_fill(logits.softmax(dim=-1) < epsilon[:, None], -torch.inf)
 
 
-def _min_p(logits: Tensor, epsilon: Tensor) -> Tensor:
+def is_min_p(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Compare with a share of the likeliest token's probability."""
     probs = logits.softmax(dim=-1)
     return logits.masked_fill(probs < epsilon[:, None] * probs.amax(dim=-1, keepdim=True), -torch.inf)
 
 
-def _one_for_all(logits: Tensor, epsilon: Tensor) -> Tensor:
+def has_one_epsilon(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Use the first row's epsilon for every row."""
     return epsilon_solution(logits, epsilon[:1].expand(len(logits)))
 
 
-def _best_of_the_batch(logits: Tensor, epsilon: Tensor) -> Tensor:
+def keeps_the_best_of_the_batch(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Keep the likeliest token of all rows, instead of each row's."""
     probs = logits.softmax(dim=-1)
     return logits.masked_fill((probs < epsilon[:, None]) & (probs < probs.max()), -torch.inf)
 
 
-def _zero_logits(logits: Tensor, epsilon: Tensor) -> Tensor:
-    return epsilon_solution(logits, epsilon).masked_fill(~_kept(logits, epsilon), 0.0)
+def writes_zeros(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Set what is dropped to 0, which is a logit like any other."""
+    return torch.where(epsilon_solution(logits, epsilon) == -torch.inf, 0.0, logits)
 
 
-def _probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
+def returns_probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Return the softmax of the right logits."""
     return epsilon_solution(logits, epsilon).softmax(dim=-1)
 
 
-def _kept(logits: Tensor, epsilon: Tensor) -> Tensor:
-    return epsilon_solution(logits, epsilon) > -torch.inf
+def takes_columns_for_rows(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Normalise over the sequences instead of the vocabulary."""
+    probs = logits.softmax(dim=0)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def rounds(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Round probabilities to two decimals before they are compared."""
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs.round(decimals=2) < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def changes_its_argument(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Return what is right, but write it over the caller's logits."""
+    return logits.copy_(epsilon_solution(logits, epsilon))
+
+
+def _keeps_the_unlikely(logits: Tensor, epsilon: Tensor) -> Tensor:
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs >= epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def _case(rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Return a batch: ties, tokens already dropped, large logits, and epsilons that nothing or all reaches."""
+    num_seqs, vocab = rng.choice([1, 2, 3, 5]), rng.choice([1, 2, 5, 9, 40])
+    spread = rng.choice([0.5, 2.0, 30.0])
+    rows = [[rng.gauss(0, spread) for _ in range(vocab)] for _ in range(num_seqs)]
+    epsilons = [rng.choice([0.0, 0.0, 0.005, 0.02, 0.1, 0.3, 0.9, rng.random()]) for _ in rows]
+    for row in rows:
+        if rng.random() < 0.4:
+            row[:] = [rng.choice(row) for _ in row]  # ties, of the likeliest too
+        if rng.random() < 0.4:
+            best = max(row)
+            row[:] = [each if each == best or rng.random() < 0.7 else -torch.inf for each in row]
+        shift = rng.choice([0.0, 7.0, -7.0, 300.0])
+        row[:] = [each + shift for each in row]
+    logits, epsilon = torch.tensor(rows), torch.tensor(epsilons)
+    return logits, _apart_from_ties(logits, epsilon)
+
+
+def _apart_from_ties(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Move an epsilon that equals a probability up to rounding: which side is right, no check should decide."""
+    probs = logits.double().softmax(dim=-1)
+    close = ((probs - epsilon[:, None]).abs() < 1e-6).any(dim=-1) & (epsilon > 0)
+    return torch.where(close, (epsilon * 0.97).to(epsilon.dtype), epsilon)
 
 
 _BATCH = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05], [0.05, 0.4, 0.1, 0.3, 0.15], [0.26, 0.24, 0.23, 0.2, 0.07]]).log()
@@ -62,6 +128,7 @@ _BATCH = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05], [0.05, 0.4, 0.1, 0.3, 0.15],
 _SHIFTED = _BATCH + torch.tensor([[5.0], [-3.0], [0.5]])
 _FILTERED = _SHIFTED.clone()
 _FILTERED[0, 0] = -torch.inf
+_TO_ROUND = torch.tensor([[0.56, 0.2, 0.146, 0.094]]).log()
 
 EXERCISES = [
     Exercise(
@@ -69,49 +136,76 @@ EXERCISES = [
         task="drop tokens less probable than epsilon",
         solution=epsilon_solution,
         cases=[
-            (logits, torch.tensor(epsilon))
-            for logits in (_BATCH, _SHIFTED, _FILTERED)
-            for epsilon in ([0.12, 0.12, 0.12], [0.0, 0.2, 0.22], [0.9, 0.32, 0.3])
+            (_BATCH[:1], torch.tensor([0.12])),
+            *[
+                (logits, torch.tensor(epsilon))
+                for logits in (_BATCH, _SHIFTED, _FILTERED)
+                for epsilon in ([0.12, 0.12, 0.12], [0.0, 0.2, 0.22], [0.9, 0.32, 0.3])
+            ],
+            (_TO_ROUND, torch.tensor([0.148])),
+            (_TO_ROUND, torch.tensor([0.092])),
+            (torch.tensor([[1.0, 1.0, 1.0, -4.0]]), torch.tensor([0.4])),
         ],
+        generate=_case,
         mistakes=[
             Mistake(
-                _threshold_on_logits,
+                compares_logits,
                 "you compare logits with epsilon, and a logit can be any number; make probabilities of them first",
             ),
             Mistake(
-                _not_normalised,
+                compares_the_largest_logit,
+                "you compare logits with epsilon: a logit can be any number, and a whole row can lie below; make "
+                "probabilities first, and keep the likeliest token",
+            ),
+            Mistake(
+                does_not_normalise,
                 "exp(logit) is not a probability yet: nothing makes a row add up to 1; use the softmax",
             ),
             Mistake(
-                _nothing_left,
+                drops_them_all,
                 "where no token reaches epsilon you drop them all, and nothing is left to draw; keep the likeliest",
             ),
             Mistake(
-                _min_p,
+                is_min_p,
                 "you multiply epsilon by the likeliest token's probability: that is min-p; epsilon is the same for a "
                 "sure and an unsure model",
             ),
             Mistake(
-                _one_for_all,
+                has_one_epsilon,
                 "you use the first sequence's epsilon for all; every row of the batch has its own: epsilon[:, None]",
             ),
             Mistake(
-                _best_of_the_batch,
+                keeps_the_best_of_the_batch,
                 "you keep the likeliest token of the whole batch; every row must keep its own: amax(dim=-1)",
             ),
             Mistake(
-                _zero_logits,
+                writes_zeros,
                 "you set dropped tokens to 0, which is a logit like any other; -inf is the one that is never drawn",
             ),
             Mistake(
-                _probabilities,
+                returns_probabilities,
                 "you return probabilities; the stages after this one expect logits, with -inf where you dropped",
+            ),
+            Mistake(
+                takes_columns_for_rows,
+                "your softmax runs over the sequences (dim=0), so neighbours in the batch change each other's tokens; "
+                "it must run over the vocabulary: dim=-1",
+            ),
+            Mistake(
+                rounds,
+                "you round probabilities before you compare them: with epsilon .148 a token of .146 must go, and "
+                "rounded to .15 it stays",
+            ),
+            Mistake(
+                _keeps_the_unlikely,
+                "you drop the tokens that are probable enough and keep the others; the comparison is the wrong way "
+                "round",
             ),
         ],
         hints=(
             "Each row is one sequence. What must be compared with epsilon is not the logit itself.",
-            "`softmax` the rows, mask with -inf what is below `epsilon[:, None]`, except where a token is its row's "
-            "likeliest.",
+            "`softmax` the rows, mask with -inf what is below `epsilon[:, None]`, except where a token is as probable "
+            "as its row's likeliest.",
         ),
         code=(
             "probs = logits.softmax(dim=-1)\n"

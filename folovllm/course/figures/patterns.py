@@ -1,52 +1,249 @@
-"""The figures of chapter 06, measured when they are drawn."""
+"""The figures of chapter 06: what tells four patterns apart, what a token keeps, where a strategy sits, and the end."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Ellipse, FancyBboxPatch, Rectangle
+from matplotlib.ticker import PercentFormatter
 
-from folovllm.course.costs import compare_records, fill_array, grow_array, grow_list, seconds
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
+from folovllm.course.exercises.checks import EXERCISES
+from folovllm.course.exercises.strategy_check import Strategy
+from folovllm.course.move import Move
+from folovllm.course.predictions.all_predictions import CHAPTERS
+from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
+from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.engine.detokenizer import decode_token
+from folovllm.llm import LLM
+from folovllm.models.probe import get_attention
 
-_GROWTH = (
-    (grow_array, "array, np.append", ORANGE, "s"),
-    (fill_array, "array of full length, filled", GREEN, "^"),
-    (grow_list, "list, append", BLUE, "o"),
-)
+_BYTES_PER_ID = 36
+"""A slot of a list, and the number that it points to."""
+_LINES = (("weights", GREY, "s"), ("keys and values", ORANGE, "o"), ("token ids in a list", BLUE, "^"))
+_QUESTIONS = {
+    "Builder": "Is a thing unfinished first,\nand finished by a last step?",
+    "Strategy": "Can one part take another's place,\nand the caller does not notice?",
+    "Factory": "Do data decide\nof which class a thing is made?",
+    "State": "Has each state a class\nwith a behaviour of its own?",
+}
 
 
-def plot_growth(lengths: tuple[int, ...] = (250, 1000, 4000, 16000)) -> Image:
-    """Show the milliseconds to collect a text's tokens one by one, in a list and in arrays."""
-    figure, axes = new_figure(8, 3.6)
-    told = []
-    for grow, label, color, marker in _GROWTH:
-        times = [1000 * seconds(lambda grow=grow, length=length: grow(length)) for length in lengths]  # type: ignore[misc]
-        axes.loglog(lengths, times, color=color, marker=marker, label=label)
-        told.append(f"{label} {times[-1]:.2g} ms")
-    axes.set(xlabel="tokens", ylabel="milliseconds in all", title="Collecting tokens one by one")
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+def plot_patterns() -> Image:
+    """Show four design patterns as small drawings, each with the question that tells it from the others."""
+    figure, axes = new_figure(10, 5.4, nrows=2, ncols=2)
+    drawings = (_draw_builder, _draw_strategy, _draw_factory, _draw_state)
+    for panel, draw, (name, question) in zip(axes.flat, drawings, _QUESTIONS.items(), strict=True):
+        _empty(panel, 10, 5)
+        draw(panel)
+        panel.set_title(name, fontsize=14, fontweight="bold")
+        panel.text(5, 0.75, question, ha="center", va="center", fontsize=12)
+    told = "; ".join(f"{name}: {' '.join(question.split())}" for name, question in _QUESTIONS.items())
+    return show(figure, f"Four small drawings, one per pattern, each with its question. {told}")
+
+
+def _draw_builder(axes: Axes) -> None:
+    _box(axes, 0.3, 1.9, 3.6, 2.7, "seats = 8\nlength = ?\ndtype = ?", ORANGE, "--")
+    _arrow(axes, (4, 3.25), (6, 3.25), "finish")
+    _box(axes, 6.1, 1.9, 3.6, 2.7, "seats = 8\nlength = 8192\ndtype = float32", BLUE)
+
+
+def _draw_strategy(axes: Axes) -> None:
+    _box(axes, 0.3, 2.2, 3.2, 2.1, "caller", GREY)
+    _arrow(axes, (3.5, 3.25), (5.6, 3.25), "call")
+    for low, name, style in ((3.4, "part A", "-"), (1.9, "part B", "--")):
+        _box(axes, 5.9, low, 3.6, 1.2, name, BLUE, style)
+
+
+def _draw_factory(axes: Axes) -> None:
+    _box(axes, 0.3, 2.45, 2.5, 1.6, "a file\nsays B", ORANGE)
+    _arrow(axes, (2.9, 3.25), (4.1, 3.25))
+    _box(axes, 4.1, 2.45, 1.9, 1.6, "table", GREY)
+    _arrow(axes, (6.0, 3.0), (7.1, 2.6))
+    _box(axes, 7.2, 3.5, 2.5, 1.1, "class A", GREY, "--")
+    _box(axes, 7.2, 1.9, 2.5, 1.2, "class B", BLUE)
+
+
+def _draw_state(axes: Axes) -> None:
+    _box(axes, 0.2, 2.2, 4.0, 2.1, "class Waiting\nnext(): ask", ORANGE)
+    _box(axes, 5.8, 2.2, 4.0, 2.1, "class Running\nnext(): write", BLUE)
+    _arrow(axes, (4.3, 3.25), (5.7, 3.25), "becomes")
+
+
+def plot_place() -> Image:
+    """Show the stages between logits and token, and the free place after the filters."""
+    figure, axes = new_figure(10.5, 2.9)
+    _empty(axes, 21, 5.6)
+    stages = (
+        ("logits", GREY, "-"),
+        ("bans,\npenalties", GREY, "-"),
+        ("temperature", GREY, "-"),
+        ("top-k, top-p,\nmin-p", GREY, "-"),
+        ("refine:\nyour rule", ORANGE, "--"),
+        ("draw", BLUE, "-"),
+    )
+    for i, (name, color, style) in enumerate(stages):
+        _box(axes, 0.2 + 3.5 * i, 2.6, 2.8, 2.2, name, color, style)
+        if i:
+            _arrow(axes, (3.5 * i - 0.45, 3.7), (3.5 * i + 0.15, 3.7))
+    axes.plot([5.1, 5.1, 19.1], [2.5, 0.9, 0.9], color="black", lw=1.4)
+    _arrow(axes, (19.1, 0.9), (19.1, 2.5))
+    axes.text(12, 1.25, "temperature 0: the likeliest token, no filter, no refine", ha="center", fontsize=12)
+    return show(
+        figure,
+        "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and min-p; refine, with a "
+        "dashed border, the place for your rule; draw. A line goes from the second box past all others to the last: "
+        "with temperature 0 the likeliest token is taken, without any filter and without refine.",
+    )
+
+
+def plot_token_memory(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000)) -> Image:
+    """Show the bytes that a text of so many tokens needs: as a list of ids, as keys and values, beside the weights."""
+    model = llm.llm_engine.model_runner.model
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    per_token = get_attention(model).bytes_per_token(model.dtype)
+    tokens = np.asarray(lengths)
+    sizes = (np.full(len(tokens), weights), per_token * tokens, _BYTES_PER_ID * tokens)
+    figure, axes = new_figure(9, 3.9)
+    for (label, color, marker), values in zip(_LINES, sizes, strict=True):
+        axes.loglog(tokens, values / 1e6, color=color, marker=marker, lw=2.5, label=label)
+        axes.annotate(label, (tokens[-1], values[-1] / 1e6), (9, -4), textcoords="offset points", fontsize=12)
+    axes.set_xticks(tokens, [f"{each:,}" for each in tokens])
+    axes.set_yticks([1e-4, 1e-2, 1, 100, 1e4], ["100 bytes", "10 kB", "1 MB", "100 MB", "10 GB"])
     axes.minorticks_off()
-    axes.legend(fontsize=11)
-    alt = f"Time against number of tokens, both axes logarithmic; at {lengths[-1]:,} tokens: {', '.join(told)}."
+    axes.set(xlabel="tokens of all texts together", ylabel="memory", xlim=(0.7, 3e6), ylim=(1e-5, 3e4))
+    equal = weights / per_token
+    alt = (
+        f"Memory against tokens, both axes logarithmic. The weights are a flat line at {weights / 1e6:.0f} MB. Keys "
+        f"and values rise by {per_token:,} bytes per token and cross it at about {round(equal, -2):,.0f} tokens. "
+        f"Token ids rise in parallel, {per_token / _BYTES_PER_ID:,.0f} times lower."
+    )
     return show(figure, alt)
 
 
-def plot_records() -> Image:
-    """Show what four fields cost as a dict and as dataclasses: to make, to read, to keep."""
-    costs = compare_records()
-    figure, axes = new_figure(10, 3.2, ncols=3)
-    places = np.arange(len(costs))
-    panels = {
-        "to make one (ns)": [cost.make_ns for cost in costs],
-        "to read a field (ns)": [cost.read_ns for cost in costs],
-        "to keep one (bytes)": [cost.num_bytes for cost in costs],
-    }
-    for panel, (title, values) in zip(axes, panels.items(), strict=True):
-        bars = panel.barh(places, values, color=[ORANGE, BLUE, BLUE, BLUE], edgecolor="white")
-        bars[0].set_hatch("///")
-        panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=10)
-        panel.set_yticks(places, [cost.kind for cost in costs])
-        panel.invert_yaxis()
-        panel.set_title(title, fontsize=12)
-        panel.set_xlim(0, 1.25 * max(values))
-    told = "; ".join(f"{c.kind} {c.make_ns:.0f} ns, {c.read_ns:.0f} ns, {c.num_bytes:.0f} bytes" for c in costs)
-    alt = f"Bars of what a record of four fields costs to make, to read and to keep: {told}."
-    return show(figure, alt)
+def plot_cut(
+    llm: LLM, prompts: Sequence[str], epsilons: Sequence[float], strategy: Strategy, num_tokens: int = 12
+) -> Image:
+    """Show the likeliest next tokens of two prompts, and where a strategy cuts them for two epsilons.
+
+    epsilons: the smaller one first. strategy: what decides; the lines only say where epsilon is.
+    """
+    mild, strict = epsilons
+    figure, axes = new_figure(10, 4.4, ncols=len(prompts), sharey=True)
+    told = []
+    for panel, prompt in zip(axes, prompts, strict=True):
+        logits = llm.llm_engine.compute_logits(prompt).cpu().float()
+        kept = strategy(logits.expand(2, -1).clone(), torch.tensor([mild, strict])) > -math.inf
+        probs = logits.double().softmax(dim=-1)
+        head = probs.argsort(descending=True)[:num_tokens]
+        looks = {
+            "kept by both": (kept[1, head], BLUE, "///"),
+            f"kept by {mild:g}": ((kept[0] & ~kept[1])[head], ORANGE, "..."),
+            "dropped by both": (~kept[0, head], "#dddddd", ""),
+        }
+        for label, (mask, color, hatch) in looks.items():
+            places = np.flatnonzero(mask.numpy())
+            heights = probs[head][mask].numpy()
+            panel.bar(places, heights, 0.8, color=color, hatch=hatch, edgecolor="white", label=label)
+        for epsilon in epsilons:
+            panel.axhline(epsilon, color="black", ls="--", lw=1.2)
+            panel.text(num_tokens - 0.4, epsilon * 1.08, f"epsilon {epsilon:g}", ha="right", fontsize=11)
+        names = [visible_text(decode_token(llm.get_tokenizer(), int(token))) for token in head]
+        panel.set_xticks(range(num_tokens), names, rotation=55, ha="right", family="monospace", fontsize=11)
+        panel.set(title=prompt, yscale="log", ylim=(2e-3, 1))
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        many, few = (int(each.sum()) for each in kept)
+        told.append(f"After {prompt!r}, {mild:g} keeps {many} tokens and {strict:g} {few}.")
+    axes[0].set_ylabel("probability")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
+    lines = f"with dashed lines at {mild:g} and {strict:g}"
+    return show(figure, f"Bars of the {num_tokens} likeliest next tokens, logarithmic, {lines}. {' '.join(told)}")
+
+
+def plot_move(move: Move) -> Image:
+    """Show tokens per second, and seconds until ready, of this engine and of vLLM, as recorded on one machine."""
+    figure, (speeds, starts) = new_figure(10, 2.9, ncols=2, width_ratios=(3, 2))
+    looks = {"folovllm": (ORANGE, "..."), "vllm": (BLUE, "///")}
+    who = list(move.tokens_per_second)
+    told = []
+    for i, (name, (color, hatch)) in enumerate(looks.items()):
+        look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
+        values = [move.tokens_per_second[each][name] for each in who]
+        bars = speeds.barh(np.arange(len(who)) + 0.38 * (i - 0.5), values, 0.36, label=move.titles[name], **look)
+        speeds.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
+        bars = starts.barh([i], [move.seconds_until_ready[name]], 0.6, **look)
+        starts.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
+        shares = ", ".join(f"{value:.0f} for {each}" for each, value in zip(who, values, strict=True))
+        told.append(f"{move.titles[name]}: {shares}; ready after {move.seconds_until_ready[name]:.0f} s")
+    speeds.set_yticks(range(len(who)), who, fontsize=12)
+    starts.set_yticks(range(len(looks)), [move.titles[name] for name in looks], fontsize=12)
+    for axes, label in ((speeds, "tokens per second"), (starts, "seconds until ready")):
+        axes.invert_yaxis()
+        axes.set(xlabel=label, xlim=(0, 1.15 * axes.get_xlim()[1]))
+    figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
+    return show(figure, f"Bars of tokens per second, recorded on {move.machine}. {'. '.join(told)}.")
+
+
+def plot_lantern(text: str) -> Image:
+    """Hang a lantern with a text in it, and beside it what the whole course was."""
+    lines = _course_in_numbers()
+    figure, axes = new_figure(10, 4.6)
+    _empty(axes, 22, 10)
+    axes.add_patch(Rectangle((0, 0), 22, 10, color="#14213d"))
+    for radius, alpha in ((5.2, 0.10), (4.6, 0.14), (4.0, 0.18)):
+        axes.add_patch(Ellipse((6.5, 5), 2.3 * radius, 1.75 * radius, color="#ffb703", alpha=alpha, lw=0))
+    axes.add_patch(Ellipse((6.5, 5), 10.4, 6.4, color="#c1121f"))
+    for width in (10.4, 7.0, 3.4):
+        axes.add_patch(Ellipse((6.5, 5), width, 6.4, fill=False, edgecolor="#e5383b", lw=1.2))
+    for low in (1.55, 8.0):
+        axes.add_patch(Rectangle((5, low), 3, 0.45, color="#ffb703"))
+    axes.plot([6.5, 6.5], [8.45, 10], color="#ffb703", lw=2)
+    for x in (5.6, 6.2, 6.8, 7.4):
+        axes.plot([x, x], [1.55, 0.5], color="#ffb703", lw=1.6)
+    wrapped = textwrap.fill(text.strip(), 30)
+    axes.text(6.5, 5, wrapped, ha="center", va="center", fontsize=12.5, color="#fff3d6", linespacing=1.3)
+    axes.text(13, 8.6, "You built an engine.", fontsize=19, fontweight="bold", color="#ffd97d", va="center")
+    for i, line in enumerate(lines):
+        axes.text(13, 7.2 - 1.15 * i, line, fontsize=13, color="white", va="center")
+    for x, y, size in ((12.4, 1.0, 0.07), (20.9, 9.2, 0.10), (1.0, 8.9, 0.09), (18.2, 0.8, 0.09), (11.9, 9.3, 0.07)):
+        axes.add_patch(Circle((x, y), size, color="#fff3d6"))
+    beside = f"Beside it: You built an engine. {'; '.join(lines)}."
+    return show(figure, f"A red lantern glows at night. In it stands: {text.strip()} {beside}")
+
+
+def _course_in_numbers() -> list[str]:
+    """Say what a learner has done who did all."""
+    num_predictions = sum(map(len, CHAPTERS.values()))
+    return [
+        f"{len(CHAPTERS)} chapters, {num_predictions} predictions",
+        f"{len(EXERCISES)} exercises, and a rule of your own",
+        "135 million weights, read in each step",
+        "46,080 bytes, kept for each token",
+        "vLLM's words at temperature 0, exactly",
+    ]
+
+
+# -- how the drawings are made -----------------------------------------------------------------------------
+
+
+def _empty(axes: Axes, width: float, height: float) -> None:
+    """Make of axes a sheet of so many units."""
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+
+
+def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str, style: str = "-") -> None:
+    shape = "round,pad=0,rounding_size=0.25"
+    light: dict[str, Any] = {"facecolor": f"{color}26", "edgecolor": color, "lw": 2, "ls": style}
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **light))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=12)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 1.6, "color": "black"})
+    axes.text((start[0] + end[0]) / 2, start[1] + 0.35, text, ha="center", fontsize=12)

@@ -1,5 +1,113 @@
-"""What chapter ``patterns`` asks before it shows."""
+"""What chapter 06 asks before it shows."""
 
 from folovllm.course.predictions.prediction import Prediction
 
-PREDICTIONS: list[Prediction] = []
+PREDICTIONS = [
+    Prediction(
+        name="second_choice",
+        question=(
+            "A sampler of one line forbids the likeliest token in every step and takes the second likeliest. How does "
+            "'The capital of France is' go on?"
+        ),
+        choices={
+            "' Paris', all the same": "' Paris' is the likeliest token here, so it is forbidden as the first one.",
+            "Readable English, by another road": (
+                "Yes. The second likeliest token is nearly always a good one too: a model knows many ways to go on."
+            ),
+            "Letters without sense": (
+                "That would need unlikely tokens. The second likeliest of 49,152 is still near the top."
+            ),
+        },
+        right="Readable English, by another road",
+        evidence="the largest metropolitan city",
+    ),
+    Prediction(
+        name="who_decides_the_class",
+        question=(
+            "Chen brings a folder. Its config.json says model_type gpt2. Where is it decided that an object of the "
+            "class GPT2LMHeadModel is made?"
+        ),
+        choices={
+            "In our get_model_and_tokenizer": (
+                "It is one line, which hands the config to ModelLoader. It never names a class of a model."
+            ),
+            "In a table of transformers": (
+                "Yes: the name in the file is looked up in a table from configs to classes. That is the factory."
+            ),
+            "In the file with the weights": "That file holds names and numbers of tensors, but no class.",
+        },
+        right="In a table of transformers",
+        evidence="gpt2 -> GPT2LMHeadModel",
+    ),
+    Prediction(
+        name="a_new_status",
+        question=(
+            "Chen closes his laptop in the middle of an answer. You add the status PAUSED to the enum, one line, and "
+            "change nothing else. Which sequences can become PAUSED?"
+        ),
+        choices={
+            "Those that are running": "Who would allow it? The enum is a list of names. No move is written there.",
+            "All of them": "An enum alone lets everything happen, but here each move is looked up in a table first.",
+            "None": "Yes. The table of moves has no way to it, and nobody makes the move. Three places need a change.",
+        },
+        right="None",
+        evidence="moves to paused: none",
+    ),
+    Prediction(
+        name="bytes_of_a_token",
+        question=(
+            "For each token the engine keeps its id in a Python list, and its keys and values in the cache. How many "
+            "times more bytes do the keys and values take?"
+        ),
+        choices={
+            "About 10 times": "Then lists would matter. A token has 2 x 30 x 3 x 64 numbers of 4 bytes in the cache.",
+            "About 100 times": "Still too few: the cache holds 11,520 numbers per token, the list one.",
+            "More than 1,000 times": "Yes: 46,080 bytes against 36.",
+        },
+        right="More than 1,000 times",
+        evidence="1,280 times",
+    ),
+    Prediction(
+        name="a_field_alone",
+        question=(
+            "A subclass of SamplingParams gets a new field epsilon. Three requests with the same seed have epsilon 0, "
+            "0.1 and 0.5. How many different texts come out?"
+        ),
+        choices={
+            "3": "Each would need somebody who reads the field and does something.",
+            "2": "Not even 0 and 0.5 differ: the field travels through the engine, and nobody reads it.",
+            "1": "Yes. A parameter alone is no strategy.",
+        },
+        right="1",
+        evidence="different texts: 1",
+    ),
+    Prediction(
+        name="refused_by_to_vllm",
+        question="Three wishes that vLLM does not have in our form. Which one does to_vllm() refuse with an error?",
+        choices={
+            "swap_space=8": "It only changes how memory is found. You get a warning, and the same texts.",
+            "min_p=0.3 with top_p=0.7": (
+                "The order of the filters is another one there, so texts can change. But there is only a warning."
+            ),
+            "best_of=5 with n=2": "Yes: vLLM has no argument at all that means this, so there is nothing to pass on.",
+        },
+        right="best_of=5 with n=2",
+        evidence="refused    n=2, best_of=5",
+    ),
+    Prediction(
+        name="greedy_on_both",
+        question=(
+            "Eight questions, temperature 0, the same weights in float32, 32 tokens each: on our engine and on vLLM. "
+            "How many of the eight texts are the same?"
+        ),
+        choices={
+            "All or nearly all": (
+                "Yes. Temperature 0 leaves nothing to chance. Rounding decides only where two tokens are nearly equal."
+            ),
+            "About half": "Then one of the two would compute something else than the model.",
+            "None": "That is what happens when texts are drawn: the random numbers are others there.",
+        },
+        right="All or nearly all",
+        evidence="greedy: 8 of 8",
+    ),
+]
