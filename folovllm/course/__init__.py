@@ -37,9 +37,9 @@ from folovllm.course.figures.loading import (
 )
 from folovllm.course.figures.numbers import (
     plot_bits,
-    plot_blocks,
     plot_errors,
     plot_near_tie,
+    plot_quantised,
     plot_rounding,
     plot_sizes,
 )
@@ -123,6 +123,7 @@ __all__ = [
     "plot_penalties",
     "plot_place",
     "plot_probabilities",
+    "plot_quantised",
     "plot_race",
     "plot_reading",
     "plot_request",
