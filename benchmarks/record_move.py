@@ -3,8 +3,8 @@
     python benchmarks/record_move.py --python /path/to/vllm/venv/bin/python [--undisturbed]
 
 vLLM gets what ``to_vllm()`` says, and nothing else. Both engines take turns on each request, each in a process of its
-own. What is stored is ``folovllm/course/recorded/vllm_move.json``. ``--undisturbed`` (Linux, as root) is for a machine that others
-use too: for half a minute both engines come before every other program.
+own. What is stored is ``folovllm/course/recorded/vllm_move.json``. ``--undisturbed`` (Linux, as root) is for a machine
+that others use too: for half a minute both engines come before every other program.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("--remove", action="store_true", help="delete it from the cache")
     model.set_defaults(run=_model)
 
-    course = commands.add_parser("course", help="the instructor's edition; slides; a fresh copy of a notebook")
+    course = commands.add_parser("course", help="progress; the instructor's edition; slides; a fresh notebook")
     course.add_argument("--notebooks", type=Path, default=_NOTEBOOKS, help="their folder (default: this checkout's)")
     parts = course.add_subparsers(required=True, metavar="PART")
     instructor = parts.add_parser("instructor", help="write the notebooks with solutions and notes")
@@ -58,6 +58,14 @@ def make_parser() -> argparse.ArgumentParser:
     slides = parts.add_parser("slides", help="write slides of the notebooks, with notes for the speaker")
     slides.add_argument("--output", type=Path, required=True, metavar="DIR")
     slides.set_defaults(run=_slides)
+    progress = parts.add_parser("progress", help="say which exercises pass in the notebooks as they are saved")
+    progress.set_defaults(run=_progress)
+    collect = parts.add_parser("collect", help="judge a folder of notebooks that learners handed in")
+    collect.add_argument("folder", type=Path, metavar="FOLDER")
+    for form in ("csv", "json", "junit"):
+        collect.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the results as {form.upper()}, too")
+    collect.add_argument("--seconds", type=float, default=30.0, help="most per answer (default: %(default)s)")
+    collect.set_defaults(run=_collect)
     reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
     reset.add_argument("chapter", help="two digits, as in the notebook's name: 02")
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
@@ -152,6 +160,32 @@ def _slides(options: argparse.Namespace) -> int:
 
     for path in write_slides(options.notebooks, options.output):
         print(path)
+    return 0
+
+
+def _progress(options: argparse.Namespace) -> int:
+    from folovllm.course.editions.progress import judge_chapters
+
+    for path, results in judge_chapters(options.notebooks):
+        right = sum(result.state == "right" for result in results)
+        print(f"{path.name}: {right} of {len(results)} exercises are right", flush=True)
+        for result in results:
+            print(f"  {result.exercise:16} {result.state}" + ("" if result.state == "right" else f": {result.verdict}"))
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from folovllm.course.editions import collect
+
+    submissions = []
+    for submission in collect.collect(options.folder, options.seconds):
+        print(collect.as_row(submission), flush=True)
+        submissions.append(submission)
+    print(collect.LEGEND)
+    writers = {"csv": collect.write_csv, "json": collect.write_json, "junit": collect.write_junit}
+    for form, write in writers.items():
+        if path := getattr(options, form):
+            write(submissions, path)
     return 0
 
 

@@ -31,6 +31,11 @@ _START_RUN_ALL = """async () => {
     window.runAll.finally(() => { window.runAllEnded = true })
 }"""
 
+_IS_ON_SCREEN = """element => {
+    const box = element.getBoundingClientRect()
+    return box.top < window.innerHeight && box.bottom > 0
+}"""
+
 
 def find_chromium() -> str:
     """Return Chromium's path. A machine that runs these tests has one: its lack is a failure."""
@@ -114,22 +119,35 @@ class LabPage:
         found = self.page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
         return found.all_text_contents()
 
-    def widget(self, name: str, cell: int) -> Locator:
-        """Return the widget of that class that a cell (counted from 0) shows.
+    def cell(self, place: int) -> Locator:
+        """Return a cell, counted from 0."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(place)
+
+    def widget(self, name: str, place: int) -> Locator:
+        """Return the widget of that class that a cell shows.
 
         What is out of sight is not rendered, and cells that are rendered on the way push others away: so
-        it is scrolled to until it is there.
+        it is scrolled to until it is there, and stays there.
         """
-        found = self.page.locator(f".{name}")
-        place = self.page.locator(".jp-Notebook .jp-Cell").nth(cell)
+        cell = self.cell(place)
+        found = cell.locator(f".{name}")
 
         def is_there() -> bool:
-            place.evaluate("cell => cell.scrollIntoView()")
-            self.page.wait_for_timeout(1000)  # it is rendered once the page is at rest
-            return found.is_visible()
+            cell.evaluate("cell => cell.scrollIntoView()")
+            self.page.wait_for_timeout(400)  # it is rendered once the page is at rest
+            return found.is_visible() and bool(found.evaluate(_IS_ON_SCREEN))
 
-        self.wait_until(is_there, f"no {name} in cell {cell}")
+        self.wait_until(is_there, f"no {name} in cell {place}")
         return found
+
+    def set_theme(self, theme: str) -> None:
+        """Choose a theme of JupyterLab's: "Light" or "Dark"."""
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", f"JupyterLab {theme}"
+        )
+        dark = f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'"
+        self.wait_until(lambda: bool(self.page.evaluate(dark)), f"the theme does not become {theme}")
+        self.page.wait_for_timeout(500)  # its style sheet is read
 
     def resize(self, width: int) -> None:
         """Make the page so wide, without the list of files beside the notebook where there is little room."""

@@ -1,9 +1,13 @@
-"""Every notebook in JupyterLab as a learner sees it: Run All, then each widget moved by keyboard alone.
+"""Every notebook in JupyterLab as a learner sees it: Run All, then each widget and prediction by keyboard alone.
 
-What was on the screen is kept in ``build/screenshots``.
+Each is looked at in light and dark, wide and narrow: nothing is cut off, and all text can be read. What was on the
+screen is kept in ``build/screenshots``.
 """
 
+import importlib
+import itertools
 import json
+import pkgutil
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,12 +16,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator
 
-import folovllm.course
+from folovllm.course import widgets
+from folovllm.course.widgets.widget import CourseWidget, PictureWidget
+from tests.contrast import hard_to_read, measure_contrast
 from tests.lab_in_browser import LabPage, open_browser, serve_lab
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 SCREENSHOTS = Path("build/screenshots")
+THEMES = ("Light", "Dark")
 WIDTHS = (1280, 800)
 
 
@@ -36,86 +43,126 @@ def address(tmp_path_factory, bundled_model_path) -> Iterator[str]:
         yield served
 
 
-def press_button(widget: Locator) -> None:
-    widget.locator("textarea").fill("Two and two are")
-    widget.get_by_role("button", name="Generate").press("Enter")
+# -- what is done to a widget, by keyboard ---------------------------------------------------------------
+
+Move = Callable[[Locator], None]
+
+
+def press(button: str) -> Move:
+    """Return the move that presses a button with Enter."""
+
+    def move(widget: Locator) -> None:
+        widget.get_by_role("button", name=button).press("Enter")
+
+    move.__name__ = f"press {button!r}"
+    return move
+
+
+def enter(text: str, field: str) -> Move:
+    """Return the move that types into a field (a CSS selector; the last one found) and leaves it."""
+
+    def move(widget: Locator) -> None:
+        box = widget.locator(field).last
+        box.fill(text)
+        box.press("Tab")
+
+    move.__name__ = f"enter {text!r}"
+    return move
 
 
 def press_arrow(widget: Locator) -> None:
     widget.get_by_role("slider").first.press("ArrowRight")
 
 
-def type_number(widget: Locator) -> None:
-    box = widget.locator("input[type=number]").last
-    box.fill("0.3")
-    box.press("Enter")
-
-
-def press_step(widget: Locator) -> None:
-    widget.get_by_role("button", name="Step").press("Enter")
-
-
-def type_temperature(widget: Locator) -> None:
-    box = widget.locator("input[type=number]")
-    box.fill("1.5")
-    box.press("Enter")
-
-
-def type_step(widget: Locator) -> None:
-    box = widget.locator("input[type=number]")
-    box.fill("9")
-    box.press("Enter")
-
-
-def type_prompt(widget: Locator) -> None:
-    box = widget.locator("input[type=text]").first
-    box.fill("The largest planet is")
-    box.press("Enter")
+def press_generate(widget: Locator) -> None:
+    widget.locator("textarea").fill("Two and two are")
+    widget.get_by_role("button", name="Generate").press("Enter")
 
 
 def next_choice(widget: Locator) -> None:
     widget.locator(".widget-toggle-button:not(.mod-active)").first.press("Enter")
 
 
-# Of each notebook's widgets, what is done to it by keyboard; after each the words change.
-MOVES: dict[str, dict[str, list[Callable[[Locator], None]]]] = {
-    "00_start_here": {"PromptBox": [press_button]},
-    "01_config": {"KVBudget": [press_arrow, next_choice]},
-    "02_sampling": {"SamplingExplorer": [press_arrow, type_number, type_prompt]},
-    "03_sequences": {"Timeline": [press_arrow, type_step]},
-    "04_loading": {"PaddingExplorer": [next_choice]},
-    "05_data_flow": {"StepDebugger": [press_step], "TokenColours": [type_temperature]},
-    "06_patterns_and_next": {},
+def pick_first(widget: Locator) -> None:
+    widget.get_by_role("button").first.press("Enter")
+
+
+def pick_last(widget: Locator) -> None:
+    widget.get_by_role("button").last.press("Enter")
+
+
+# After each of these the words of the widget are others.
+MOVES: dict[str, list[Move]] = {
+    "PromptBox": [press_generate],
+    "KVBudget": [press_arrow, next_choice],
+    "SamplingExplorer": [
+        press_arrow,
+        enter("0.3", "input[type=number]"),
+        enter("The largest planet is", "input[type=text]"),
+    ],
+    "Timeline": [press_arrow, enter("9", "input[type=number]")],
+    "PaddingExplorer": [
+        next_choice,
+        enter("The dog", "textarea"),
+        enter("", "textarea"),
+        enter("A dog\nI am", "textarea"),
+    ],
+    "StepDebugger": [
+        *(press("Step"), press("Next hop"), press("A user arrives"), press("Step")),
+        *(press_arrow, enter("1", "input[type=number]"), press("Begin again")),
+    ],
+    "TokenColours": [enter("1.5", "input[type=number]")],
+    "Predict": [pick_first, pick_last],
 }
 
 
-@pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS])
-def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
-    lab = LabPage(browser, address, f"notebooks/{notebook}.ipynb")
-    lab.run_all()
-    assert lab.errors_in_outputs() == []
-    for name, moves in MOVES[notebook].items():
-        widget = lab.widget(name, cell_of(notebook, name))
-        for move in moves:
-            assert_it_changes(lab, widget, move)
-        for width in WIDTHS:
-            lab.resize(width)
-            widget.scroll_into_view_if_needed()
-            assert widget.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), f"{name} is cut off at {width}"
-            widget.screenshot(path=SCREENSHOTS / f"{notebook}-{name}-{width}.png")
-    assert lab.problems == []
-    lab.close()
+# -- the notebooks -----------------------------------------------------------------------------------------
+
+
+def widgets_of(notebook: Path) -> list[tuple[int, str]]:
+    """Return the cells of a notebook that make a widget, counted from 0, and the widget's class."""
+    makes = re.compile(rf"^(?:\w+ = )?(?:({'|'.join(MOVES)})\(|(predict)\()", re.M)
+    sources = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    found = [(place, makes.search(source)) for place, source in enumerate(sources)]
+    return [(place, match[1] or "Predict") for place, match in found if match]
 
 
 def cell_of(notebook: str, widget: str) -> int:
     """Return the place of the cell that makes a widget."""
-    cells = json.loads(Path(f"notebooks/{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    made = rf"^(?:\w+ = )?{widget}\("
-    [place] = [i for i, cell in enumerate(cells) if re.search(made, "".join(cell["source"]), re.M)]
+    [place] = [place for place, name in widgets_of(Path(f"notebooks/{notebook}.ipynb")) if name == widget]
     return place
 
 
-def assert_it_changes(lab: LabPage, widget: Locator, move: Callable[[Locator], None]) -> None:
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
+    lab = LabPage(browser, address, str(notebook))
+    lab.set_theme("Light")
+    lab.run_all()
+    assert lab.errors_in_outputs() == []
+    made = widgets_of(notebook)
+    for place, name in made:
+        if name == "Predict":
+            assert_folded(lab, place + 1)
+        for move in MOVES[name]:
+            assert_it_changes(lab, lab.widget(name, place), move)
+    for theme, width in itertools.product(THEMES, WIDTHS):
+        lab.set_theme(theme)
+        lab.resize(width)
+        for place, name in made:
+            look_at(lab.widget(name, place), f"{notebook.stem}-{place}-{name}-{theme}-{width}")
+    lab.set_theme("Light")
+    assert lab.problems == []
+    lab.close()
+
+
+def assert_folded(lab: LabPage, place: int) -> None:
+    """The answer to a prediction is run, and not on the page before somebody opens it."""
+    cell = lab.cell(place)
+    cell.scroll_into_view_if_needed()
+    lab.wait_until(lambda: cell.locator(".jp-OutputPlaceholder").count() > 0, f"the output of cell {place} is open")
+
+
+def assert_it_changes(lab: LabPage, widget: Locator, move: Move) -> None:
     words, picture = words_of(widget), picture_of(widget)
     move(widget)
     lab.wait_until(lambda: words_of(widget) != words, f"{move.__name__} changes no word")
@@ -128,11 +175,51 @@ def words_of(widget: Locator) -> str:
 
 
 def picture_of(widget: Locator) -> str | None:
-    image = widget.locator("img")
-    return image.get_attribute("src") if image.count() else None
+    """Return the picture of a ``PictureWidget``; the others are made of words."""
+    names = (widget.get_attribute("class") or "").split()
+    if not any(each.__name__ in names for each in PictureWidget.__subclasses__()):
+        return None
+    return widget.locator("img").first.get_attribute("src")
 
 
-def test_every_widget_of_the_notebooks_is_driven():
-    classes = {name for name, what in vars(folovllm.course).items() if isinstance(what, type)}
-    assert classes == {name for widgets in MOVES.values() for name in widgets}
-    assert set(MOVES) == {path.stem for path in NOTEBOOKS}
+def look_at(widget: Locator, name: str) -> None:
+    """Keep what is on the screen; nothing is cut off, and all text can be read."""
+    widget.scroll_into_view_if_needed()
+    widget.screenshot(path=SCREENSHOTS / f"{name}.png")
+    assert widget.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), f"{name} is cut off"
+    assert hard_to_read(widget) == [], name
+
+
+# -- the tests' own means --------------------------------------------------------------------------------------
+
+
+def is_widget(what: object) -> bool:
+    return isinstance(what, type) and issubclass(what, CourseWidget) and what not in (CourseWidget, PictureWidget)
+
+
+def test_every_widget_has_moves_and_is_in_a_notebook():
+    names = [f"{widgets.__name__}.{each.name}" for each in pkgutil.iter_modules(widgets.__path__)]
+    modules = map(importlib.import_module, names)
+    classes = {name for module in modules for name, what in vars(module).items() if is_widget(what)}
+    assert classes == set(MOVES)
+    assert classes == {name for notebook in NOTEBOOKS for _, name in widgets_of(notebook)}
+
+
+_PAGE = """<body style="background: #222; color: #111"><p id="a" style="color: #777">grey</p>
+<p id="b" style="color: #fff">white</p><p id="c" style="background: rgba(255, 255, 255, .9)">on a veil</p>
+<p id="d" style="background: linear-gradient(90deg, white, #444); color: #000">stripes</p>
+<p id="e" style="visibility: hidden">hidden</p><p id="f" style="background: white; color: #767676">just so</p></body>"""
+
+
+def test_contrast_is_measured_against_what_is_behind_the_text(browser):
+    page = browser.new_page()
+    page.set_content(_PAGE)
+    measured = {each.text: each.contrast for each in measure_contrast(page.locator("body"))}
+    assert set(measured) == {"grey", "white", "on a veil", "stripes", "just so"}
+    assert measured["grey"] == pytest.approx(3.55, abs=0.02)
+    assert measured["white"] == pytest.approx(15.91, abs=0.02)
+    assert measured["on a veil"] > 14
+    assert measured["stripes"] == pytest.approx(2.16, abs=0.02)
+    assert measured["just so"] == pytest.approx(4.54, abs=0.01)
+    assert [each.text for each in hard_to_read(page.locator("body"))] == ["grey", "stripes"]
+    page.close()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from folovllm.course.exercises.data_flow import compare_with_engine, generate_solution
+from folovllm import LLM, SamplingParams
+from folovllm.course.exercises.data_flow import COMPARED, compare_with_engine, generate_solution
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from tests.tiny_models import hf_greedy, tiny_llm, tiny_model
 
@@ -19,6 +20,15 @@ def model():
 
 def verdicts(printed):
     return [line.rsplit(": ", 1)[1] for line in printed.splitlines()]
+
+
+def test_one_prompt_holds_an_eos_and_is_answered_with_one():
+    llm = LLM()
+    eos = llm.get_tokenizer().eos_token_id
+    limited, ended = llm.generate(list(COMPARED), SamplingParams(temperature=0, max_tokens=10), use_tqdm=False)
+    assert limited.outputs[0].finish_reason == "length"
+    assert eos in ended.prompt_token_ids
+    assert ended.outputs[0].token_ids[-1] == eos
 
 
 def test_the_solution_gives_the_tokens_of_the_engine_and_of_huggingface(llm, model, capsys):
@@ -38,6 +48,11 @@ def test_a_loop_that_forgets_what_it_wrote_differs(llm, model, capsys):
 
     compare_with_engine(llm, model, forgetful)
     assert verdicts(capsys.readouterr().out) == ["False", "False"]
+
+
+def test_a_loop_that_fails_is_told_so(llm, model, capsys):
+    compare_with_engine(llm, model, lambda *arguments: None)
+    assert capsys.readouterr().out.count("your loop raises TypeError: ") == 2
 
 
 def test_an_untouched_stub_is_not_attempted(llm, model, capsys):

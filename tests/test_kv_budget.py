@@ -37,17 +37,36 @@ def test_the_budget_equals_a_count_by_hand():
         spec = AttentionSpec(rng.randint(1, 30), rng.randint(1, 8), rng.choice([16, 64]))
         memory = rng.randint(2**22, 2**26)
         budget = Budget(spec, rng.choice(list(SIZES)), memory, rng.choice(BLOCK_SIZES), rng.randint(1, 600))
-        assert (budget.num_blocks, budget.num_sequences, budget.wasted_bytes) == by_hand(budget)
-        assert budget.used_bytes + budget.wasted_bytes <= memory
-        if budget.num_sequences:
-            whole = budget.used_bytes + budget.wasted_bytes
-            assert budget.wasted_share == pytest.approx(budget.wasted_bytes / whole)
+        assert (budget.num_blocks, budget.num_sequences, budget.empty_bytes) == by_hand(budget)
+        left = budget.num_left_over * budget.block_bytes + memory % budget.block_bytes
+        assert budget.left_over_bytes == left
+        assert budget.used_bytes + budget.wasted_bytes == memory
 
 
-def test_the_blocks_are_those_that_the_engine_makes():
-    llm = tiny_llm(kv_cache_memory_bytes=2**20, block_size=8)
-    budget = Budget(llm.llm_engine.attention_spec, torch.float32, 2**20, 8, 10)
-    assert budget.num_blocks == llm.llm_engine.config.cache_config.num_gpu_blocks
+def test_blocks_left_over_are_waste():
+    budget = Budget(AttentionSpec(30, 3, 64), torch.float32, 256 * 2**20, 128, 2000)
+    assert (budget.num_blocks, budget.num_sequences, budget.num_left_over) == (45, 2, 13)
+    assert budget.sentence().splitlines()[1] == "wasted: 1.6 % in last blocks + 29.7 % left over (13 blocks) = 31.3 %"
+
+
+def test_one_is_not_written_as_many():
+    budget = Budget(AttentionSpec(30, 3, 64), torch.float32, 2**20, 16, 16)
+    assert budget.sentence().startswith("1 block of 720 KiB: room for 1 sequence of 16 tokens, 1 block per sequence")
+
+
+def test_the_sliders_of_memory_and_length_multiply(widget):
+    [columns] = widget.children[:1]
+    slider, box = columns.children[0].children[1].children
+    slider.value = slider.min
+    assert box.value == 16
+    slider.value += 10  # a doubling
+    assert box.value == 32
+    slider.value = slider.max
+    assert box.value == 8192
+    before = slider.value
+    box.value = 200
+    assert slider.value < before
+    assert box.value == 200
 
 
 @pytest.mark.parametrize(
@@ -65,10 +84,11 @@ def test_a_moved_control_changes_words_and_picture(widget, control, value):
 
 def test_where_nothing_fits_it_says_so(widget):
     none = Budget(AttentionSpec(30, 8, 128), torch.float32, 2**20, 16, 200)
-    assert none.sentence().startswith("0 blocks of 3840 KiB; 0 sequences of 200 tokens fit")
+    assert none.sentence().startswith("0 blocks of 3,840 KiB: room for 0 sequences of 200 tokens each")
+    assert none.sentence().endswith("100.0 % left over (0 blocks) = 100.0 %")
     widget.spec = none.spec
     widget.length.value = 8192
-    assert "0 sequences of 8192 tokens fit" in widget.status.value
+    assert "room for 0 sequences of 8,192 tokens each" in widget.status.value
 
 
 def test_without_a_kernel_it_is_a_picture_and_a_sentence(widget):

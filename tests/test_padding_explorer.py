@@ -1,6 +1,8 @@
 """The padding widget's numbers are Hugging Face's own; a moved control shows others without running a model."""
 
 import functools
+import html
+import re
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from folovllm.course.padded_batch import (
     measure_padding,
     pad_prompts,
 )
-from folovllm.course.widgets.padding_explorer import PaddingExplorer
+from folovllm.course.widgets.padding_explorer import PaddingExplorer, visible
+from folovllm.engine.detokenizer import decode_token
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -228,18 +231,109 @@ def test_new_prompts_are_computed(explorer):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "room for 1 to 4 prompts, one a line; these are 0"),
+        ("", "room for 1 to 4 prompts, one per line; these are 0"),
         ("a\nb\nc\nd\ne", "these are 5"),
-        ("dog\n" + "x" * 40, "room for 12 tokens a prompt; the longest has"),
+        ("dog\n" + "x" * 40, "room for 12 tokens per prompt; the longest has"),
     ],
 )
-def test_prompts_without_room_are_refused_and_the_picture_stays(explorer, text, says):
-    picture = explorer.picture.value
+def test_prompts_without_room_are_refused_and_no_picture_stays_beside_the_error(explorer, text, says):
     explorer.prompts.value = text
-    assert says in explorer.status.value
-    assert explorer.picture.value == picture
-    explorer.controls["dtype"].value = "float16"
+    for value in ("float16", "float32"):
+        assert says in explorer.status.value
+        assert says in explorer.summary()
+        assert explorer.picture.layout.visibility == "hidden"
+        explorer.controls["dtype"].value = value
+    explorer.prompts.value = "dog"
     assert "cells are padding" in explorer.status.value
+    assert explorer.picture.layout.visibility == "visible"
+
+
+def test_while_the_models_run_it_says_so_without_a_picture(explorer, monkeypatch):
+    seen = []
+
+    def spy(*arguments):
+        seen.append((explorer.status.value, explorer.picture.layout.visibility))
+        return measure_padding(*arguments)
+
+    monkeypatch.setattr("folovllm.course.widgets.padding_explorer.measure_padding", spy)
+    explorer.prompts.value = "dog"
+    assert {visibility for _, visibility in seen} == {"hidden"}
+    assert all("read the prompts" in said for said, _ in seen)
+
+
+# -- what it shows ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def test_it_shows_the_token_that_comes_next_on_both_sides_and_alone(explorer, rotary, tokenizer):
+    explorer.controls["network"].value = "given"
+    alone = [
+        int(rotary(tokenizer(prompt, return_tensors="pt")["input_ids"]).logits[0, -1].argmax()) for prompt in PROMPTS
+    ]
+    assert explorer.effect.expected_tokens == tuple(alone)
+    for side in SIDES:
+        inputs = tokenizer(list(PROMPTS), padding=True, padding_side=side, return_tensors="pt")
+        given = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        batch = pad_prompts(tokenizer, PROMPTS, side, "columns")
+        tokens = rotary(**given, position_ids=batch.position_ids).logits[:, -1].argmax(dim=1).tolist()
+        section = explorer.picture.value.split(f"Padding on the {side}: ")[1].split("</table>")[0]
+        shown = re.findall(r'<td class="next">. <b class="text">(.*?)</b>', section, re.S)
+        assert shown == [html.escape(visible(decode_token(tokenizer, token))) for token in tokens]
+        same = sum(token == other for token, other in zip(tokens, alone, strict=True))
+        assert section.startswith(f"{same} of 3 prompts get the token that they get alone")
+        assert section.count("✓") == same
+
+
+def test_it_says_why(explorer, effects):
+    def whys(name, side, positions, dtype="float32"):
+        exact = effects[name][side, positions, "float32"]
+        return [effects[name][side, positions, dtype].why(row, exact, dtype) for row in range(3)]
+
+    length, longest = (len(explorer.tokenizer(PROMPTS[i])["input_ids"]) for i in (0, 1))
+    right = "read at its last token, positions from 0: nothing differs"
+    assert whys("l", "left", "columns")[:2] == [f"its positions begin at {longest - length}, not at 0", right]
+    begin = f"its positions begin at {longest - length}, but for this model only distances count"
+    assert whys("r", "left", "columns")[0] == begin
+    assert whys("r", "left", "columns", "bfloat16")[0] == f"{begin}; bfloat16 rounds"
+    assert whys("l", "right", "mask")[0] == "read in a cell of padding, not at its last token"
+    assert whys("l", "left", "mask") == [right] * 3
+    assert whys("l", "left", "mask", "bfloat16")[0] == "read at its last token, positions from 0: only bfloat16 rounds"
+
+
+def test_every_cell_shows_its_token_and_position(explorer, tokenizer):
+    for side in SIDES:
+        batch = pad_prompts(tokenizer, PROMPTS, side, "columns")
+        section = explorer.picture.value.split(f"Padding on the {side}: ")[1].split("</table>")[0]
+        cells = re.findall(
+            r'<td class="(?:token|pad)(?: read)?"><span class="text">(.*?)</span><small>(\d+)</small>', section, re.S
+        )
+        expected = [
+            (html.escape(visible(decode_token(tokenizer, int(token)))) if real else "pad", str(int(position)))
+            for row in zip(batch.token_ids, batch.mask, batch.position_ids, strict=True)
+            for token, real, position in zip(*row, strict=True)
+        ]
+        assert cells == expected
+        assert section.count(' read"') == len(PROMPTS)
+
+
+def test_the_axis_ends_above_what_these_prompts_can_show(explorer):
+    errors = [
+        error
+        for each in explorer.effects.values()
+        for effect in each.values()
+        for error in effect.at_last_column + effect.at_last_token
+    ]
+    ticks = [float(tick) for tick in re.findall(r'<span style="left: [\d.]+%">([\d.]+)</span>', explorer.picture.value)]
+    assert ticks[0] == 0.001
+    assert max(errors) <= ticks[-1] <= 10 * max(1, *errors)
+    widths = re.findall(r'class="bar" style="width: ([\d.]+)%', explorer.picture.value)
+    assert widths
+    assert all(0 < float(width) <= 80 for width in widths)
+
+
+def test_an_error_below_rounding_has_a_number_and_no_bar(explorer):
+    explorer.controls["positions"].value = "mask"
+    assert explorer.picture.value.count('<div class="track">less than 0.001</div>') == 6
 
 
 def test_a_setting_that_does_not_exist_is_refused(explorer):
@@ -247,12 +341,11 @@ def test_a_setting_that_does_not_exist_is_refused(explorer):
         explorer.controls["side"].value = "middle"
 
 
-def test_without_a_kernel_it_is_a_picture_and_a_sentence(explorer):
-    bundle, metadata = explorer._repr_mimebundle_()
-    assert bundle["image/png"].startswith(b"\x89PNG")
-    assert bundle["text/plain"] == explorer.summary()
-    assert metadata["image/png"]["alt"] == explorer.summary()
-    assert 'alt="PaddingExplorer: 3 prompts' in explorer.picture.value
+def test_without_a_kernel_it_says_all_that_it_shows(explorer):
+    text = explorer._repr_mimebundle_()["text/plain"]
+    assert text == explorer.summary()
+    assert text.startswith("PaddingExplorer: 3 prompts")
+    assert text.count("  prompt 1: next ") == 2
 
 
 def test_an_error_in_a_callback_is_not_swallowed(explorer, monkeypatch):

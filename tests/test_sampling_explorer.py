@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from folovllm import SamplingParams
-from folovllm.course.distribution import make_distribution
-from folovllm.course.widgets.sampling_explorer import SamplingExplorer
+from folovllm.course.distribution import ORDERS, make_distribution
+from folovllm.course.widgets.sampling_explorer import NUM_SHOWN, SamplingExplorer
 from tests.tiny_models import tiny_llm
 
 
@@ -117,10 +117,133 @@ def test_a_new_prompt_asks_the_model_again(explorer):
     before = explorer.logits
     explorer.prompt.value = "def main"
     assert not torch.equal(explorer.logits, before)
-    explorer.prompt.value = ""
-    assert "prompt must hold at least one token" in explorer.status.value
     explorer.prompt.value = "The quick brown"
     assert torch.equal(explorer.logits, before)
+
+
+def test_no_old_picture_stays_beside_an_error(explorer):
+    explorer.prompt.value = ""
+    assert "prompt must hold at least one token" in explorer.status.value
+    assert explorer.picture.value == ""
+    explorer.knobs["top_k"].value = 3  # nothing to show it on
+    explorer.knobs["top_k"].value = 0
+    explorer.draw()
+    bundle, metadata = explorer._repr_mimebundle_()
+    assert "image/png" not in bundle | metadata
+    assert "prompt must hold at least one token" in bundle["text/plain"]
+    explorer.prompt.value = "The quick brown"
+    assert explorer.picture.layout.visibility == "visible"
+    assert "tokens kept" in explorer.status.value
+
+
+def test_a_first_prompt_may_be_wrong_too():
+    assert "prompt must hold at least one token" in SamplingExplorer(tiny_llm(), "").summary()
+
+
+def test_a_long_prompt_is_said_to_be_read(explorer, monkeypatch):
+    engine, seen = explorer.llm.llm_engine, []
+
+    def watched(prompt):
+        seen.append((explorer.status.value, explorer.picture.layout.visibility))
+        return type(engine).compute_logits(engine, prompt)
+
+    monkeypatch.setattr(engine, "compute_logits", watched)
+    explorer.prompt.value = "a" * 450
+    assert "reading 450 characters ..." in seen[0][0]
+    assert seen[0][1] == "hidden"
+    explorer.prompt.value = "The quick brown"
+    assert "reading" not in seen[1][0]
+
+
+def test_the_steps_are_those_of_the_engine_one_filter_after_another():
+    rng, noise = random.Random(1), np.random.default_rng(1)
+    for _ in range(200):
+        logits = noise.normal(size=300).astype(np.float32) * 3
+        settings = {
+            "temperature": rng.uniform(0.3, 2),
+            "top_k": rng.choice([0, 5, 40]),
+            "top_p": rng.choice([1.0, 0.7]),
+            "min_p": rng.choice([0.0, 0.05]),
+        }
+        order = rng.choice(list(ORDERS))
+        shape = make_distribution(torch.tensor(logits), SamplingParams(**settings), order)
+        off = {"temperature": settings["temperature"], "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        for step, name in zip(shape.steps, ("temperature", *ORDERS[order]), strict=True):
+            off[name] = settings[name]
+            kept, mass, _ = by_numpy(logits.astype(np.float64), **off, order=order)
+            assert (step.name, step.value) == (name.replace("_", "-"), settings[name])
+            assert step.num_left == kept.sum()
+            assert step.mass_left == pytest.approx(mass, abs=1e-5)
+        assert shape.steps[-1].num_left == shape.num_kept
+
+
+def test_the_axis_fits_the_longest_bar(explorer):
+    picture = explorer._picture
+    longest = max(explorer.shape.before.max(), explorer.shape.after.max())
+    start, end = picture._bars.get_xlim()
+    assert start == 0
+    assert longest <= end < 4 * longest
+    explorer.axis.value = "log"
+    assert picture._bars.get_xscale() == "log"
+    assert picture._bars.get_xlim()[0] < explorer.shape.before[picture._head].min()
+    explorer.axis.value = "linear"
+    explorer.knobs["temperature"].value = 0.0
+    assert picture._bars.get_xlim() == (0, 1)
+    explorer.knobs["temperature"].value = 1.0
+    assert picture._bars.get_xlim() == (start, end)
+
+
+def test_all_other_tokens_have_what_the_likeliest_have_not(explorer):
+    these, others, words = explorer._picture._shares.artists["now"]
+    explorer.knobs["temperature"].value = 2.0
+    share = explorer.shape.after[explorer._picture._head].sum()
+    assert (these.get_width(), others.get_width()) == pytest.approx((share, 1 - share))
+    assert f"others: {100 * (1 - share):.1f} %" in words.get_text()
+    explorer.knobs["temperature"].value = 1.0
+
+
+def test_only_filters_that_are_on_have_a_line(explorer):
+    lines = explorer._picture._cut_lines
+    assert not any(line.get_visible() for line in lines.values())
+    explorer.knobs["top_k"].value = 7
+    explorer.knobs["top_p"].value = 0.5
+    assert {name for name, line in lines.items() if line.get_visible()} == {"top-k", "top-p"}
+    assert lines["top-k"].get_xdata()[0] == 7
+    # top-p takes half of what top-k left.
+    assert lines["top-p"].get_ydata()[0] == pytest.approx(0.5 * explorer.shape.steps[1].mass_left)
+    explorer.knobs["top_k"].value, explorer.knobs["top_p"].value = 0, 1.0
+
+
+def test_draws_are_seen_once_drawn_and_only_on_kept_tokens(explorer):
+    picture = explorer._picture
+    explorer.knobs["top_k"].value = 3
+    assert not picture._drawn_word.get_visible()
+    assert len(picture._drawn.get_xdata()) == 0
+    explorer.draw()
+    first = list(explorer._drawn)
+    assert picture._drawn_word.get_visible()
+    assert len(picture._drawn.get_xdata()) == 3
+    assert len(picture._dropped.get_xdata()) == NUM_SHOWN - 3
+    explorer.draw()
+    assert list(explorer._drawn) != first
+    explorer.knobs["top_k"].value = 0
+    assert not picture._drawn_word.get_visible()
+
+
+def test_two_settings_stand_side_by_side(explorer):
+    explorer.knobs["top_k"].value = 3
+    explorer.keep_button.click()
+    explorer.knobs["top_k"].value = 8
+    assert "A (temperature=1, top_k=3" in explorer.summary()
+    assert "now: 8 of" in explorer.summary()
+    assert explorer._a_shape.num_kept == 3
+    explorer.prompt.value = "def main"  # A is a setting: it is applied to the new prompt too
+    expected = make_distribution(explorer.logits, SamplingParams(top_k=3))
+    assert (explorer._a_shape.after == expected.after).all()
+    explorer.prompt.value = "The quick brown"
+    explorer.keep_button.click()
+    assert "A (" not in explorer.summary()
+    explorer.knobs["top_k"].value = 0
 
 
 def test_draws_come_from_the_kept_tokens(explorer):

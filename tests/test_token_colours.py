@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from folovllm import SamplingParams
-from folovllm.course.widgets.token_colours import NUM_ALTERNATIVES, TokenColours, probabilities_of
+from folovllm.course.widgets.token_colours import (
+    BANDS,
+    NUM_ALTERNATIVES,
+    TokenColours,
+    _look,
+    pieces_of,
+    probabilities_of,
+)
 from tests.tiny_models import tiny_llm
 
 
@@ -51,6 +58,8 @@ def test_a_moved_control_changes_text_and_words(colours):
     assert colours.text.value == before
     colours.prompt.value = ""
     assert "The engine refused this" in colours.status.value
+    assert colours.text.value == ""
+    assert "The engine refused this" in colours.summary()
 
 
 def test_markup_in_a_prompt_stays_text(llm):
@@ -62,8 +71,46 @@ def test_markup_in_a_prompt_stays_text(llm):
 def test_the_sentence_counts_the_colours(colours):
     values = probabilities_of(colours.completion)
     sure, below = sum(v >= 0.5 for v in values), sum(v < 0.1 for v in values)
-    assert colours.sentence() == f"{len(values)} tokens: {sure} had 50 % and more, {below} less than 10 %"
+    between = len(values) - sure - below
+    counts = f"{sure} blue (50 % and more), {between} yellow (10 to 50 %), {below} red (below 10 %)"
+    assert colours.sentence() == f"{len(values)} tokens: {counts}"
     assert colours.sentence() in colours.summary()
+
+
+def test_every_colour_is_named_and_has_a_line_of_its_own(colours):
+    for band in BANDS:
+        assert f"{band.name}: {band.words}" in colours.text.value
+    assert len({band.line for band in BANDS}) == len({band.colour for band in BANDS}) == len(BANDS)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("band", BANDS, ids=lambda band: band.name)
+def test_text_on_a_colour_reads_in_every_theme(colours, band):
+    """The text brings its own colour, so only that and the background count (WCAG 2.1, 1.4.3)."""
+    assert ".folovllm-token { white-space: pre-wrap; color: #1a1a1a" in colours.text.value
+    assert (luminance(band.colour) + 0.05) / (luminance("#1a1a1a") + 0.05) >= 4.5
+    assert (luminance(band.colour) + 0.05) / (luminance(band.edge) + 0.05) >= 3
+
+
+def test_a_character_of_several_tokens_is_one_piece():
+    tokenizer = tiny_llm().get_tokenizer()
+    ids = tokenizer("a你b好").input_ids
+    pieces = pieces_of(tokenizer, tokenizer("x").input_ids, ids)
+    assert [text for text, _ in pieces] == ["a", "你", "b", "好"]
+    assert [count for _, count in pieces] == [1, 3, 1, 3]
+    assert pieces_of(tokenizer, [], ids[:2])[1:] == [("\ufffd", 1)]
+
+
+def test_a_piece_of_several_tokens_has_the_colours_of_all():
+    assert _look([0.9]).startswith(f"background: {BANDS[2].colour};")
+    look = _look([0.05, 0.9])
+    assert f"{BANDS[0].colour} 0% 50%, {BANDS[2].colour} 50% 100%" in look
+    assert f"dotted {BANDS[0].edge}" in look
 
 
 def test_without_log_probabilities_there_is_nothing_to_colour(llm):

@@ -6,29 +6,42 @@ from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
+from folovllm.course.figures.config import (
+    plot_blocks,
+    plot_kv_use,
+    plot_layers,
+    plot_step_times,
+    plot_token_memory,
+    plot_turns,
+)
 from folovllm.course.figures.data_flow import (
     plot_cache,
+    plot_data_flow,
     plot_probabilities,
-    plot_steps_in_time,
+    plot_seats,
+    plot_step_parts,
+    plot_tokens_per_step,
+    stream_table,
     time_decode,
     time_prefill,
     time_with_and_without_cache,
 )
-from folovllm.course.figures.engine import plot_kv_use, plot_steps, plot_stream
 from folovllm.course.figures.loading import plot_padding, plot_rounding
 from folovllm.course.figures.patterns import (
     plot_cut,
     plot_lantern,
+    plot_memory_growth,
     plot_move,
     plot_patterns,
     plot_place,
-    plot_token_memory,
 )
-from folovllm.course.figures.sampling import plot_entropy, plot_kept, plot_temperatures
-from folovllm.course.figures.sequences import plot_beams, plot_states
+from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
+from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
+from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
+from folovllm.course.python_code import has_function
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
@@ -55,28 +68,40 @@ __all__ = [
     "check_tests",
     "compare_with_engine",
     "finished_capstone",
+    "has_function",
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
+    "plot_blocks",
     "plot_cache",
     "plot_cut",
+    "plot_data_flow",
+    "plot_draw",
     "plot_entropy",
+    "plot_filters",
     "plot_kept",
     "plot_kv_use",
     "plot_lantern",
+    "plot_layers",
+    "plot_memory_growth",
     "plot_move",
     "plot_padding",
     "plot_patterns",
+    "plot_penalties",
     "plot_place",
     "plot_probabilities",
+    "plot_race",
+    "plot_reading",
     "plot_rounding",
+    "plot_seats",
     "plot_states",
-    "plot_steps",
-    "plot_steps_in_time",
-    "plot_stream",
-    "plot_temperatures",
+    "plot_step_parts",
+    "plot_step_times",
+    "plot_stop",
     "plot_timeline",
     "plot_token_memory",
+    "plot_tokens_per_step",
+    "plot_turns",
     "predict",
     "print_environment",
     "quantize_and_back",
@@ -84,6 +109,7 @@ __all__ = [
     "quiet",
     "recorded_move",
     "seconds",
+    "stream_table",
     "time_decode",
     "time_prefill",
     "time_with_and_without_cache",

@@ -1,8 +1,9 @@
 """What sampling does to one next-token distribution, computed by the engine's own functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +17,35 @@ from folovllm.sampling_params import SamplingParams, SamplingType
 
 
 @dataclass(frozen=True)
+class FilterStep:
+    """What one filter left of a distribution.
+
+    name: "temperature", "top-k", "top-p" or "min-p".  value: its setting.
+    is_on: whether it did anything at all; a filter that is off leaves what the one before it left.
+    num_left: tokens that are left.  mass_left: their share of the probability after temperature.
+    """
+
+    name: str
+    value: float
+    is_on: bool
+    num_left: int
+    mass_left: float
+
+
+@dataclass(frozen=True)
 class Distribution:
     """One next-token distribution before and after the filters; all arrays over the whole vocabulary.
 
     before: the model's own probabilities.  tempered: after temperature.
     after: what is drawn from; 0 for tokens that were dropped.
+    steps: temperature and the filters in the order in which they ran.
     """
 
     before: NDArray[np.float64]
     tempered: NDArray[np.float64]
     after: NDArray[np.float64]
     filtered_logits: Tensor
+    steps: tuple[FilterStep, ...]
 
     @property
     def num_kept(self) -> int:
@@ -52,23 +71,61 @@ class Distribution:
 
     def sentence(self) -> str:
         """Say in one line what the filters did."""
-        share = f"{100 * self.kept_mass:.1f} % of the mass"
-        return f"{self.num_kept} of {len(self.after)} tokens kept, {share}, entropy {self.entropy:.2f} bits"
+        kept = f"{self.num_kept} of {len(self.after)} tokens kept"
+        share = f"{100 * self.kept_mass:.1f} % of the probability after temperature"
+        return f"{kept}, with {share}; entropy {self.entropy:.2f} bits"
 
 
 def make_distribution(logits: Tensor, params: SamplingParams, order: SamplingOrder = "huggingface") -> Distribution:
     """Apply temperature and filters to the logits of one position, [vocab]."""
     row = logits[None].float()
-    metadata = SamplingMetadata.build([SamplingRow(params, (), (), uniform=0.0)], row.shape[-1], row.device)
     if params.sampling_type == SamplingType.GREEDY:
-        best = choose_greedily(row)
-        filtered = torch.full_like(row, -math.inf).index_fill(1, best, 0.0)
+        filtered = torch.full_like(row, -math.inf).index_fill(1, choose_greedily(row), 0.0)
         tempered = filtered
     else:
-        filtered = filter_logits(row, metadata, order)
+        filtered = _filter(row, params, order)
         tempered = row / params.temperature
     before, scaled, after = (_softmax(each) for each in (row, tempered, filtered))
-    return Distribution(before, scaled, after, filtered)
+    return Distribution(before, scaled, after, filtered, tuple(_steps(row, params, order, scaled, after)))
+
+
+# Of each filter: its parameter, its name for people, and the value with which it does nothing.
+_FILTERS = {"top_k": ("top-k", 0), "top_p": ("top-p", 1), "min_p": ("min-p", 0)}
+ORDERS: dict[SamplingOrder, tuple[str, ...]] = {
+    "huggingface": ("top_k", "top_p", "min_p"),
+    "vllm": ("min_p", "top_k", "top_p"),
+}
+"""The filters in the order in which each way runs them, after temperature."""
+
+
+def _filter(row: Tensor, params: SamplingParams, order: SamplingOrder) -> Tensor:
+    metadata = SamplingMetadata.build([SamplingRow(params, (), (), uniform=0.0)], row.shape[-1], row.device)
+    return filter_logits(row, metadata, order)
+
+
+def _steps(
+    row: Tensor,
+    params: SamplingParams,
+    order: SamplingOrder,
+    tempered: NDArray[np.float64],
+    after: NDArray[np.float64],
+) -> Iterator[FilterStep]:
+    """Run the engine with the first filter alone, then with the first two, and so on: what is left after each."""
+    is_greedy = params.sampling_type == SamplingType.GREEDY
+    names = ORDERS[order]
+    asked = [name for name in names if getattr(params, name) != _FILTERS[name][1] and not is_greedy]
+    left, mass = int((tempered > 0).sum()), 1.0
+    yield FilterStep("temperature", params.temperature, params.temperature != 1, left, mass)
+    wishes: dict[str, Any] = {"temperature": params.temperature}
+    for name in names:
+        wishes[name] = getattr(params, name)
+        if name in asked:
+            kept = after > 0
+            if name != asked[-1]:
+                finite = torch.isfinite(_filter(row, SamplingParams(**wishes), order))[0]
+                kept = finite.cpu().numpy() & (tempered > 0)
+            left, mass = int(kept.sum()), float(tempered[kept].sum())
+        yield FilterStep(_FILTERS[name][0], wishes[name], name in asked, left, mass)
 
 
 def _softmax(logits: Tensor) -> NDArray[np.float64]:

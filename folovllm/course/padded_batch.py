@@ -60,17 +60,40 @@ def pad_prompts(
 class PaddingEffect:
     """How far a padded batch's next-token logits are from those of each prompt alone in float32.
 
-    at_last_column, at_last_token: largest absolute difference, one a prompt; read in the last column, where
+    at_last_column, at_last_token: largest absolute difference, one per prompt; read in the last column, where
     ``generate`` reads, and at the last real token.
-    same_token: whether the last column has the same likeliest token, one a prompt.
+    next_tokens, expected_tokens: the id of the likeliest token, one per prompt; in the last column, and of the
+    prompt alone in float32.
     weight_bytes: of the model's weights in this dtype.
     """
 
     batch: PaddedBatch
     at_last_column: tuple[float, ...]
     at_last_token: tuple[float, ...]
-    same_token: tuple[bool, ...]
+    next_tokens: tuple[int, ...]
+    expected_tokens: tuple[int, ...]
     weight_bytes: int
+
+    @property
+    def same_token(self) -> tuple[bool, ...]:
+        """Whether the last column has the token that the prompt alone has, one per prompt."""
+        return tuple(token == other for token, other in zip(self.next_tokens, self.expected_tokens, strict=True))
+
+    def why(self, row: int, exact: "PaddingEffect", dtype: str) -> str:
+        """Say in what the last column's logits of a prompt differ from its logits alone, and why.
+
+        exact: the same way of padding in float32, which tells an error from a dtype's rounding.
+        """
+        real = self.batch.mask[row].nonzero().flatten()
+        start, shifted = int(self.batch.position_ids[row, real[0]]), exact.at_last_column[row] > 10 * ROUNDING
+        if int(real[-1]) < self.batch.mask.shape[1] - 1:
+            return "read in a cell of padding, not at its last token"
+        if start and shifted:
+            return f"its positions begin at {start}, not at 0"
+        rounded = f"; {dtype} rounds" if self.at_last_column[row] > ROUNDING else ""
+        if start:
+            return f"its positions begin at {start}, but for this model only distances count{rounded}"
+        return f"read at its last token, positions from 0: {f'only {dtype} rounds' if rounded else 'nothing differs'}"
 
     def sentence(self) -> str:
         """State the result in one line."""
@@ -83,9 +106,13 @@ class PaddingEffect:
         )
 
 
+ROUNDING = 0.001
+"""Below this an error is float32's rounding, which differs from machine to machine."""
+
+
 def show_error(error: float) -> str:
-    """Return an error as text; below 0.001 it is float32's rounding, which differs from machine to machine."""
-    return "less than 0.001" if error < 0.001 else f"{error:.2g}"
+    """Return an error as text."""
+    return f"less than {ROUNDING}" if error < ROUNDING else f"{error:.2g}"
 
 
 Setting = tuple[Side, Positions, str]
@@ -126,7 +153,8 @@ def _compare(logits: Tensor, alone: list[Tensor], batch: PaddedBatch, model: Pre
         batch=batch,
         at_last_column=tuple(float((logits[row, -1] - alone[row]).abs().max()) for row in rows),
         at_last_token=tuple(float((logits[row, last[row]] - alone[row]).abs().max()) for row in rows),
-        same_token=tuple(bool(logits[row, -1].argmax() == alone[row].argmax()) for row in rows),
+        next_tokens=tuple(int(logits[row, -1].argmax()) for row in rows),
+        expected_tokens=tuple(int(each.argmax()) for each in alone),
         weight_bytes=sum(weight.nbytes for weight in model.parameters()),
     )
 

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from folovllm.course.png import encode_png
+
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 _CSS_DPI = 96
 SCALE = 2
@@ -95,7 +97,7 @@ class LivePicture:
         canvas.restore_region(self._background)
         for artist in self._moving:
             self.figure.draw_artist(artist)
-        return canvas_to_png(canvas)
+        return encode_png(np.asarray(canvas.buffer_rgba()))
 
 
 def to_html(png: bytes, alt: str) -> str:

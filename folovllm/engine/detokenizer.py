@@ -54,7 +54,7 @@ def _knows(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
     return token_id in tokenizer.get_vocab().values()
 
 
-def _token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, alone: str) -> bytes | None:
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int, alone: str) -> bytes | None:
     """Return the bytes that a token stands for, as its name tells them; None for a token that stands for text.
 
     Byte fallback names a token after its byte, ``<0xE4>``; byte-level BPE writes a letter for each, ``ä½``.
@@ -187,7 +187,7 @@ class Detokenizer:
             return ""
         new = text[len(self._shown) :]
         is_broken = _MARK in alone + new and not self._held
-        if is_broken and (in_bytes := _token_bytes(self.tokenizer, token_id, alone)) is not None:
+        if is_broken and (in_bytes := token_bytes(self.tokenizer, token_id, alone)) is not None:
             self._window, self._shown = [token_id], alone
             # A tokenizer that strips the end of a text shows a space only now, with what follows it.
             space = new.removesuffix(alone) if new.endswith(alone) else ""

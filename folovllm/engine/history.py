@@ -13,6 +13,7 @@ class SequenceRecord:
     """One unfinished or just finished sequence at the end of a step.
 
     num_scheduled_tokens: its tokens in this step, guesses included.  num_draft_tokens: the guesses.
+    output_token_ids: all that it has generated so far.
     block_table: block ids (of the host pool while swapped).  ref_counts: holders of each of them.
     preempted: ``waiting`` or ``swapped`` if it gave way in this step, else None.
     """
@@ -23,7 +24,9 @@ class SequenceRecord:
     num_scheduled_tokens: int
     num_draft_tokens: int
     num_computed_tokens: int
+    num_prompt_tokens: int
     num_output_tokens: int
+    output_token_ids: tuple[int, ...]
     num_cached_tokens: int
     block_table: tuple[int, ...]
     ref_counts: tuple[int, ...]
@@ -84,7 +87,9 @@ class History:
                         num_scheduled_tokens=len(item.token_ids) if item else 0,
                         num_draft_tokens=item.num_draft_tokens if item else 0,
                         num_computed_tokens=seq.num_computed_tokens,
+                        num_prompt_tokens=seq.data.get_prompt_len(),
                         num_output_tokens=seq.data.get_output_len(),
+                        output_token_ids=tuple(seq.data.output_token_ids),
                         num_cached_tokens=request.num_cached_tokens or 0,
                         block_table=tuple(seq.block_ids),
                         ref_counts=tuple(pool.ref_counts[block_id] for block_id in seq.block_ids),

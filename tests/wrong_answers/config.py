@@ -3,5 +3,163 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
+
+def seats_by_steps(num_readers, max_tokens, max_steps):
+    return -(-num_readers * max_tokens // max_steps)
+
+
+def seats_as_a_float(num_readers, max_tokens, max_steps):
+    return num_readers / ((max_steps - 1) // max_tokens + 1)
+
+
+def seats_never_below_two(num_readers, max_tokens, max_steps):
+    return max(2, -(-num_readers // ((max_steps - 1) // max_tokens + 1)))
+
+
+def seats_from_rounded_up_groups(num_readers, max_tokens, max_steps):
+    return -(-num_readers // -(-max_steps // max_tokens)) if max_steps > 1 else 1
+
+
+def bits(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
+    return 16 * num_layers * num_kv_heads * head_dim * bytes_per_number
+
+
+def always_float32(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
+    return 8 * num_layers * num_kv_heads * head_dim
+
+
+def both_kinds_of_heads(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
+    return num_layers * (num_heads + num_kv_heads) * head_dim * bytes_per_number
+
+
+def kilobytes(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
+    return 2 * num_layers * num_kv_heads * head_dim * bytes_per_number / 1024
+
+
+def by_the_first_reader(num_blocks, block_size, readers):
+    if not readers:
+        return 0
+    prompt, answer = readers[0]
+    return min(len(readers), num_blocks // -(-(prompt + answer - 1) // block_size))
+
+
+def by_the_longest_reader(num_blocks, block_size, readers):
+    needed = [-(-(prompt + answer - 1) // block_size) for prompt, answer in readers]
+    return min(len(readers), num_blocks // max(needed)) if needed else 0
+
+
+def prompt_and_answer_in_blocks_of_their_own(num_blocks, block_size, readers):
+    seated = 0
+    for prompt, answer in readers:
+        num_blocks -= -(-prompt // block_size) + -(-(answer - 1) // block_size)
+        if num_blocks < 0:
+            break
+        seated += 1
+    return seated
+
+
+def everybody_or_nobody(num_blocks, block_size, readers):
+    needed = sum(-(-(prompt + answer - 1) // block_size) for prompt, answer in readers)
+    return len(readers) if needed <= num_blocks else 0
+
+
+def readers_spoilt(num_blocks, block_size, readers):
+    seated = 0
+    while readers:
+        prompt, answer = readers.pop(0)
+        num_blocks -= -(-(prompt + answer - 1) // block_size)
+        if num_blocks < 0:
+            break
+        seated += 1
+    return seated
+
+
+def two_lasts_too_few(num_blocks, block_size, readers):
+    return sum(
+        sum(-(-(p + a - 2) // block_size) for p, a in readers[: i + 1]) <= num_blocks for i in range(len(readers))
+    )
+
+
+def type_error_for_a_wrong_type(value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"block_size must be an int >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def type_error_for_a_list(value):
+    if value < 1 or isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def none_instead_of_an_error(value):
+    return value if type(value) is int and value >= 1 else None
+
+
+def false_instead_of_an_error(value):
+    return value if type(value) is int and value >= 1 else False
+
+
+def field_not_named(value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"must be an int >= 1, got {value!r}")
+    return value
+
+
+def value_not_shown(value):
+    if type(value) is not int or value < 1:
+        raise ValueError("block_size must be an int >= 1")
+    return value
+
+
+def default_instead_of_an_error(value):
+    return value if type(value) is int and value >= 1 else 16
+
+
+def powers_of_two_only(value):
+    if type(value) is not int or value < 1 or value & (value - 1):
+        raise ValueError(f"block_size must be a power of two, got {value!r}")
+    return value
+
+
+def whole_floats_too(value):
+    if isinstance(value, float) and value.is_integer() and value >= 1:
+        return int(value)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def error_returned(value):
+    if type(value) is not int or value < 1:
+        return ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "seats_needed": [seats_by_steps, seats_as_a_float, seats_never_below_two],
+    "kv_bytes": [bits, always_float32, both_kinds_of_heads, kilobytes],
+    "num_fitting": [
+        by_the_first_reader,
+        by_the_longest_reader,
+        prompt_and_answer_in_blocks_of_their_own,
+        everybody_or_nobody,
+        readers_spoilt,
+        two_lasts_too_few,
+    ],
+    "block_size": [
+        type_error_for_a_wrong_type,
+        type_error_for_a_list,
+        none_instead_of_an_error,
+        false_instead_of_an_error,
+        field_not_named,
+        value_not_shown,
+        default_instead_of_an_error,
+        powers_of_two_only,
+        whole_floats_too,
+        error_returned,
+    ],
+}
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -3,5 +3,308 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
+import torch
+
+# -- share -------------------------------------------------------------------------------------------------
+
+
+def share_takes_off_the_need(running, waiting, budget, seats):
+    given = []
+    for i, need in enumerate(running + waiting):
+        given.append(min(need, budget) if i < seats else 0)
+        budget -= need
+    return given
+
+
+def share_takes_off_once(running, waiting, budget, seats):
+    left = budget - sum(running)
+    return running + [min(need, max(0, left)) if i + len(running) < seats else 0 for i, need in enumerate(waiting)]
+
+
+def share_leaves_the_unseated_out(running, waiting, budget, seats):
+    given = []
+    for need in (running + waiting)[:seats]:
+        given.append(min(need, budget - sum(given)))
+    return given
+
+
+def share_stops_at_the_end_of_the_budget(running, waiting, budget, seats):
+    given = []
+    for need in (running + waiting)[:seats]:
+        if sum(given) == budget:
+            break
+        given.append(min(need, budget - sum(given)))
+    return given
+
+
+def share_changes_the_list(running, waiting, budget, seats):
+    running += waiting
+    for i, need in enumerate(running):
+        running[i] = min(need, budget) if i < seats else 0
+        budget -= running[i]
+    return running
+
+
+def share_of_the_waiting(running, waiting, budget, seats):
+    given = []
+    for need in running + waiting:
+        given.append(min(need, budget - sum(given)) if len(given) < seats else 0)
+    return given[len(running) :]
+
+
+def share_as_a_tuple(running, waiting, budget, seats):
+    given = ()
+    for need in running + waiting:
+        given += (min(need, budget - sum(given)) if len(given) < seats else 0,)
+    return given
+
+
+def share_one_for_all_that_run(running, waiting, budget, seats):
+    given = [1 for _ in running]
+    for need in waiting:
+        given.append(min(need, budget - sum(given)) if len(given) < seats else 0)
+    return given
+
+
+# -- shown -------------------------------------------------------------------------------------------------
+
+
+def shown_as_bytes(data, stop):
+    return data.decode(errors="ignore").encode()
+
+
+def shown_up_to_the_first_mark(data, stop):
+    return data.decode(errors="replace").split("\ufffd")[0]
+
+
+def shown_without_the_last_letter(data, stop):
+    return data.decode(errors="ignore")[:-1]
+
+
+def shown_all_or_nothing(data, stop):
+    text = data.decode(errors="ignore")
+    return "" if any(text.endswith(each[0]) for each in stop) else text
+
+
+def shown_stripped(data, stop):
+    return data.decode(errors="ignore").rstrip("".join(stop))
+
+
+def shown_by_the_first_that_fits(data, stop):
+    text = data.decode(errors="ignore")
+    for each in stop:
+        for size in range(len(each) - 1, 0, -1):
+            if text.endswith(each[:size]):
+                return text[:-size]
+    return text
+
+
+def shown_only_for_endings_but_for_one(data, stop):
+    text = data.decode(errors="ignore")
+    for each in stop:
+        if text.endswith(each[:-1]):
+            return text[: len(text) - len(each) + 1]
+    return text
+
+
+def shown_with_half_a_character_as_latin(data, stop):
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    for start in range(len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_without_the_last_bytes(data, stop):
+    text = data[: len(data) - len(data) % 2].decode(errors="ignore")
+    for start in range(len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
+# -- why ---------------------------------------------------------------------------------------------------
+
+
+def why_leaves_eos_out_of_the_length(output, eos, stop_token_ids, min_tokens, max_tokens):
+    """From the read-through of the first edition, where it was called right."""
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len([t for t in output if t != eos]) >= max_tokens else None
+
+
+def why_as_one_word(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens and output[-1] in (eos, *stop_token_ids):
+        return "stop"
+    return "length" if len(output) >= max_tokens else None
+
+
+def why_waits_for_the_length_too(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) < min_tokens:
+        return None
+    if output[-1] == eos:
+        return "stop", None
+    if output[-1] in stop_token_ids:
+        return "stop", output[-1]
+    return ("length", None) if len(output) == max_tokens + 1 else None
+
+
+def why_min_tokens_for_eos_only(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if output[-1] == eos and len(output) >= min_tokens:
+        return "stop", None
+    if output[-1] in stop_token_ids:
+        return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_stop_ids_anywhere(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        for each in stop_token_ids:
+            if each in output:
+                return "stop", each
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_all_stop_ids(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", stop_token_ids[0]
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_none_as_a_pair(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else (None, None)
+
+
+# -- generate ----------------------------------------------------------------------------------------------
+
+
+def generate_until_eos_is_anywhere(tokenizer, model, sampler, text, max_tokens):
+    """From the read-through of the first edition, where it was called right."""
+    ids = tokenizer.encode(text)
+    length = len(ids)
+    while len(ids) - length < max_tokens and tokenizer.eos_token_id not in ids:
+        ids.append(int(sampler(model(torch.tensor([ids])).logits[:, -1])))
+    return ids[length:]
+
+
+def generate_without_a_sampler(tokenizer, model, sampler, text, max_tokens):
+    """From the read-through of the first edition, where it was called right."""
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(model(torch.tensor([ids + output])).logits[0, -1].argmax()))
+    return output
+
+
+def generate_without_an_end(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    for _ in range(max_tokens):
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
+    return output
+
+
+def generate_from_the_newest(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        ids = [int(sampler(model(torch.tensor([ids])).logits[:, -1]))]
+        output += ids
+    return output
+
+
+def generate_tensors(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        token = sampler(model(torch.tensor([ids + output])).logits[:, -1])
+        output.append(token)
+    return output
+
+
+def generate_counts_the_prompt(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(ids + output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
+    return output
+
+
+def generate_the_text_alone(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([output + ids])).logits[:, -1])))
+    return output
+
+
+def generate_at_most_one_less(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    for _ in range(max_tokens - 1):
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
+        if output[-1] == tokenizer.eos_token_id:
+            break
+    return output
+
+
+def generate_without_the_batch(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor(ids + output)).logits[:, -1])))
+    return output
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "share": [
+        share_takes_off_the_need,
+        share_takes_off_once,
+        share_leaves_the_unseated_out,
+        share_stops_at_the_end_of_the_budget,
+        share_changes_the_list,
+        share_of_the_waiting,
+        share_as_a_tuple,
+        share_one_for_all_that_run,
+    ],
+    "shown": [
+        shown_as_bytes,
+        shown_up_to_the_first_mark,
+        shown_without_the_last_letter,
+        shown_all_or_nothing,
+        shown_stripped,
+        shown_by_the_first_that_fits,
+        shown_only_for_endings_but_for_one,
+        shown_with_half_a_character_as_latin,
+        shown_without_the_last_bytes,
+    ],
+    "why": [
+        why_leaves_eos_out_of_the_length,
+        why_as_one_word,
+        why_waits_for_the_length_too,
+        why_min_tokens_for_eos_only,
+        why_stop_ids_anywhere,
+        why_all_stop_ids,
+        why_none_as_a_pair,
+    ],
+    "generate": [
+        generate_until_eos_is_anywhere,
+        generate_without_a_sampler,
+        generate_without_an_end,
+        generate_from_the_newest,
+        generate_tensors,
+        generate_counts_the_prompt,
+        generate_the_text_alone,
+        generate_at_most_one_less,
+        generate_without_the_batch,
+    ],
+}
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -3,5 +3,258 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
-EQUIVALENT: dict[str, dict[str, str]] = {}
+import torch
+
+
+def temperature_without_none(logits, temperature):
+    return (logits / temperature.mean()).softmax(dim=-1)
+
+
+def temperature_of_the_first_row(logits, temperature):
+    if temperature[0] == 0:
+        return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    return (logits / temperature[0]).softmax(dim=-1)
+
+
+def temperature_in_place(logits, temperature):
+    best = logits.argmax(dim=-1)
+    logits /= temperature[:, None]
+    probs = logits.softmax(dim=-1)
+    probs[temperature == 0] = torch.nn.functional.one_hot(best, logits.shape[-1]).float()[temperature == 0]
+    return probs
+
+
+def temperature_zero_means_one(logits, temperature):
+    return (logits / torch.where(temperature > 0, temperature, 1.0)[:, None]).softmax(dim=-1)
+
+
+def temperature_ids_at_zero(logits, temperature):
+    return logits.argmax(dim=-1) if (temperature == 0).all() else (logits / temperature[:, None]).softmax(dim=-1)
+
+
+def temperature_all_largest(logits, temperature):
+    probs = (logits / temperature[:, None]).softmax(dim=-1)
+    largest = (logits == logits.amax(dim=-1, keepdim=True)).float()
+    return torch.where(temperature[:, None] > 0, probs, largest / largest.sum(dim=-1, keepdim=True))
+
+
+def temperature_log_softmax(logits, temperature):
+    probs = (logits / temperature[:, None]).log_softmax(dim=-1)
+    greedy = torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float().log()
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def temperature_as_a_list(logits, temperature):
+    return [row.tolist() for row in (logits / temperature[:, None]).softmax(dim=-1)]
+
+
+def top_p_one_more(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    count = int((ranked.cumsum(0) <= p).sum()) + 1
+    keep = torch.zeros(len(probs), dtype=torch.bool)
+    keep[order[:count]] = True
+    return keep
+
+
+def top_p_ids(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return order[ranked.cumsum(0) - ranked < p]
+
+
+def top_p_floats(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return torch.zeros_like(probs).scatter(0, order, (ranked.cumsum(0) - ranked < p).float())
+
+
+def top_p_unlikeliest_first(probs, p):
+    ranked, order = probs.sort(stable=True)
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
+def top_p_searched(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    keep = torch.arange(len(probs)) < torch.searchsorted(ranked.cumsum(0), p)
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, keep)
+
+
+def top_p_by_value(probs, p):
+    return probs >= p
+
+
+def min_p_of_the_first_row(logits, min_p):
+    return logits.masked_fill(logits < logits[0].max() + min_p.log()[:, None], -torch.inf)
+
+
+def min_p_with_one_threshold(logits, min_p):
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + min_p.log().max(), -torch.inf)
+
+
+def min_p_in_place(logits, min_p):
+    logits[logits < logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]] = -torch.inf
+    return logits
+
+
+def min_p_exp_overflows(logits, min_p):
+    powers = logits.exp()
+    return logits.masked_fill(powers < min_p[:, None] * powers.amax(dim=-1, keepdim=True), -torch.inf)
+
+
+def min_p_strict(logits, min_p):
+    return logits.masked_fill(logits <= logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None], -torch.inf)
+
+
+def min_p_log10(logits, min_p):
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + min_p.log10()[:, None], -torch.inf)
+
+
+def min_p_over_requests(logits, min_p):
+    return logits.masked_fill(logits < logits.amax(dim=0, keepdim=True) + min_p.log()[:, None], -torch.inf)
+
+
+def min_p_log_probabilities(logits, min_p):
+    logits = logits.log_softmax(dim=-1)
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None], -torch.inf)
+
+
+def min_p_large_negative(logits, min_p):
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None], -1e9)
+
+
+def penalties_in_place(logits, prompt, output, repetition, frequency, presence):
+    for token in set(prompt + output):
+        logits[token] = logits[token] / repetition if logits[token] > 0 else logits[token] * repetition
+    for token in set(output):
+        logits[token] -= frequency * output.count(token) + presence
+    return logits
+
+
+def penalties_of_the_prompt_extended(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    prompt += output
+    for token in set(prompt):
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output):
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_presence_for_all(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in set(prompt + output):
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_added(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in set(prompt + output):
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output):
+        row[token] += frequency * output.count(token) + presence
+    return row
+
+
+def penalties_of_probabilities(logits, prompt, output, repetition, frequency, presence):
+    row = logits.softmax(dim=-1)
+    for token in set(prompt + output):
+        row[token] /= repetition
+    for token in set(output):
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_normalised(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in set(prompt + output):
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output):
+        row[token] -= frequency * output.count(token) / len(output) + presence
+    return row
+
+
+def penalties_newest_only(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in {*prompt, *output}:
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in output[-1:]:
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_by_power(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in {*prompt, *output}:
+        by = repetition ** output.count(token)
+        row[token] = row[token] / by if row[token] > 0 else row[token] * by
+    for token in set(output):
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def stop_split_at_all(text, stop):
+    for each in stop:
+        text = text.split(each)[0]
+    return text
+
+
+def stop_split_longest_first(text, stop):
+    for each in sorted(stop, key=len, reverse=True):
+        text = text.split(each)[0]
+    return text
+
+
+def stop_one_more(text, stop):
+    found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0]] if found else text
+
+
+def stop_tie_last_of_the_list(text, stop):
+    found = [(text.index(each) + len(each), -i) for i, each in enumerate(stop) if each in text]
+    return text if not found else text[: min(found)[0] - len(stop[-min(found)[1]])]
+
+
+def stop_none_without(text, stop):
+    found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]])] if found else None
+
+
+def stop_stripped(text, stop):
+    found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]])].rstrip(".") if found else text
+
+
+def stop_by_find_of_minus_one(text, stop):
+    return text[: min((text.find(each) for each in stop), default=len(text))]
+
+
+def stop_removes_from_the_list(text, stop):
+    while stop and stop[-1] not in text:
+        stop.pop()
+    found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]])] if found else text
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    name: [each for key, each in list(globals().items()) if key.startswith(f"{name}_")]
+    for name in ("temperature", "top_p", "min_p", "penalties", "stop")
+}
+_LAST = "rows have two dimensions: the last one is number 1"
+_FIRST = "the last of one dimension is the first too"
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "temperature": {
+        "probs = (logits / temperature[:, None]).softmax(dim=1)": _LAST,
+        "best = logits.argmax(dim=1, keepdim=True)": _LAST,
+    },
+    "top_p": {
+        "ranked, order = probs.sort(stable=False)": "PyTorch sorts so few numbers stably all the same",
+        "ranked, order = (ranked.flip(-1), order.flip(0))": _FIRST,
+        "ranked, order = (ranked.flip(0), order.flip(-1))": _FIRST,
+        "keep = ranked.cumsum(-1) - ranked < p": _FIRST,
+        "return torch.zeros_like(keep).scatter(-1, order, keep)": _FIRST,
+    },
+    "min_p": {"threshold = logits.amax(dim=1, keepdim=True) + min_p.log()[:, None]": _LAST},
+    "penalties": {
+        "row[token] = value / repetition if value >= 0 else value * repetition": "0 stays 0 either way",
+    },
+}

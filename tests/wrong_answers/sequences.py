@@ -3,5 +3,297 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
+
+def fork_returns_a_tuple_of_two(tokens, seed, num_forks, new_token):
+    return tokens, [*tokens, new_token]
+
+
+def fork_returns_what_append_returns(tokens, seed, num_forks, new_token):
+    return tokens, tokens.copy().append(new_token), seed + num_forks + 1
+
+
+def fork_parent_is_empty(tokens, seed, num_forks, new_token):
+    return [], [*tokens, new_token], seed + num_forks + 1
+
+
+def fork_new_token_first(tokens, seed, num_forks, new_token):
+    return tokens, [new_token, *tokens], seed + num_forks + 1
+
+
+def fork_takes_the_last_token_away_again(tokens, seed, num_forks, new_token):
+    child = tokens
+    child.append(new_token)
+    result = list(child)
+    child.pop()
+    return [], result, seed + num_forks + 1
+
+
+def fork_replaces_the_last(tokens, seed, num_forks, new_token):
+    return tokens, [*tokens[:-1], new_token], seed + num_forks + 1
+
+
+def fork_nests(tokens, seed, num_forks, new_token):
+    return tokens, [tokens, new_token], seed + num_forks + 1
+
+
+def fork_returns_tuples(tokens, seed, num_forks, new_token):
+    return tuple(tokens), (*tokens, new_token), seed + num_forks + 1
+
+
+def fork_draws_a_seed_from_the_parents(tokens, seed, num_forks, new_token):
+    return tokens, [*tokens, new_token], seed * (num_forks + 2)
+
+
+def copies_counts(tables, lengths, block_size):
+    holders = [block for table in tables for block in table]
+    return sum(length % block_size > 0 and holders.count(t[-1]) > 1 for t, length in zip(tables, lengths, strict=True))
+
+
+def copies_changes_the_tables(tables, lengths, block_size):
+    copied = []
+    for i, (table, length) in enumerate(zip(tables, lengths, strict=True)):
+        if length % block_size and any(table[-1] in other for other in tables[i + 1 :] + tables[:i]):
+            copied.append(table[-1])
+            table[-1] = -1 - i
+    return copied
+
+
+def copies_looks_only_ahead(tables, lengths, block_size):
+    later = [block for table in tables for block in table]
+    copied = []
+    for table, length in zip(tables, lengths, strict=True):
+        for block in table:
+            later.remove(block)
+        if length % block_size and table[-1] in later:
+            copied.append(table[-1])
+    return copied
+
+
+def copies_tests_for_a_block_to_come(tables, lengths, block_size):
+    holders = [block for table in tables for block in table]
+    copied = []
+    for table, length in zip(tables, lengths, strict=True):
+        if (length + 1) % block_size and holders.count(table[-1]) > 1:
+            holders.remove(table[-1])
+            copied.append(table[-1])
+    return copied
+
+
+def copies_first_block(tables, lengths, block_size):
+    holders = [block for table in tables for block in table]
+    copied = []
+    for table, length in zip(tables, lengths, strict=True):
+        if length % block_size and holders.count(table[0]) > 1:
+            holders.remove(table[0])
+            copied.append(table[0])
+    return copied
+
+
+def copies_returns_who_copies(tables, lengths, block_size):
+    holders = [block for table in tables for block in table]
+    copied = []
+    for i, (table, length) in enumerate(zip(tables, lengths, strict=True)):
+        if length % block_size and holders.count(table[-1]) > 1:
+            holders.remove(table[-1])
+            copied.append(i)
+    return copied
+
+
+def copies_nothing(tables, lengths, block_size):
+    return []
+
+
+def family_rounds_down(prompt_len, length, n, block_size):
+    if length == prompt_len:
+        return -(-prompt_len // block_size)
+    shared = prompt_len // block_size
+    return shared + n * (length // block_size - shared)
+
+
+def family_adds_one_always(prompt_len, length, n, block_size):
+    shared = prompt_len // block_size
+    return shared + n * (length // block_size + 1 - shared)
+
+
+def family_last_holder_needs_none(prompt_len, length, n, block_size):
+    shared = -(-prompt_len // block_size)
+    return shared + n * (-(-length // block_size) - shared) + (n - 1 if length > prompt_len else 0)
+
+
+def family_all_tokens_together(prompt_len, length, n, block_size):
+    return -(-(prompt_len + n * (length - prompt_len)) // block_size)
+
+
+def family_float(prompt_len, length, n, block_size):
+    if length == prompt_len:
+        return float(-(-prompt_len // block_size))
+    shared = prompt_len // block_size
+    return float(shared + n * (-(-length // block_size) - shared))
+
+
+def family_not_written_means_one_token(prompt_len, length, n, block_size):
+    if length <= prompt_len + 1:
+        return -(-prompt_len // block_size)
+    shared = prompt_len // block_size
+    return shared + n * (-(-length // block_size) - shared)
+
+
+def preempt_forgets_what_was_freed(running, free, host_free):
+    running, moved = list(running), []
+    while running and sum(each[3] for each in running) > free:
+        name, live, held, _ = running.pop()
+        swap = live > 1 and held <= host_free
+        host_free -= held if swap else 0
+        moved.append((name, "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_takes_them_from_the_callers_list(running, free, host_free):
+    moved = []
+    while sum(each[3] for each in running) > free:
+        name, live, held, _ = running.pop()
+        free += held
+        swap = live > 1 and held <= host_free
+        host_free -= held if swap else 0
+        moved.append((name, "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_asks_whether_anything_is_free(running, free, host_free):
+    running, moved = list(running), []
+    while running and free <= 0:
+        name, live, held, _ = running.pop()
+        free += held
+        swap = live > 1 and held <= host_free
+        host_free -= held if swap else 0
+        moved.append((name, "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_only_the_largest_need(running, free, host_free):
+    running, moved = list(running), []
+    while running and max(each[3] for each in running) > free:
+        name, live, held, _ = running.pop()
+        free += held
+        swap = live > 1 and held <= host_free
+        host_free -= held if swap else 0
+        moved.append((name, "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_only_who_needs_a_block(running, free, host_free):
+    running, moved = list(running), []
+    for each in running[::-1]:
+        if sum(other[3] for other in running) <= free:
+            break
+        if each[3]:
+            running.remove(each)
+            free += each[2]
+            swap = each[1] > 1 and each[2] <= host_free
+            host_free -= each[2] if swap else 0
+            moved.append((each[0], "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_host_must_stay_larger(running, free, host_free):
+    running, moved = list(running), []
+    while sum(each[3] for each in running) > free:
+        name, live, held, _ = running.pop()
+        free += held
+        swap = live > 1 and held < host_free
+        host_free -= held if swap else 0
+        moved.append((name, "swapped" if swap else "waiting"))
+    return moved
+
+
+def preempt_names_alone(running, free, host_free):
+    running, moved = list(running), []
+    while sum(each[3] for each in running) > free:
+        name, _, held, _ = running.pop()
+        free += held
+        moved.append(name)
+    return moved
+
+
+def _sums(totals, logprobs):
+    return [(totals[i] + value, i, token) for i, row in enumerate(logprobs) for token, value in enumerate(row)]
+
+
+def beam_step_with_the_sums(totals, logprobs, width):
+    return sorted(_sums(totals, logprobs), reverse=True)[:width]
+
+
+def beam_step_of_lists(totals, logprobs, width):
+    return [[text, token] for _, text, token in sorted(_sums(totals, logprobs), reverse=True)[:width]]
+
+
+def beam_step_width_per_text(totals, logprobs, width):
+    best = [
+        sorted((each for each in _sums(totals, logprobs) if each[1] == i), reverse=True) for i in range(len(totals))
+    ]
+    return [(text, token) for each in best for _, text, token in each[:width]]
+
+
+def beam_step_one_too_few(totals, logprobs, width):
+    return [(text, token) for _, text, token in sorted(_sums(totals, logprobs), reverse=True)[: max(1, width - 1)]]
+
+
+def beam_step_at_most_as_many_as_texts(totals, logprobs, width):
+    best = sorted(_sums(totals, logprobs), reverse=True)[: min(width, len(totals))]
+    return [(text, token) for _, text, token in best]
+
+
+def beam_step_sorts_the_callers_rows(totals, logprobs, width):
+    for row in logprobs:
+        row.sort(reverse=True)
+    return [(text, token) for _, text, token in sorted(_sums(totals, logprobs), reverse=True)[:width]]
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "fork": [
+        fork_returns_a_tuple_of_two,
+        fork_returns_what_append_returns,
+        fork_parent_is_empty,
+        fork_new_token_first,
+        fork_takes_the_last_token_away_again,
+        fork_replaces_the_last,
+        fork_nests,
+        fork_returns_tuples,
+        fork_draws_a_seed_from_the_parents,
+    ],
+    "copies": [
+        copies_counts,
+        copies_changes_the_tables,
+        copies_looks_only_ahead,
+        copies_tests_for_a_block_to_come,
+        copies_first_block,
+        copies_returns_who_copies,
+        copies_nothing,
+    ],
+    "family_blocks": [
+        family_rounds_down,
+        family_adds_one_always,
+        family_last_holder_needs_none,
+        family_all_tokens_together,
+        family_float,
+        family_not_written_means_one_token,
+    ],
+    "preempt": [
+        preempt_forgets_what_was_freed,
+        preempt_takes_them_from_the_callers_list,
+        preempt_asks_whether_anything_is_free,
+        preempt_only_the_largest_need,
+        preempt_only_who_needs_a_block,
+        preempt_host_must_stay_larger,
+        preempt_names_alone,
+    ],
+    "beam_step": [
+        beam_step_with_the_sums,
+        beam_step_of_lists,
+        beam_step_width_per_text,
+        beam_step_one_too_few,
+        beam_step_at_most_as_many_as_texts,
+        beam_step_sorts_the_callers_rows,
+    ],
+}
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -1,26 +1,320 @@
 """The exercises of chapter 02, with their solutions and the mistakes that they catch."""
 
+from collections.abc import Callable
+from random import Random
+
 import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.engine.detokenizer import find_stop
-from folovllm.sampling.sampler import apply_min_p, apply_temperature, apply_top_p
+from folovllm.sampling.logits_processors import apply_penalties
+from folovllm.sampling.sampler import apply_min_p, apply_temperature, choose_greedily
+
+_INF = float("inf")
+_PARTS = 64
+"""Generated probabilities are so many parts of 1: float32 adds them without rounding, so a tie is a tie."""
+
+# -- temperature -------------------------------------------------------------------------------------
 
 
-def temperature_solution(logits: Tensor, temperature: float) -> Tensor:
-    """Return the probabilities at a temperature."""
-    return apply_temperature(logits[None], torch.tensor([temperature]))[0].softmax(dim=-1)
+def temperature_solution(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Return each row's probabilities at its temperature; at 0 its largest logit has them all."""
+    probs = apply_temperature(logits, temperature.clamp(min=0.01)).softmax(dim=-1)
+    greedy = torch.zeros_like(logits).scatter(1, choose_greedily(logits)[:, None], 1.0)
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
+    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([1.0, 5.0, 300.0])
+    rows = []
+    for _ in range(rng.choice([1, 2, 3])):
+        row = [round(rng.uniform(-width, width), 2) for _ in range(size)]
+        row[rng.randrange(size)] = max(row)  # often two equal ones
+        if size > 1 and rng.random() < 0.3:
+            row[row.index(min(row))] = -_INF
+        rows.append(row)
+    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.0, 0.05, 0.5, 0.7, 1.0, 1.5, 2.0]) for _ in rows])
+
+
+def _with_greedy(rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return an answer that is right at temperature 0 and follows a rule elsewhere."""
+
+    def answer(logits: Tensor, temperature: Tensor) -> Tensor:
+        is_greedy = temperature[:, None] == 0
+        return torch.where(is_greedy, temperature_solution(logits, temperature), rule(logits, temperature))
+
+    return answer
+
+
+def _times_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits * temperature[:, None]).softmax(dim=-1)
+
+
+def _minus_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits - temperature[:, None]).softmax(dim=-1)
+
+
+def _temperature_after_softmax(logits: Tensor, temperature: Tensor) -> Tensor:
+    return logits.softmax(dim=-1) / temperature[:, None]
+
+
+def _renormalised_probabilities(logits: Tensor, temperature: Tensor) -> Tensor:
+    scaled = _temperature_after_softmax(logits, temperature)
+    return scaled / scaled.sum(dim=-1, keepdim=True)
+
+
+def _only_scaled(logits: Tensor, temperature: Tensor) -> Tensor:
+    return logits / temperature[:, None]
+
+
+def _overflowing_softmax(logits: Tensor, temperature: Tensor) -> Tensor:
+    powers = (logits / temperature[:, None]).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
+
+
+def _divided_by_zero(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature[:, None]).softmax(dim=-1)
+
+
+def _raised_to_a_tenth(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature.clamp(min=0.1)[:, None]).softmax(dim=-1)
+
+
+def _almost_zero(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature.clamp(min=1e-6)[:, None]).softmax(dim=-1)
+
+
+def _along_the_vocabulary(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature).softmax(dim=-1)
+
+
+def _softmax_over_requests(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature[:, None]).softmax(dim=0)
+
+
+# -- top-p ---------------------------------------------------------------------------------------------
 
 
 def top_p_solution(probs: Tensor, p: float) -> Tensor:
-    """Return which tokens stay: True or False for each."""
-    return apply_top_p(probs.log()[None], torch.tensor([p], dtype=torch.float64))[0] > -torch.inf
+    """Return which tokens stay: True or False for each. (The engine's rule, in probabilities instead of logits.)"""
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    mass_before = ranked.double().cumsum(0) - ranked
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(0, order, mass_before < p)
 
 
-def min_p_solution(probs: Tensor, min_p: float) -> Tensor:
-    """Return which tokens stay: True or False for each."""
-    return apply_min_p(probs.log()[None], torch.tensor([min_p]))[0] > -torch.inf
+def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
+    size = rng.choice([1, 2, 3, 4, 5, 8])
+    cuts = sorted(rng.choice([0, 8, 16, 32, 48, _PARTS, rng.randint(0, _PARTS)]) for _ in range(size - 1))
+    edges = [0, *cuts, _PARTS]  # equal cuts: tokens of probability 0
+    probs = [(end - start) / _PARTS for start, end in zip(edges, edges[1:], strict=False)]
+    rng.shuffle(probs)
+    # Whether p = 1 keeps what has no probability is nobody's question.
+    most = _PARTS - (0.0 in probs)
+    return torch.tensor(probs), min(most, rng.choice([8, 16, 32, 48, 56, _PARTS, rng.randint(1, _PARTS)])) / _PARTS
+
+
+def _ranked(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities, likeliest first, of equal ones the last; and the tokens that have them."""
+    ranked, order = probs.sort(stable=True)
+    return ranked.flip(0), order.flip(0)
+
+
+def _mask(order: Tensor, keep: Tensor) -> Tensor:
+    return torch.zeros_like(keep).scatter(0, order, keep)
+
+
+def _notes_top_p(probs: Tensor, p: float) -> Tensor:
+    ranked, order = _ranked(probs)
+    return _mask(order, ranked.cumsum(0) <= p)
+
+
+def _notes_top_p_and_the_first(probs: Tensor, p: float) -> Tensor:
+    ranked, order = _ranked(probs)
+    keep = ranked.cumsum(0) <= p
+    keep[0] = True
+    return _mask(order, keep)
+
+
+def _one_too_many_at_a_tie(probs: Tensor, p: float) -> Tensor:
+    ranked, order = _ranked(probs)
+    return _mask(order, ranked.cumsum(0) - ranked <= p)
+
+
+def _unsorted_top_p(probs: Tensor, p: float) -> Tensor:
+    return probs.cumsum(0) - probs < p
+
+
+def _mask_in_rank_order(probs: Tensor, p: float) -> Tensor:
+    ranked, _ = _ranked(probs)
+    return ranked.cumsum(0) - ranked < p
+
+
+def _order_used_the_wrong_way(probs: Tensor, p: float) -> Tensor:
+    ranked, order = probs.sort(descending=True)
+    return (ranked.cumsum(0) - ranked < p)[order]
+
+
+def _flipped_order_used_the_wrong_way(probs: Tensor, p: float) -> Tensor:
+    ranked, order = _ranked(probs)
+    return (ranked.cumsum(0) - ranked < p)[order]
+
+
+def _threshold_top_p(probs: Tensor, p: float) -> Tensor:
+    return probs >= 1 - p
+
+
+def _threshold_on_the_last_kept(probs: Tensor, p: float) -> Tensor:
+    ranked, _ = _ranked(probs)
+    return probs >= ranked[ranked.cumsum(0) - ranked < p][-1]
+
+
+def _first_of_equal_ones(probs: Tensor, p: float) -> Tensor:
+    ranked, order = probs.sort(descending=True, stable=True)
+    return _mask(order, ranked.cumsum(0) - ranked < p)
+
+
+# -- min-p ---------------------------------------------------------------------------------------------
+
+
+def min_p_solution(logits: Tensor, min_p: Tensor) -> Tensor:
+    """Return the logits, -inf for tokens less likely than their row's ``min_p`` times its likeliest token."""
+    return apply_min_p(logits, min_p)
+
+
+def _make_min_p_case(rng: Random) -> tuple[Tensor, Tensor]:
+    size = rng.choice([1, 2, 3, 5, 8])
+    rows = []
+    for _ in range(rng.choice([1, 2, 3])):
+        top = rng.choice([-20.0, -2.0, 0.0, 3.0, 1000.0])
+        # Halves lie far from the logarithm of every min_p below: no rounding decides.
+        row = [top - 0.5 * rng.choice([0, 1, 2, 3, 5, 7, 9]) for _ in range(size)]
+        row[rng.randrange(size)] = top
+        if size > 1 and rng.random() < 0.3:
+            row[row.index(min(row))] = -_INF
+        rows.append(row)
+    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0]) for _ in rows])
+
+
+def _drop(logits: Tensor, is_dropped: Tensor) -> Tensor:
+    return logits.masked_fill(is_dropped, -_INF)
+
+
+def _largest(logits: Tensor) -> Tensor:
+    return logits.amax(dim=-1, keepdim=True)
+
+
+def _absolute_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits.softmax(dim=-1) < min_p[:, None])
+
+
+def _share_of_the_logit(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits < min_p[:, None] * _largest(logits))
+
+
+def _maximum_of_the_batch(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits < logits.max() + min_p.log()[:, None])
+
+
+def _dropped_instead_of_kept(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits >= _largest(logits) + min_p.log()[:, None])
+
+
+def _share_of_the_mean(logits: Tensor, min_p: Tensor) -> Tensor:
+    probs = logits.softmax(dim=-1)
+    return _drop(logits, probs < min_p[:, None] * probs.mean(dim=-1, keepdim=True))
+
+
+def _minus_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits < _largest(logits) - min_p[:, None])
+
+
+def _probabilities_returned(logits: Tensor, min_p: Tensor) -> Tensor:
+    return min_p_solution(logits, min_p).softmax(dim=-1)
+
+
+def _probabilities_not_renormalised(logits: Tensor, min_p: Tensor) -> Tensor:
+    return logits.softmax(dim=-1).masked_fill(min_p_solution(logits, min_p) == -_INF, 0.0)
+
+
+def _mask_returned(logits: Tensor, min_p: Tensor) -> Tensor:
+    return min_p_solution(logits, min_p) > -_INF
+
+
+def _zero_for_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
+    return logits.masked_fill(logits < _largest(logits) + min_p.log()[:, None], 0.0)
+
+
+# -- penalties -------------------------------------------------------------------------------------------
+
+
+def penalties_solution(
+    logits: Tensor, prompt: list[int], output: list[int], repetition: float, frequency: float, presence: float
+) -> Tensor:
+    """Return one row of logits, [vocab], as the three penalties leave it."""
+    row = logits[None].clone()
+    values = (torch.tensor([each], dtype=torch.float32) for each in (repetition, frequency, presence))
+    apply_penalties(row, [prompt], [output], *values)
+    return row[0]
+
+
+def _make_penalties_case(rng: Random) -> tuple[Tensor, list[int], list[int], float, float, float]:
+    size = rng.choice([1, 3, 5])
+    logits = [0.5 * rng.randint(-6, 6) for _ in range(size)]
+    if rng.random() < 0.2:
+        logits[0] = -_INF
+    prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5]))] for _ in range(2))
+    some = rng.choice([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1)])
+    repetition = rng.choice([0.5, 1.25, 2.0]) if some[0] else 1.0
+    frequency, presence = some[1] * rng.choice([-0.5, 0.3, 2.0]), some[2] * rng.choice([-1.0, 0.7, 2.0])
+    return torch.tensor(logits), prompt, output, repetition, frequency, presence
+
+
+def _penalties(
+    divide: Callable[[Tensor, float], Tensor] = lambda logit, by: logit / by if logit > 0 else logit * by,
+    repeated: Callable[[list[int], list[int]], list[int]] = lambda prompt, output: list({*prompt, *output}),
+    counted: Callable[[list[int], list[int]], list[int]] = lambda prompt, output: output,
+    subtract_first: bool = False,
+    presence_per_time: bool = False,
+) -> Callable[..., Tensor]:
+    """Return an answer with one part of the rule changed.
+
+    divide: what the repetition penalty does to a logit.  repeated: the tokens that it does it to, once for each time
+    that one is listed.  counted: the tokens whose occurrences the other two count.
+    """
+
+    def answer(
+        logits: Tensor, prompt: list[int], output: list[int], repetition: float, frequency: float, presence: float
+    ) -> Tensor:
+        def subtract() -> None:
+            tokens = counted(prompt, output)
+            for token in set(tokens):
+                count = tokens.count(token)
+                row[token] -= frequency * count + presence * (count if presence_per_time else 1)
+
+        row = logits.clone()
+        if subtract_first:
+            subtract()
+        for token in repeated(prompt, output):
+            row[token] = divide(row[token], repetition)
+        if not subtract_first:
+            subtract()
+        return row
+
+    return answer
+
+
+_divided_below_zero = _penalties(divide=lambda logit, by: logit / by)
+_subtracted_repetition = _penalties(divide=lambda logit, by: logit - by)
+_rewarded = _penalties(divide=lambda logit, by: logit * by if logit > 0 else logit / by)
+_once_per_occurrence = _penalties(repeated=lambda prompt, output: [*prompt, *output])
+_repetition_of_the_output = _penalties(repeated=lambda prompt, output: list(set(output)))
+_prompt_counted = _penalties(counted=lambda prompt, output: [*prompt, *output])
+_frequency_once = _penalties(counted=lambda prompt, output: list(set(output)))
+_subtracted_first = _penalties(subtract_first=True)
+_presence_per_time = _penalties(presence_per_time=True)
+
+# -- stop ------------------------------------------------------------------------------------------------
 
 
 def stop_solution(text: str, stop: list[str]) -> str:
@@ -29,51 +323,14 @@ def stop_solution(text: str, stop: list[str]) -> str:
     return text if found is None else text[: found[0]]
 
 
-def _times_temperature(logits: Tensor, temperature: float) -> Tensor:
-    return (logits * temperature).softmax(dim=-1)
-
-
-def _temperature_after_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return logits.softmax(dim=-1) / temperature
-
-
-def _renormalised_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    scaled = logits.softmax(dim=-1) / temperature
-    return scaled / scaled.sum()
-
-
-def _only_scaled(logits: Tensor, temperature: float) -> Tensor:
-    return logits / temperature
-
-
-def _notes_top_p(probs: Tensor, p: float) -> Tensor:
-    ranked, order = probs.sort(descending=True)
-    return torch.zeros_like(probs, dtype=torch.bool).scatter(0, order, ranked.cumsum(0) <= p)
-
-
-def _unsorted_top_p(probs: Tensor, p: float) -> Tensor:
-    return probs.cumsum(0) - probs < p
-
-
-def _mask_in_rank_order(probs: Tensor, p: float) -> Tensor:
-    ranked = probs.sort(descending=True).values
-    return ranked.cumsum(0) - ranked < p
-
-
-def _threshold_top_p(probs: Tensor, p: float) -> Tensor:
-    return probs >= 1 - p
-
-
-def _absolute_min_p(probs: Tensor, min_p: float) -> Tensor:
-    return probs >= min_p
-
-
-def _dropped_instead_of_kept(probs: Tensor, min_p: float) -> Tensor:
-    return probs < min_p * probs.max()
-
-
-def _share_of_the_mean(probs: Tensor, min_p: float) -> Tensor:
-    return probs >= min_p * probs.mean()
+def _make_stop_case(rng: Random) -> tuple[str, list[str]]:
+    text = "".join(rng.choice("ab.") for _ in range(rng.choice([0, 3, 6, 12])))
+    end = rng.randint(0, len(text))
+    stop = ["".join(rng.choice("ab.") for _ in range(rng.choice([1, 2, 3]))) for _ in range(rng.choice([0, 1, 2]))]
+    together = [text[max(0, end - length) : end] for length in rng.sample([1, 2, 3, 4], 2)]
+    stop += [each for each in dict.fromkeys(together) if each]  # often two that the same letter completes
+    rng.shuffle(stop)
+    return text, stop
 
 
 def _first_in_the_list(text: str, stop: list[str]) -> str:
@@ -81,7 +338,7 @@ def _first_in_the_list(text: str, stop: list[str]) -> str:
 
 
 def _earliest_beginning(text: str, stop: list[str]) -> str:
-    return text[: min(text.index(each) for each in stop if each in text)] if any(s in text for s in stop) else text
+    return text[: min((text.index(each) for each in stop if each in text), default=len(text))]
 
 
 def _kept_in_the_text(text: str, stop: list[str]) -> str:
@@ -93,51 +350,137 @@ def _only_at_the_end(text: str, stop: list[str]) -> str:
     return next((text.removesuffix(each) for each in stop if text.endswith(each)), text)
 
 
-_GIVEN = [
-    torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]),  # the notes' example
-    torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15]),
-    torch.tensor([0.02, 0.9, 0.05, 0.03]),
-    torch.tensor([0.26, 0.24, 0.23, 0.27]),
-]
-_LOGITS = [torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.tensor([0.3, -4.0, 5.0, 0.1, 0.2])]
+def _cut_by(text: str, stop: list[str], rank: Callable[[int, str], object], find: Callable[..., int] = str.find) -> str:
+    """Cut before the stop string that comes first in an order. rank: of where it begins, and of itself."""
+    found = [(find(text, each), each) for each in stop if each in text]
+    return text[: min(found, key=lambda pair: rank(*pair))[0]] if found else text  # type: ignore[arg-type, return-value]
+
+
+def _last_occurrence(text: str, stop: list[str]) -> str:
+    return _cut_by(text, stop, lambda start, each: start + len(each), str.rfind)
+
+
+def _tie_by_alphabet(text: str, stop: list[str]) -> str:
+    return _cut_by(text, stop, lambda start, each: (start + len(each), each))
+
+
+def _longer_of_two(text: str, stop: list[str]) -> str:
+    return _cut_by(text, stop, lambda start, each: (start + len(each), start))
+
+
+def _shorter_of_two(text: str, stop: list[str]) -> str:
+    return _cut_by(text, stop, lambda start, each: (start + len(each), len(each)))
+
+
+_AT_ZERO = "; and at temperature 0 the largest logit gets all of the probability"
+_MULTIPLIED = "you multiply by the temperature: 0.5 then flattens and 1.5 sharpens, the wrong way round; divide"
+_TOO_LATE = "you divide probabilities, so they no longer add up to 1; divide the logits, before the softmax"
+_NO_CHANGE = (
+    "above 0 your temperature changes nothing: dividing probabilities and normalising again does not, nor does "
+    "subtracting it from all logits of a row; divide the logits, before the softmax"
+)
+_NO_SOFTMAX = "you return scaled logits; the softmax that makes probabilities of them is missing"
+_OVERFLOW = (
+    "the exponential of a large logit is too large for float32, and the result is NaN; `softmax` subtracts the "
+    "largest logit first"
+)
+_WRONG_WAY = (
+    "`keep[order]` sorts the mask once more; `order[i]` says where the token of rank i belongs: `result[order] = keep`, "
+    "or `scatter`"
+)
 
 EXERCISES = [
     Exercise(
         name="temperature",
-        task="from logits to probabilities at a temperature",
+        task="from logits to probabilities, each row at a temperature of its own",
         solution=temperature_solution,
-        cases=[(logits, t) for logits in _LOGITS for t in (0.5, 0.7, 1.5)],
+        cases=[
+            (torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0.5])),
+            (torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0.0])),
+            (torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), torch.tensor([1.5, 0.0])),
+            (torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.0])),
+            (torch.tensor([[200.0, 199.0]]), torch.tensor([1.0])),
+        ],
+        generate=_make_temperature_case,
         mistakes=[
+            Mistake(_with_greedy(_times_temperature), _MULTIPLIED),
+            Mistake(_times_temperature, _MULTIPLIED + _AT_ZERO),
+            Mistake(_with_greedy(_temperature_after_softmax), _TOO_LATE),
+            Mistake(_temperature_after_softmax, _TOO_LATE + _AT_ZERO),
+            Mistake(_with_greedy(_renormalised_probabilities), _NO_CHANGE),
+            Mistake(_renormalised_probabilities, _NO_CHANGE + _AT_ZERO),
             Mistake(
-                _times_temperature,
-                "you multiply by the temperature: 0.5 then flattens and 1.5 sharpens, the wrong way round; divide",
+                _minus_temperature,
+                "you subtract the temperature from all logits of a row, which changes no probability; divide by it"
+                + _AT_ZERO,
+            ),
+            Mistake(_with_greedy(_only_scaled), _NO_SOFTMAX),
+            Mistake(_only_scaled, _NO_SOFTMAX + _AT_ZERO),
+            Mistake(_with_greedy(_overflowing_softmax), _OVERFLOW),
+            Mistake(_overflowing_softmax, _OVERFLOW + _AT_ZERO),
+            Mistake(
+                _divided_by_zero,
+                "right above 0; a row at temperature 0 is divided by 0 and comes out as NaN: choose the largest "
+                "logit there",
             ),
             Mistake(
-                _temperature_after_softmax,
-                "you divide probabilities, so they no longer add up to 1; divide the logits, before the softmax",
+                _raised_to_a_tenth,
+                "you raise small temperatures to 0.1: 0.05 is allowed and sharper, and 0 gives all of the probability "
+                "to the largest logit, however close the second is",
             ),
             Mistake(
-                _renormalised_probabilities,
-                "dividing probabilities and normalising again changes nothing; divide the logits, before the softmax",
+                _almost_zero,
+                "a tiny number in place of 0 lets two equal logits share the probability; greedy takes the first",
             ),
-            Mistake(_only_scaled, "you return scaled logits; the softmax that makes probabilities of them is missing"),
+            Mistake(
+                _along_the_vocabulary,
+                "you divide column by column; a temperature belongs to a row: make them a column, `temperature[:, None]`",
+            ),
+            Mistake(
+                _with_greedy(_softmax_over_requests),
+                "your softmax runs over the requests (dim=0); the probabilities of each row must add up to 1",
+            ),
         ],
         hints=(
-            "Temperature acts before the softmax.",
-            "Divide the logits by it, then let `softmax` make probabilities.",
+            "Temperature acts before the softmax, and each row has its own. What does division by 0 give?",
+            "Divide by `temperature[:, None]` and take the `softmax`. Where the temperature is 0, let `torch.where` "
+            "put a row of zeros with a single 1.",
         ),
-        code="return (logits / temperature).softmax(dim=-1)",
+        code=(
+            "probs = (logits / temperature[:, None]).softmax(dim=-1)\n"
+            "best = logits.argmax(dim=-1, keepdim=True)\n"
+            "greedy = torch.zeros_like(probs).scatter(1, best, 1.0)\n"
+            "return torch.where(temperature[:, None] > 0, probs, greedy)"
+        ),
     ),
     Exercise(
         name="top_p",
         task="which tokens does top-p keep?",
         solution=top_p_solution,
-        cases=[(probs, p) for probs in _GIVEN for p in (0.2, 0.62, 0.88, 0.93)],
+        cases=[
+            (torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]), 0.9),  # the notes' example
+            (torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15]), 0.9),
+            (torch.tensor([0.02, 0.9, 0.05, 0.03]), 0.5),
+            (torch.tensor([0.5, 0.25, 0.25]), 0.5),
+            (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.5),
+            (torch.tensor([0.26, 0.24, 0.23, 0.27]), 1.0),
+        ],
+        generate=_make_top_p_case,
         mistakes=[
             Mistake(
                 _notes_top_p,
                 "you drop the token that crosses p: for [.4 .3 .15 .1 .05] and p = .9 you keep 3 tokens with .85 of "
                 "the mass, the set must reach .9 and hold 4; where the first token is above p you keep none",
+            ),
+            Mistake(
+                _notes_top_p_and_the_first,
+                "you keep the first token always, but still drop the one that crosses p: for [.4 .3 .15 .1 .05] and "
+                "p = .9 your 3 tokens reach .85 only",
+            ),
+            Mistake(
+                _one_too_many_at_a_tie,
+                "where the sum is exactly p, the set has reached it: for [.5 .25 .25] and p = .5 one token is enough; "
+                "keep a token if the sum before it is *below* p",
             ),
             Mistake(
                 _unsorted_top_p, "you add up in the order of the vocabulary; sort, the likeliest token comes first"
@@ -146,9 +489,21 @@ EXERCISES = [
                 _mask_in_rank_order,
                 "your mask is in the order of the sorted tokens; put it back to where each token was (`scatter`)",
             ),
+            Mistake(_order_used_the_wrong_way, _WRONG_WAY),
+            Mistake(_flipped_order_used_the_wrong_way, f"nearly: {_WRONG_WAY}"),
             Mistake(
                 _threshold_top_p,
                 "you compare each probability with 1 - p; p is about the sum of the kept ones, not about single tokens",
+            ),
+            Mistake(
+                _threshold_on_the_last_kept,
+                "you keep every token as likely as the last that is needed: of [.25 .25 .25 .25] and p = .5 all four; "
+                "the set must be the smallest, which is two",
+            ),
+            Mistake(
+                _first_of_equal_ones,
+                "right, but for equal tokens at the border: of these the later ones of the vocabulary stay; "
+                "`probs.sort(stable=True)` and then `.flip(0)` ranks them so",
             ),
         ],
         hints=(
@@ -156,30 +511,129 @@ EXERCISES = [
             "Sort, add up, and keep a token if the sum of those *before* it is still below p. Then undo the sort.",
         ),
         code=(
-            "ranked, order = probs.sort(descending=True)\n"
+            "ranked, order = probs.sort(stable=True)\n"
+            "ranked, order = ranked.flip(0), order.flip(0)\n"
             "keep = ranked.cumsum(0) - ranked < p\n"
             "return torch.zeros_like(keep).scatter(0, order, keep)"
         ),
     ),
     Exercise(
         name="min_p",
-        task="which tokens does min-p keep?",
+        task="drop what min-p drops, in every row of a batch",
         solution=min_p_solution,
-        cases=[(probs, min_p) for probs in _GIVEN for min_p in (0.0, 0.06, 0.3, 0.9)],
+        cases=[
+            (torch.tensor([[3.0, 2.5, 0.0]]), torch.tensor([0.1])),
+            (torch.tensor([[3.0, 2.5, 0.0], [3.0, 2.5, 0.0]]), torch.tensor([0.9, 0.02])),
+            (torch.tensor([[3.0, 2.5, 0.0], [-5.0, -5.5, -20.0]]), torch.tensor([0.1, 0.1])),
+            (torch.tensor([[1.0, 0.0, -50.0]]), torch.tensor([0.0])),
+            (torch.tensor([[1.0, 1.0, -_INF]]), torch.tensor([1.0])),
+        ],
+        generate=_make_min_p_case,
         mistakes=[
             Mistake(
                 _absolute_min_p,
                 "you compare with min_p itself; the threshold is min_p times the likeliest token's probability, so "
                 "that it is strict when the model is sure and lenient when it is not",
             ),
-            Mistake(_dropped_instead_of_kept, "you return the tokens that go; True is for those that stay"),
+            Mistake(
+                _share_of_the_logit,
+                "you multiply a logit by min_p, but min_p is a ratio of probabilities; in logits a ratio is a "
+                "difference: add the logarithm of min_p to the largest logit",
+            ),
+            Mistake(
+                _maximum_of_the_batch,
+                "you compare with the largest logit of the whole batch; each request has a likeliest token of its own",
+            ),
+            Mistake(_dropped_instead_of_kept, "you drop the likely tokens and keep the others; turn the comparison"),
             Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
+            Mistake(
+                _minus_min_p,
+                "you subtract min_p itself from the largest logit; the distance that belongs to a ratio is its logarithm",
+            ),
+            Mistake(
+                _probabilities_returned, "you return probabilities; the next filter wants logits, -inf where dropped"
+            ),
+            Mistake(
+                _probabilities_not_renormalised,
+                "you return probabilities, 0 where dropped; the next filter wants logits, -inf where dropped",
+            ),
+            Mistake(_mask_returned, "you return a mask; the next filter wants logits, -inf where dropped"),
+            Mistake(
+                _zero_for_dropped,
+                "you set dropped logits to 0, which is a logit like others; -inf is the one of probability 0",
+            ),
         ],
         hints=(
-            "The threshold depends on the likeliest token.",
-            "Multiply `probs.max()` by `min_p` and compare.",
+            "One token is min_p times as likely as another: how far apart are their logits?",
+            "A ratio of probabilities is a difference of logits. So the threshold of a row is its `amax` plus "
+            "`min_p.log()`; what is below becomes -inf with `masked_fill`.",
         ),
-        code="return probs >= min_p * probs.max()",
+        code=(
+            "threshold = logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]\n"
+            "return logits.masked_fill(logits < threshold, -torch.inf)"
+        ),
+    ),
+    Exercise(
+        name="penalties",
+        task="lower the logits of tokens that occurred",
+        solution=penalties_solution,
+        cases=[
+            (torch.tensor([2.0, 1.0, -1.0]), [], [0], 1.0, 0.0, 1.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [], [0, 0, 1], 1.0, 0.5, 0.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [], [0, 2], 2.0, 0.0, 0.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [1], [0, 0], 2.0, 0.5, 1.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [], 2.0, 0.5, 1.0),
+        ],
+        generate=_make_penalties_case,
+        mistakes=[
+            Mistake(
+                _divided_below_zero,
+                "you divide negative logits too, and -1 / 2 = -0.5 is *likelier* than before; multiply where the logit "
+                "is not above 0",
+            ),
+            Mistake(_subtracted_repetition, "you subtract the repetition penalty; it divides, or multiplies below 0"),
+            Mistake(
+                _rewarded, "you multiply positive logits by the repetition penalty: repeated tokens become likelier"
+            ),
+            Mistake(
+                _once_per_occurrence,
+                "you apply the repetition penalty once per occurrence; once per token is right, it does not count",
+            ),
+            Mistake(
+                _repetition_of_the_output,
+                "the repetition penalty looks at the prompt too, and not only at the output",
+            ),
+            Mistake(
+                _prompt_counted,
+                "frequency and presence penalty look at the output only; you count the tokens of the prompt too",
+            ),
+            Mistake(
+                _subtracted_first,
+                "you subtract before you divide, so the repetition penalty scales the others too; divide first",
+            ),
+            Mistake(
+                _presence_per_time,
+                "you subtract the presence penalty once per occurrence; that is the frequency penalty, presence is once",
+            ),
+            Mistake(
+                _frequency_once,
+                "you subtract the frequency penalty once per token; it grows with every occurrence in the output",
+            ),
+        ],
+        hints=(
+            "Which tokens does each penalty look at, and how many times does it act on one of them?",
+            "First the repetition penalty, for each token of `set(prompt + output)`. Then, for each of `set(output)`, "
+            "subtract the frequency penalty times `output.count(token)`, and the presence penalty once.",
+        ),
+        code=(
+            "row = logits.clone()\n"
+            "for token in set(prompt + output):\n"
+            "    value = row[token]\n"
+            "    row[token] = value / repetition if value > 0 else value * repetition\n"
+            "for token in set(output):\n"
+            "    row[token] -= frequency * output.count(token) + presence\n"
+            "return row"
+        ),
     ),
     Exercise(
         name="stop",
@@ -190,9 +644,11 @@ EXERCISES = [
             ("one, two, three", ["three", "two"]),
             ("Nothing to see.", ["###"]),
             ("an abcd", ["abcd", "bc"]),
-            ("Yes.\n\nHuman: and", ["Human:", "\n\n"]),
+            ("two, two", ["two"]),
             ("a STOP", ["STOP", "TOP"]),
+            ("a STOP", ["TOP", "STOP"]),
         ],
+        generate=_make_stop_case,
         mistakes=[
             Mistake(
                 _first_in_the_list,
@@ -207,6 +663,20 @@ EXERCISES = [
             Mistake(
                 _only_at_the_end,
                 "you look at the end of the text only; one token may bring the stop string and more after it",
+            ),
+            Mistake(
+                _last_occurrence,
+                "you take the last occurrence of a stop string; the text ended at its first, and never saw the others",
+            ),
+            Mistake(
+                _tie_by_alphabet,
+                "of two that are completed together you take the first in the alphabet; the first of the list wins",
+            ),
+            Mistake(
+                _longer_of_two, "of two that are completed together you take the longer; the first of the list wins"
+            ),
+            Mistake(
+                _shorter_of_two, "of two that are completed together you take the shorter; the first of the list wins"
             ),
         ],
         hints=(

@@ -1,214 +1,600 @@
 """The exercises of chapter 03, with their solutions and the mistakes that they catch."""
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from random import Random
 
+import torch
+
+from folovllm.config import SchedulerConfig
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
-from folovllm.request import ALLOWED_TRANSITIONS, Request, Sequence, SequenceData, SequenceStatus
-from folovllm.sampling_params import SamplingParams
+from folovllm.engine.scheduler import Scheduler
+from folovllm.request import BeamState, Request, Sequence, SequenceData, SequenceStatus
+from folovllm.sampling_params import BeamSearchParams, SamplingParams
+
+Fork = tuple[list[int], list[int], int]
+Running = list[tuple[str, int, int, int]]
+"""Requests, the oldest first: name, living sequences, blocks that it holds, new blocks that its next tokens need."""
+Moved = list[tuple[str, str]]
 
 
-def fork_solution(tokens: list[int], new_token: int) -> tuple[list[int], list[int]]:
-    """Fork, add a token to the fork, and return the tokens of the parent and of the fork."""
-    parent = Sequence("0", "0", SequenceData([0], tokens), SamplingParams())
+# -- fork --------------------------------------------------------------------------------------------
+
+
+def fork_solution(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    """Fork a sequence that forked ``num_forks`` times before; return the parent's tokens, the fork's, its seed."""
+    parent = Sequence("0", "0", SequenceData([0], tokens), SamplingParams(), seed)
+    for i in range(num_forks):
+        parent.fork(f"earlier {i}")
     child = parent.fork("1")
     child.add_token_id(new_token)
-    return parent.data.output_token_ids, child.data.output_token_ids
+    return parent.data.output_token_ids, child.data.output_token_ids, child.seed
 
 
-def moves_solution(statuses: list[str]) -> bool:
-    """Say whether a sequence may go through these statuses, one after the other."""
-    return all(SequenceStatus(new) in ALLOWED_TRANSITIONS[SequenceStatus(old)] for old, new in pairwise(statuses))
+def _grow_the_original(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    child = tokens.copy()
+    tokens.append(new_token)
+    return child, tokens, seed + num_forks + 1
 
 
-def rank_solution(logprobs: list[list[float]], n: int) -> list[int]:
-    """Return the numbers of the ``n`` best candidates, best first."""
-    request = Request("0", None, [0], SamplingParams(n=n, best_of=len(logprobs)))
-    for seq, values in zip(request.sequences, logprobs, strict=True):
-        seq.token_logprobs = values
-        seq.transition_to(SequenceStatus.RUNNING)
-        seq.transition_to(SequenceStatus.FINISHED_STOPPED)
-    request.ignore_leftovers()
-    return [request.sequences.index(seq) for seq in request.ranked_sequences()]
+def _grow_the_original_swapped(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    child = tokens.copy()
+    tokens.append(new_token)
+    return tokens, child, seed + num_forks + 1
+
+
+def _grow_the_original_shared_seed(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    child = tokens.copy()
+    tokens.append(new_token)
+    return child, tokens, seed
+
+
+def _shared_list(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    child = tokens
+    child.append(new_token)
+    return tokens, child, seed + num_forks + 1
+
+
+def _only_the_new(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return tokens, [new_token], seed + num_forks + 1
+
+
+def _child_first(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return [*tokens, new_token], tokens, seed + num_forks + 1
+
+
+def _shared_seed(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return tokens, [*tokens, new_token], seed
+
+
+def _seed_of_the_last_fork(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return tokens, [*tokens, new_token], seed + num_forks
+
+
+def _always_the_next_seed(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return tokens, [*tokens, new_token], seed + 1
+
+
+def _some_fork(random: Random) -> tuple[list[int], int, int, int]:
+    tokens = random.choices(range(10), k=random.choice((0, 1, 2, 5)))
+    new_token = random.choice([*tokens, random.randrange(50_000)])
+    return tokens, random.choice((0, 1, random.randrange(2**40))), random.choice((0, 0, 1, 4)), new_token
+
+
+_GREW = (
+    "you made a copy, and then the original got the new token: the parent's own list has changed. The parent "
+    "stays as it was; the token belongs to the copy"
+)
+FORK = Exercise(
+    name="fork",
+    task="a fork's tokens and seed, and a parent that stays as it was",
+    solution=fork_solution,
+    cases=[([5, 6], 10, 0, 7), ([5, 6], 10, 2, 7), ([], 0, 0, 1), ([3, 3, 3], 1, 1, 3)],
+    generate=_some_fork,
+    mistakes=[
+        Mistake(_grow_the_original, _GREW),
+        Mistake(_grow_the_original_swapped, _GREW + " (and the results are: parent's tokens, fork's tokens, seed)"),
+        Mistake(_grow_the_original_shared_seed, _GREW + " (and the fork needs a seed of its own)"),
+        Mistake(
+            _shared_list,
+            "parent and fork are the same list, so the parent got the token too: `child = tokens` gives the list "
+            "a second name, it copies nothing",
+        ),
+        Mistake(_only_the_new, "your fork forgets what came before: it begins with its parent's tokens"),
+        Mistake(_child_first, "right lists in the wrong order: the parent's tokens come first, then the fork's"),
+        Mistake(
+            _shared_seed,
+            "your fork has its parent's seed, as in the notes: both draw the same random numbers, and so write the "
+            "same text",
+        ),
+        Mistake(
+            _seed_of_the_last_fork,
+            "in your rule the first fork (num_forks=0) gets its parent's own seed; it gets seed + 1, and the next "
+            "one seed + 2",
+        ),
+        Mistake(_always_the_next_seed, "every fork gets seed + 1, so the second fork writes the text of the first"),
+    ],
+    hints=(
+        "Two things must not be shared: the list of tokens, and the seed.",
+        "`tokens + [new_token]` makes a new list and leaves the old one alone. Forks number 1, 2, 3 get seed + 1, "
+        "seed + 2, seed + 3.",
+    ),
+    code="child = tokens + [new_token]\nreturn tokens, child, seed + num_forks + 1",
+)
+
+# -- copy on write -----------------------------------------------------------------------------------
+
+
+def copies_solution(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    """Let every sequence write one token, in order; return the blocks that are copied for it, in order."""
+    held = [block for table in tables for block in table]
+    manager = BlockManager(block_size, max(held, default=0) + 1 + len(tables), enable_prefix_caching=False)
+    for block in range(max(held, default=0) + 1):
+        manager.gpu.allocate()
+        manager.gpu.ref_counts[block] = held.count(block)
+    copies = []
+    for i, (table, length) in enumerate(zip(tables, lengths, strict=True)):
+        seq = Sequence(str(i), "0", SequenceData([0] * (length + 1)), SamplingParams())
+        seq.block_ids, seq.num_computed_tokens = list(table), length
+        copies += manager.append_slots(seq, 1)
+    return [source for source, _ in copies]
+
+
+def _copies_by(wants: Callable[[list[list[int]], int, int], bool], always: bool = False) -> Callable[..., list[int]]:
+    """Return a rule that copies the last block where ``wants(tables, block, holders left)`` says so.
+
+    always: also where the last block is full.
+    """
+
+    def rule(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+        left = [block for table in tables for block in table]
+        copied = []
+        for table, length in zip(tables, lengths, strict=True):
+            if table and (always or length % block_size) and wants(tables, table[-1], left.count(table[-1])):
+                left.remove(table[-1])
+                copied.append(table[-1])
+        return copied
+
+    return rule
+
+
+def _holders(tables: list[list[int]], block: int) -> int:
+    return sum(block in table for table in tables)
+
+
+def _all_shared_blocks(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    return [block for table in tables for block in table if _holders(tables, block) > 1]
+
+
+def _each_block_once(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    return list(dict.fromkeys(copies_solution(tables, lengths, block_size)))
+
+
+_every_writer_copies = _copies_by(lambda tables, block, left: _holders(tables, block) > 1)
+_full_ones_too = _copies_by(lambda tables, block, left: left > 1, always=True)
+_unshared_too = _copies_by(lambda tables, block, left: True)
+
+
+def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
+    """Return the tables of up to three families: just forked, grown apart, at a block's end, one ahead of its forks."""
+    block_size = random.choice((1, 2, 3, 4, 4, 16))
+    fresh = 0
+    sequences: list[tuple[list[int], int]] = []
+    for _ in range(random.randint(0, 3)):
+        length, n = random.randint(1, 3 * block_size), random.randint(1, 4)
+        num_blocks = -(-length // block_size)
+        num_shared = random.choice((num_blocks, num_blocks, num_blocks - 1))
+        shared = list(range(fresh, fresh + num_shared))
+        fresh += num_shared
+        for i in range(n):
+            own = list(range(fresh, fresh + num_blocks - num_shared))
+            fresh += len(own)
+            # The one that reads a prompt again may be ahead of the forks that share its last block.
+            ahead = random.choice((0, 0, 1)) if i == 0 and length % block_size else 0
+            sequences.append((shared + own, length + ahead))
+    random.shuffle(sequences)
+    return [table for table, _ in sequences], [length for _, length in sequences], block_size
+
+
+COPIES = Exercise(
+    name="copies",
+    task="the blocks that must be copied before every sequence writes one token",
+    solution=copies_solution,
+    cases=[
+        ([[0, 1], [0, 1], [0, 1]], [5, 5, 5], 4),
+        ([[0, 1], [0, 1]], [8, 8], 4),
+        ([[0, 1], [0, 2]], [6, 6], 4),
+        ([[0, 1], [0, 1]], [8, 6], 4),
+        ([[3], [3], [7]], [2, 2, 1], 4),
+        ([], [], 4),
+    ],
+    generate=_some_tables,
+    mistakes=[
+        Mistake(
+            _every_writer_copies,
+            "the last holder copies too, but then nobody else holds the block any more: count the holders that "
+            "are left at that moment",
+        ),
+        Mistake(
+            _full_ones_too,
+            "you copy blocks that are full: nobody writes there again, the next token opens a new block",
+        ),
+        Mistake(_unshared_too, "you copy a block that one sequence alone holds; it may simply write there"),
+        Mistake(_all_shared_blocks, "you copy every shared block; a sequence writes only into its last one"),
+        Mistake(_each_block_once, "you copy each block once; of three holders, two need a copy of their own"),
+    ],
+    hints=(
+        "Into which block does a sequence write its next token, and when does it need a new one anyway?",
+        "Put all blocks of all tables into one list: `holders.count(block)` is the reference count. A sequence that "
+        "copies a block no longer holds it: `holders.remove(block)`.",
+    ),
+    code=(
+        "holders = [block for table in tables for block in table]\n"
+        "copied = []\n"
+        "for table, length in zip(tables, lengths):\n"
+        "    if length % block_size and holders.count(table[-1]) > 1:\n"
+        "        holders.remove(table[-1])\n"
+        "        copied.append(table[-1])\n"
+        "return copied"
+    ),
+)
+
+# -- the blocks of a family --------------------------------------------------------------------------
 
 
 def family_blocks_solution(prompt_len: int, length: int, n: int, block_size: int) -> int:
-    """Return the blocks of ``n`` sequences of one prompt, each of ``length`` tokens."""
-    # The engine's function is told one token more: the newest, which has no place yet.
-    return BlockManager(block_size, 1).max_blocks_needed(prompt_len, length + 1, n)
+    """Return the blocks of ``n`` sequences of one prompt when each has ``length`` tokens in the cache."""
+    num_blocks = n * -(-length // block_size)
+    manager = BlockManager(block_size, num_blocks, enable_prefix_caching=False)
+    prompt = list(range(length))
+    seqs = [Sequence(str(i), "0", SequenceData(prompt), SamplingParams()) for i in range(n)]
+    manager.append_slots(seqs[0], prompt_len)
+    seqs[0].num_computed_tokens = prompt_len
+    for seq in seqs[1:]:
+        manager.fork(seqs[0], seq)
+    for seq in seqs:
+        if length > prompt_len:
+            manager.append_slots(seq, length - prompt_len)
+    return num_blocks - manager.gpu.num_free
 
 
-def _shared_list(tokens: list[int], new_token: int) -> tuple[list[int], list[int]]:
-    child = tokens
-    child.append(new_token)
-    return tokens, child
-
-
-def _only_the_new(tokens: list[int], new_token: int) -> tuple[list[int], list[int]]:
-    return tokens, [new_token]
-
-
-def _parent_grows(tokens: list[int], new_token: int) -> tuple[list[int], list[int]]:
-    return [*tokens, new_token], tokens
-
-
-def _nested(tokens: list[int], new_token: int) -> tuple[list[int], list[Any]]:
-    return tokens, [tokens, new_token]
-
-
-def _ends_only(statuses: list[str]) -> bool:
-    first, last = SequenceStatus(statuses[0]), SequenceStatus(statuses[-1])
-    return len(statuses) == 1 or last in ALLOWED_TRANSITIONS[first]
-
-
-def _notes_diagram(statuses: list[str]) -> bool:
-    return all(pair == ("waiting", "swapped") or moves_solution(list(pair)) for pair in pairwise(statuses))
-
-
-def _end_is_the_end(statuses: list[str]) -> bool:
-    return moves_solution(statuses) and not any(SequenceStatus(each).is_finished() for each in statuses[:-1])
-
-
-def _first_wrong_move_only(statuses: list[str]) -> bool:
-    return any(moves_solution(list(pair)) for pair in pairwise(statuses)) or len(statuses) == 1
-
-
-def _by_mean(logprobs: list[list[float]], n: int) -> list[int]:
-    return sorted(range(len(logprobs)), key=lambda i: -sum(logprobs[i]) / len(logprobs[i]))[:n]
-
-
-def _worst_first(logprobs: list[list[float]], n: int) -> list[int]:
-    return sorted(range(len(logprobs)), key=lambda i: sum(logprobs[i]))[:n]
-
-
-def _in_creation_order(logprobs: list[list[float]], n: int) -> list[int]:
-    return sorted(rank_solution(logprobs, n))
-
-
-def _longest(logprobs: list[list[float]], n: int) -> list[int]:
-    return sorted(range(len(logprobs)), key=lambda i: -len(logprobs[i]))[:n]
+def _up(tokens: int, block_size: int) -> int:
+    return -(-tokens // block_size)
 
 
 def _nothing_shared(prompt_len: int, length: int, n: int, block_size: int) -> int:
-    return n * -(-length // block_size)
+    return n * _up(length, block_size)
+
+
+def _copied_before_writing(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    shared = prompt_len // block_size
+    return shared + n * (_up(length, block_size) - shared)
 
 
 def _partial_block_shared(prompt_len: int, length: int, n: int, block_size: int) -> int:
-    shared = -(-prompt_len // block_size)
-    return shared + n * (-(-length // block_size) - shared)
+    shared = _up(prompt_len, block_size)
+    return shared + n * (_up(length, block_size) - shared)
 
 
 def _one_sequence(prompt_len: int, length: int, n: int, block_size: int) -> int:
-    return -(-length // block_size)
+    return _up(length, block_size)
 
 
-_LOGPROBS = [
-    [[-1.0, -1.0], [-0.2, -0.1, -0.3], [-0.5], [-3.0, -0.1]],
-    [[-0.4, -0.4, -0.4, -0.4], [-1.0], [-0.9, -0.5]],
-    [[-2.0, -0.3], [-0.1, -0.1]],
-]
+def _own_begin_a_block(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    return _up(prompt_len, block_size) + n * _up(length - prompt_len, block_size)
 
-EXERCISES = [
-    Exercise(
-        name="moves",
-        task="may a sequence go through these statuses?",
-        solution=moves_solution,
-        cases=[
-            (statuses.split(),)
-            for statuses in (
-                "waiting running finished_stopped",
-                "waiting swapped running",
-                "waiting running swapped running finished_length_capped",
-                "waiting running waiting running finished_aborted",
-                "running finished_stopped running",
-                "running finished_stopped finished_ignored",
-                "running swapped finished_stopped",
-                "waiting",
-            )
-        ],
-        mistakes=[
-            Mistake(
-                _notes_diagram,
-                "you allow waiting -> swapped, as the notes' diagram does; who waits holds no blocks, so there is "
-                "nothing to swap",
-            ),
-            Mistake(_ends_only, "you look at the first and the last status; every move in between must be allowed"),
-            Mistake(
-                _end_is_the_end,
-                "you let nothing follow an end; a finished sequence of best_of > n can still become finished_ignored",
-            ),
-            Mistake(_first_wrong_move_only, "one allowed move is not enough: all of them must be"),
-        ],
-        hints=(
-            "Look at two neighbours at a time.",
-            "`zip(statuses, statuses[1:])` gives the moves; `ALLOWED_TRANSITIONS[old]` is the set of what may follow.",
+
+def _last_block_forgotten(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    return prompt_len // block_size + n * _up(length - prompt_len, block_size)
+
+
+def _without_the_prompt(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    return n * _up(length - prompt_len, block_size)
+
+
+def _without_the_shared(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    if length == prompt_len:
+        return 0
+    return n * (_up(length, block_size) - prompt_len // block_size)
+
+
+def _some_family(random: Random) -> tuple[int, int, int, int]:
+    block_size = random.choice((1, 2, 3, 4, 8, 16))
+    prompt_len = random.choice((random.randint(1, 3 * block_size), block_size * random.randint(1, 20)))
+    grown = random.choice((0, 0, 1, random.randint(1, 4 * block_size)))
+    return prompt_len, prompt_len + grown, random.choice((1, 2, 3, 8)), block_size
+
+
+FAMILY_BLOCKS = Exercise(
+    name="family_blocks",
+    task="KV blocks of n sequences that continue one prompt",
+    solution=family_blocks_solution,
+    cases=[(5, 8, 3, 4), (5, 5, 3, 4), (6, 8, 3, 4), (16, 20, 4, 8), (64, 65, 8, 16), (7, 9, 1, 4)],
+    generate=_some_family,
+    mistakes=[
+        Mistake(
+            _copied_before_writing,
+            "right once they write, but at length == prompt_len nobody has written yet: all share every block of "
+            "the prompt, the last one too",
         ),
-        code=(
-            "moves = zip(statuses, statuses[1:], strict=False)\n"
-            "return all(new in ALLOWED_TRANSITIONS[old] for old, new in moves)"
+        Mistake(_nothing_shared, "you count the prompt n times; its full blocks are shared"),
+        Mistake(
+            _partial_block_shared,
+            "you share the prompt's last block although it is not full: each sequence writes its own next token "
+            "there, so each has a copy (copy-on-write)",
         ),
+        Mistake(
+            _own_begin_a_block,
+            "you let the output begin with a new block; it first fills what is left of the prompt's last block, "
+            "in a copy of one's own",
+        ),
+        Mistake(
+            _last_block_forgotten,
+            "where are the prompt's last tokens, those after its full blocks? Each text's own blocks begin with them",
+        ),
+        Mistake(_without_the_prompt, "the prompt's tokens are in the cache too; you count the output alone"),
+        Mistake(_without_the_shared, "you count what each has for itself; the shared blocks are held too, once"),
+        Mistake(_one_sequence, "that is one sequence; the others have blocks of their own too"),
+    ],
+    hints=(
+        "Which blocks are never written again? And has anybody written anything yet?",
+        "At `length == prompt_len` all share all blocks. Later the prompt's *full* blocks, "
+        "`prompt_len // block_size`, count once; the others of a sequence count n times. `-(-a // b)` rounds up.",
     ),
-    Exercise(
-        name="fork",
-        task="the tokens of a parent and of its fork, which gets one more",
-        solution=fork_solution,
-        cases=[([5, 6], 7), ([], 1), ([3, 3, 3], 3)],
-        mistakes=[
-            Mistake(
-                _shared_list,
-                "parent and fork are the same list, so the parent got the token too: `child = tokens` gives the list "
-                "a second name, it copies nothing",
-            ),
-            Mistake(_only_the_new, "your fork forgets what came before: it begins with its parent's tokens"),
-            Mistake(_parent_grows, "the parent got the new token; the fork gets it, the parent stays as it was"),
-            Mistake(_nested, "you put the parent's list into the fork as one element; its tokens belong there"),
-        ],
-        hints=(
-            "What does `child = tokens` copy?",
-            "Make a new list with the same tokens; only that one grows. A shallow copy is enough for integers.",
-        ),
-        code="child = list(tokens)\nchild.append(new_token)\nreturn tokens, child",
+    code=(
+        "if length == prompt_len:\n"
+        "    return -(-prompt_len // block_size)\n"
+        "shared = prompt_len // block_size\n"
+        "own = -(-length // block_size) - shared\n"
+        "return shared + n * own"
     ),
-    Exercise(
-        name="family_blocks",
-        task="KV blocks of n sequences that continue one prompt",
-        solution=family_blocks_solution,
-        cases=[(20, 30, 3, 8), (16, 20, 4, 8), (5, 40, 2, 16), (64, 65, 8, 16), (7, 9, 1, 4)],
-        mistakes=[
-            Mistake(_nothing_shared, "you count the prompt n times; its full blocks are shared"),
-            Mistake(
-                _partial_block_shared,
-                "you share the prompt's last block although it is not full: each sequence writes its own next token "
-                "there, so each has a copy (copy on write)",
-            ),
-            Mistake(_one_sequence, "that is one sequence; the others have blocks of their own too"),
-        ],
-        hints=(
-            "Which blocks hold the same tokens for all of them, for ever?",
-            "The prompt's *full* blocks, `prompt_len // block_size`, count once; everything after them counts n times.",
+)
+
+# -- who gives way -----------------------------------------------------------------------------------
+
+
+def preempt_solution(running: Running, free: int, host_free: int) -> Moved:
+    """Return who gives way in the next step, in order, and where each goes: "swapped" or "waiting"."""
+    num_blocks = free + sum(held for _, _, held, _ in running)
+    config = SchedulerConfig(max_num_batched_tokens=1000, max_num_seqs=1000)
+    scheduler = Scheduler(config, BlockManager(2, num_blocks, host_free, enable_prefix_caching=False))
+    scheduler.running = [_make_running(scheduler.block_manager, *each) for each in running]
+    return [(name, status.value) for name, status in scheduler.schedule().preempted.items()]
+
+
+def _make_running(manager: BlockManager, name: str, live: int, held: int, needed: int) -> Request:
+    """Return a running request: its sequences share ``held - live`` blocks of 2, and each has one of its own."""
+    request = Request(name, None, [0], SamplingParams(n=live))
+    shared = [manager.gpu.allocate() for _ in range(held - live)]
+    for block in shared:
+        manager.gpu.ref_counts[block] = live
+    for i, seq in enumerate(request.sequences):
+        seq.transition_to(SequenceStatus.RUNNING)
+        seq.block_ids = [*shared, manager.gpu.allocate()]
+        seq.num_computed_tokens = 2 * len(seq.block_ids) - (i >= needed)
+        seq.data.output_token_ids = [0] * seq.num_computed_tokens
+    return request
+
+
+def _preempts(
+    last: Callable[[Running], int] = lambda running: -1,
+    swaps: Callable[[int, int, int], bool] = lambda live, held, host: live > 1 and held <= host,
+    *,
+    host_fills: bool = True,
+    need_stays: bool = False,
+    once: bool = False,
+) -> Callable[..., Moved]:
+    """Return a rule that differs from the scheduler's in one respect.
+
+    last: place of who gives way.  swaps: of its living sequences, its blocks, and the host's free ones.
+    host_fills: the host's room is used up.  need_stays: of who gave way.  once: nobody after the first.
+    """
+
+    def rule(running: Running, free: int, host_free: int) -> Moved:
+        running = list(running)
+        moved: Moved = []
+        missing = sum(needed for *_, needed in running) - free
+        while missing > 0 and running and not (once and moved):
+            name, live, held, needed = running.pop(last(running))
+            missing -= held + (0 if need_stays else needed)
+            swap = swaps(live, held, host_free)
+            host_free -= held if swap and host_fills else 0
+            moved.append((name, "swapped" if swap else "waiting"))
+        return moved
+
+    return rule
+
+
+_oldest_first = _preempts(lambda running: 0)
+_largest_first = _preempts(lambda running: max(range(len(running)), key=lambda i: running[i][2]))
+_only_one = _preempts(once=True)
+_all_swapped = _preempts(swaps=lambda live, held, host: True)
+_all_recomputed = _preempts(swaps=lambda live, held, host: False)
+_single_ones_swapped = _preempts(swaps=lambda live, held, host: held <= host)
+_host_is_endless = _preempts(swaps=lambda live, held, host: live > 1)
+_host_never_fills = _preempts(host_fills=False)
+_need_stays = _preempts(need_stays=True)
+
+
+def _in_order_of_arrival(running: Running, free: int, host_free: int) -> Moved:
+    return preempt_solution(running, free, host_free)[::-1]
+
+
+def _some_evening(random: Random) -> tuple[Running, int, int]:
+    names = random.sample(["Anna", "Bo", "Chen", "Mei", "Dai"], k=random.randint(0, 5))
+    running = []
+    for name in names:
+        live = random.choice((1, 1, 2, 3, 4))
+        running.append((name, live, live + random.choice((0, 0, 1, 6)), random.choice((0, 1, live, live))))
+    free = random.choice((0, 0, 1, 2, 8))
+    if running:  # the oldest can always go on once all the others gave way
+        free = max(free, running[0][3] - sum(held for _, _, held, _ in running[1:]))
+    return running, free, random.choice((0, 3, 5, 8, 100))
+
+
+PREEMPT = Exercise(
+    name="preempt",
+    task="who gives way when blocks are short, and how",
+    solution=preempt_solution,
+    cases=[
+        ([("Anna", 1, 3, 1), ("Chen", 1, 2, 1)], 1, 10),
+        ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 10),
+        ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 6),
+        ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 3, 10),
+        ([("Anna", 2, 4, 2), ("Bo", 3, 4, 3), ("Chen", 2, 3, 2)], 0, 5),
+        ([], 4, 4),
+    ],
+    generate=_some_evening,
+    mistakes=[
+        Mistake(_oldest_first, "the oldest gives way in your rule; the latest must, or the first come is never served"),
+        Mistake(_largest_first, "the largest gives way in your rule; the order of arrival decides, not the size"),
+        Mistake(_in_order_of_arrival, "the right ones in the wrong order: the latest gives way first"),
+        Mistake(_only_one, "one may not be enough: go on until what the others need is free"),
+        Mistake(_all_swapped, "you swap everybody; a single sequence is computed again, and the host may be full"),
+        Mistake(_all_recomputed, "you swap nobody; a family moves to the host if its blocks fit there"),
+        Mistake(
+            _single_ones_swapped,
+            "you swap single sequences too; only a family is swapped, a single one waits and is computed again",
         ),
-        code=("shared = prompt_len // block_size\nown = -(-length // block_size) - shared\nreturn shared + n * own"),
-    ),
-    Exercise(
-        name="rank",
-        task="the n best of several candidates, by the log-probabilities of their tokens",
-        solution=rank_solution,
-        cases=[(values, n) for values in _LOGPROBS for n in (1, 2)][:-1],
-        mistakes=[
-            Mistake(
-                _by_mean,
-                "you take the mean; best_of ranks by the sum, which is the log-probability of the whole text (and "
-                "therefore favours short ones)",
-            ),
-            Mistake(_worst_first, "you sort the wrong way round: a log-probability is negative, near 0 is likely"),
-            Mistake(_in_creation_order, "the right ones, but the best must come first"),
-            Mistake(_longest, "you rank by length; how likely the text is decides"),
-        ],
-        hints=(
-            "How likely is a whole text, if you know it of each token?",
-            "Probabilities multiply, so log-probabilities add: sort the numbers 0, 1, ... by the sum, largest first.",
+        Mistake(_host_is_endless, "you swap without asking whether the host has room for all the blocks"),
+        Mistake(_host_never_fills, "whoever was swapped fills the host; the next one finds less room there"),
+        Mistake(
+            _need_stays,
+            "whoever gives way needs no new blocks in this step: count only those who still run",
         ),
-        code="return sorted(range(len(logprobs)), key=lambda i: -sum(logprobs[i]))[:n]",
+    ],
+    hints=(
+        "What do those who still run need together? Compare it with what is free, again after each move.",
+        "`running.pop()` on a copy of the list takes the latest; its blocks become free. It is swapped if "
+        "`live > 1 and held <= host_free`, and then the host has less room.",
     ),
-]
+    code=(
+        "running, moved = list(running), []\n"
+        "while sum(needed for _, _, _, needed in running) > free:\n"
+        "    name, live, held, _ = running.pop()\n"
+        "    free += held\n"
+        "    if live > 1 and held <= host_free:\n"
+        "        host_free -= held\n"
+        '        moved.append((name, "swapped"))\n'
+        "    else:\n"
+        '        moved.append((name, "waiting"))\n'
+        "return moved"
+    ),
+)
+
+# -- one step of a beam search -----------------------------------------------------------------------
+
+
+def beam_step_solution(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    """Return the ``width`` continuations that live on, best first, each as (number of the text, token)."""
+    params = BeamSearchParams(beam_width=width, max_tokens=100)
+    request = Request("0", None, [0], SamplingParams(n=len(totals), max_tokens=100))
+    request.beam_state = BeamState(params)
+    for i, (seq, total, row) in enumerate(zip(request.sequences, totals, logprobs, strict=True)):
+        seq.transition_to(SequenceStatus.RUNNING)
+        seq.add_token_id(i)  # by which the winner's parent is known
+        seq.token_logprobs = [total]
+        propose(request, seq, torch.tensor(row))
+    choose(request, BlockManager(4, 1))
+    return [(seq.data.output_token_ids[0], seq.data.output_token_ids[1]) for seq in request.sequences]
+
+
+def _proposals(totals: list[float], logprobs: list[list[float]]) -> list[tuple[float, int, int]]:
+    return [(totals[i] + p, i, token) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
+
+
+def _each_text_its_best(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    best = sorted((max(p for p in _proposals(totals, logprobs) if p[1] == i) for i in range(len(totals))), reverse=True)
+    return [(text, token) for _, text, token in best[:width]]
+
+
+def _newest_alone(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    best = sorted(_proposals([0.0] * len(totals), logprobs), reverse=True)
+    return [(text, token) for _, text, token in best[:width]]
+
+
+def _only_the_best_text(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    leader = max(range(len(totals)), key=lambda i: totals[i])
+    best = sorted((p for p in _proposals(totals, logprobs) if p[1] == leader), reverse=True)
+    return [(text, token) for _, text, token in best[:width]]
+
+
+def _worst_first(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    return [(text, token) for _, text, token in sorted(_proposals(totals, logprobs))[:width]]
+
+
+def _in_text_order(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    return sorted(beam_step_solution(totals, logprobs, width))
+
+
+def _token_first(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    return [(token, text) for text, token in beam_step_solution(totals, logprobs, width)]
+
+
+def _multiplied(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    products = [(totals[i] * p, i, token) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
+    return [(text, token) for _, text, token in sorted(products)[:width]]
+
+
+def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
+    """Return texts and continuations; no two proposals are so near that rounding could decide."""
+    while True:
+        num_texts, vocab = random.randint(1, 4), random.randint(2, 5)
+        totals = [-random.choice((0.0, 1.0, 20.0)) - random.random() for _ in range(num_texts)]
+        logprobs = []
+        for _ in range(num_texts):
+            logits = [random.gauss(0, random.choice((0.3, 3.0))) for _ in range(vocab)]
+            norm = math.log(sum(map(math.exp, logits)))
+            logprobs.append([logit - norm for logit in logits])
+        sums = sorted(total for total, _, _ in _proposals(totals, logprobs))
+        if all(high - low > 1e-3 for low, high in pairwise(sums)):
+            return totals, logprobs, random.choice((1, 2, 4, 6))
+
+
+def _logs(*rows: tuple[float, ...]) -> list[list[float]]:
+    return [[math.log(p) for p in row] for row in rows]
+
+
+BEAM_STEP = Exercise(
+    name="beam_step",
+    task="which continuations of several texts live on",
+    solution=beam_step_solution,
+    cases=[
+        ([-1.0, -1.5], _logs((0.5, 0.3, 0.2), (0.9, 0.06, 0.04)), 2),
+        ([-1.0, -4.0], _logs((0.6, 0.3, 0.1), (0.9, 0.06, 0.04)), 2),
+        ([0.0], _logs((0.2, 0.7, 0.1)), 2),
+    ],
+    generate=_some_beams,
+    mistakes=[
+        Mistake(
+            _each_text_its_best,
+            "you keep one continuation of each text; all continuations compete: one text may live on twice, "
+            "another not at all",
+        ),
+        Mistake(_newest_alone, "you compare the newest tokens alone; the sum of the whole text decides"),
+        Mistake(_only_the_best_text, "you continue the best text only; the others may still overtake it"),
+        Mistake(_multiplied, "you multiply log-probabilities; they add, because probabilities multiply"),
+        Mistake(_worst_first, "you keep the worst: a log-probability is negative, and near 0 is likely"),
+        Mistake(_in_text_order, "the right ones, but the best must come first"),
+        Mistake(_token_first, "each result is (text, token), in this order"),
+    ],
+    hints=(
+        "How likely is a text with one more token, if you know both log-probabilities?",
+        "Make one list of `(total + logprob, text, token)` of all texts and all tokens, sort it, largest first, and "
+        "keep `width` of them.",
+    ),
+    code=(
+        "proposals = [\n"
+        "    (total + logprob, text, token)\n"
+        "    for text, total in enumerate(totals)\n"
+        "    for token, logprob in enumerate(logprobs[text])\n"
+        "]\n"
+        "best = sorted(proposals, reverse=True)[:width]\n"
+        "return [(text, token) for _, text, token in best]"
+    ),
+)
+
+EXERCISES = [FORK, COPIES, FAMILY_BLOCKS, PREEMPT, BEAM_STEP]

@@ -1,52 +1,133 @@
-"""The static figures of chapter 05: where time goes, measured on the engine as it is shown."""
+"""The static figures of chapter 05: the way of a request, where its time goes, and who waits for whom."""
 
+import html
+import itertools
+import math
 import time
+from collections.abc import Collection, Mapping, Sequence
 
-from IPython.display import Image
+from IPython.display import HTML, Image
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from transformers import PreTrainedTokenizerBase
 
+from folovllm.course.flow_diagram import describe_data_flow, draw_data_flow
 from folovllm.course.record import recorded
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.token_colours import probabilities_of
-from folovllm.engine.detokenizer import decode_token
+from folovllm.engine.detokenizer import Detokenizer, decode_token
+from folovllm.engine.history import StepRecord
 from folovllm.engine.input_processor import TokensPrompt
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 
-
-def _greedy(max_tokens: int) -> SamplingParams:
-    return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-
-
-def _prompt(token_id: int, length: int) -> TokensPrompt:
-    return {"prompt_token_ids": [token_id] * length}
-
-
-def time_prefill(llm: LLM, lengths: tuple[int, ...]) -> list[float]:
-    """Return the forward milliseconds of one step that reads a prompt of each length. llm: it records its history."""
-    found = []
-    for length in lengths:
-        llm.llm_engine.reset_prefix_cache()
-        llm.generate(_prompt(5, length), _greedy(1), use_tqdm=False)
-        found.append(recorded(llm)[-1].forward_ms)
-    return found
+_PARTS_OF_A_STEP = {
+    "scheduler": "schedule_ms",
+    "model runner": "forward_ms",
+    "sampler": "sample_ms",
+    "sequence and text": "postprocess_ms",
+}
 
 
-def time_decode(llm: LLM, batch_sizes: tuple[int, ...], num_tokens: int = 12) -> list[float]:
-    """Return the median forward milliseconds of a step that adds one token to so many sequences."""
-    found = []
-    for size in batch_sizes:
-        llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(num_tokens + 1), use_tqdm=False)
-        times = sorted(step.forward_ms for step in recorded(llm)[-num_tokens:])
-        found.append(times[len(times) // 2])
-    return found
+def plot_data_flow(
+    here: str | Collection[str] | None = None, says: Mapping[str, str] | None = None, pin: str = "you are here"
+) -> Image:
+    """Show the map of the engine.
+
+    here: what is lit up, one key of :data:`flow_diagram.PARTS` or several.  pin: what stands on the first of them.
+    says: second lines of boxes, by such keys.
+    """
+    figure, axes = new_figure(10, 4.8)
+    draw_data_flow(axes, here, pin).say(says or {})
+    return show(figure, describe_data_flow(here, says, pin))
+
+
+# -- where the time goes -----------------------------------------------------------------------------------
+
+
+def plot_step_parts(llm: LLM) -> Image:
+    """Show the median milliseconds of each part of the recorded steps that drew one token. llm: records its history."""
+    steps = [step for step in recorded(llm) if step.num_batched_tokens == 1]
+    times = {part: _median([getattr(step, name) for step in steps]) for part, name in _PARTS_OF_A_STEP.items()}
+    said = {part: f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms" for part, value in times.items()}
+    figure, axes = new_figure(10, 2.9)
+    places = range(len(times))[::-1]
+    axes.hlines(places, 0.001, list(times.values()), color=GREY, linewidth=2)
+    for place, (part, value) in zip(places, times.items(), strict=True):
+        slow = part == "model runner"
+        axes.plot(value, place, "s" if slow else "o", color=ORANGE if slow else BLUE, markersize=13)
+        axes.annotate(said[part], (value, place), (12, 0), textcoords="offset points", va="center", fontsize=12)
+    axes.set(xscale="log", xlim=(0.001, 2000), ylim=(-0.6, 3.6))
+    axes.set_xlabel("milliseconds per step (from one line to the next 10 times as many)")
+    axes.set_yticks(places, list(times))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.grid(axis="x", color="#DDDDDD")
+    axes.tick_params(labelsize=12)
+    told = ", ".join(f"{part} {value}" for part, value in said.items())
+    return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
+
+
+def time_prefill(llm: LLM, lengths: tuple[int, ...], num_rounds: int = 5) -> list[float]:
+    """Return the forward milliseconds of a step that reads a prompt of each length.
+
+    llm: it records its history.
+    The fastest of some rounds, because other programs can only slow a step down.
+    """
+    fastest = dict.fromkeys(lengths, math.inf)
+    for _ in range(num_rounds):
+        for length in lengths:
+            llm.llm_engine.reset_prefix_cache()
+            llm.generate(_prompt(5, length), _greedy(1), use_tqdm=False)
+            fastest[length] = min(fastest[length], recorded(llm)[-1].forward_ms)
+    return list(fastest.values())
+
+
+def time_decode(llm: LLM, batch_sizes: tuple[int, ...], num_rounds: int = 3, num_tokens: int = 5) -> list[float]:
+    """Return the forward milliseconds of a step that adds a token to so many sequences: the fastest of some rounds."""
+    fastest = dict.fromkeys(batch_sizes, math.inf)
+    for _ in range(num_rounds):
+        for size in batch_sizes:
+            llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(num_tokens + 1), use_tqdm=False)
+            times = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
+            fastest[size] = min(fastest[size], *times)
+    return list(fastest.values())
+
+
+def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: list[float]) -> Image:
+    """Show what a step costs by the tokens in it, decoding and reading, and what that is per token."""
+    figure, (left, right) = new_figure(10, 3.6, ncols=2)
+    for times, label, color, style in (
+        (prefill, "one prompt of so many tokens", ORANGE, "s--"),
+        (decode, "one token for so many sequences", BLUE, "o-"),
+    ):
+        left.plot(range(len(sizes)), times, style, color=color, linewidth=2.5, markersize=9, label=label)
+    left.set(title="one step", xlabel="tokens in the step", ylabel="milliseconds")
+    left.set_ylim(0, 1.35 * max(decode + prefill))
+    left.legend(fontsize=11, loc="upper left")
+    per_token = [ms / size for ms, size in zip(decode, sizes, strict=True)]
+    bars = right.bar(range(len(sizes)), per_token, 0.7, color=BLUE, hatch="///", edgecolor="white")
+    right.bar_label(bars, [f"{ms:.1f}" for ms in per_token], padding=3, fontsize=12)
+    right.set(title="per token, decoding", xlabel="sequences in the step", ylabel="milliseconds per token")
+    right.set_ylim(0, 1.15 * max(per_token))
+    for axes in (left, right):
+        axes.set_xticks(range(len(sizes)), map(str, sizes))
+    told = ", ".join(f"{size}: {ms:.1f}" for size, ms in zip(sizes, per_token, strict=True))
+    read = ", ".join(f"{size}: {ms:.0f}" for size, ms in zip(sizes, prefill, strict=True))
+    more = ", ".join(f"{size}: {ms:.0f}" for size, ms in zip(sizes, decode, strict=True))
+    return show(
+        figure,
+        f"Milliseconds of a step by the tokens in it. Reading a prompt: {read}. Decoding: {more}. "
+        f"Milliseconds per token when so many sequences decode: {told}.",
+    )
 
 
 def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float], list[float]]:
     """Return the milliseconds of every token with the KV cache, and when all is computed anew each time."""
-    params = _greedy(num_tokens)
-    [output] = llm.generate(prompt, params, use_tqdm=False)
+    llm.llm_engine.reset_prefix_cache()
+    [output] = llm.generate(prompt, _greedy(num_tokens), use_tqdm=False)
     cached = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
     tokens, anew = list(output.prompt_token_ids), []
     for token in output.outputs[0].token_ids:
@@ -57,50 +138,159 @@ def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple
     return cached, anew
 
 
-def plot_steps_in_time(
-    lengths: tuple[int, ...], prefill: list[float], sizes: tuple[int, ...], decode: list[float]
-) -> Image:
-    """Show what a step costs: reading prompts of several lengths, and adding a token to several sequences."""
-    figure, (left, right) = new_figure(10, 3.6, ncols=2)
-    left.bar(range(len(lengths)), prefill, 0.7, color=ORANGE, hatch="...", edgecolor="white")
-    left.set_xticks(range(len(lengths)), map(str, lengths))
-    left.set(title="one step that reads a prompt", xlabel="tokens of the prompt", ylabel="milliseconds")
-    right.bar(range(len(sizes)), decode, 0.7, color=BLUE, hatch="///", edgecolor="white")
-    right.set_xticks(range(len(sizes)), map(str, sizes))
-    right.set(
-        title="one step that adds a token to each", xlabel="sequences", ylabel="milliseconds", ylim=left.get_ylim()
-    )
-    told = ", ".join(f"{length} tokens {ms:.0f} ms" for length, ms in zip(lengths, prefill, strict=True))
-    more = ", ".join(f"{size} sequences {ms:.0f} ms" for size, ms in zip(sizes, decode, strict=True))
-    alt = f"Milliseconds of a step. Reading a prompt: {told}. Adding a token: {more}."
-    return show(figure, alt)
-
-
 def plot_cache(cached: list[float], anew: list[float]) -> Image:
     """Show the cost of every token with the KV cache and without, and how it adds up."""
     figure, axes = new_figure(10, 3.4, ncols=2)
     for panel, title, summed in ((axes[0], "each token", False), (axes[1], "all tokens so far", True)):
-        for times, label, color, style in ((anew, "all anew", ORANGE, "--"), (cached, "KV cache", GREEN, "-")):
+        for times, label, color, style in ((anew, "all anew", ORANGE, "s--"), (cached, "KV cache", GREEN, "o-")):
             shown = [sum(times[: i + 1]) for i in range(len(times))] if summed else times
-            panel.plot(range(1, len(times) + 1), shown, style, color=color, linewidth=2.5, label=label)
-        panel.set(title=title, xlabel="token", ylim=(0, None))
+            panel.plot(range(1, len(times) + 1), shown, style, color=color, linewidth=2, markersize=5, label=label)
+        panel.set(title=title, xlabel="new token", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("milliseconds")
-    axes[0].legend(fontsize=10)
+    axes[1].legend(fontsize=11)
     alt = f"Time of {len(cached)} tokens: {sum(cached):.0f} ms with the KV cache, {sum(anew):.0f} ms without."
     return show(figure, alt)
+
+
+# -- who waits for whom ------------------------------------------------------------------------------------
+
+
+def plot_seats(runs: Mapping[str, Sequence[StepRecord]], arrivals: Mapping[str, int], num_seats: int) -> Image:
+    """Show who sits where in each step, which seats are empty, and how many people wait.
+
+    runs: the recorded steps of each way to serve the same requests.
+    arrivals: request id -> step of its arrival; Anna is one of them.
+    """
+    figure, panels = new_figure(10, 2.5 * len(runs), nrows=len(runs), sharex=True, squeeze=False)
+    longest = max(map(len, runs.values()))
+    told = []
+    for axes, (name, steps) in zip(panels[:, 0], runs.items(), strict=True):
+        seated = seat(steps, num_seats)
+        _draw_seats(axes, seated)
+        for step in range(len(seated)):
+            waiting = sum(arrives <= step for arrives in arrivals.values()) - len(_seen(seated[: step + 1]))
+            axes.text(step + 0.5, 0.5, str(waiting or "·"), ha="center", va="center", fontsize=12)
+        axes.axvline(arrivals["Anna"], color="#8A4B00", linestyle=":", linewidth=2, zorder=0.5)
+        axes.text(arrivals["Anna"] + 0.15, num_seats + 1.3, "Anna comes", va="center", fontsize=11, color="#8A4B00")
+        axes.set(title=name, xlim=(0, longest), ylim=(0, num_seats + 1.6))
+        axes.set_yticks(
+            [0.5, *(i + 1.5 for i in range(num_seats))], ["waiting", *(f"seat {i + 1}" for i in range(num_seats))]
+        )
+        axes.tick_params(labelsize=11, left=False)
+        empty = sum(row.count(None) for row in seated)
+        waits = {who: next(i for i, row in enumerate(seated) if who in row) - since for who, since in arrivals.items()}
+        told.append(f"{name}: {len(steps)} steps, {empty} empty seats, steps waited {waits}")
+    panels[-1, 0].set(xlabel="step", xticks=range(0, longest + 1, 2))
+    return show(figure, f"Who sits on which of {num_seats} seats in each step. {'. '.join(told)}.")
+
+
+def seat(steps: Sequence[StepRecord], num_seats: int) -> list[list[str | None]]:
+    """Return who sits on each seat in each step: one keeps a seat to the end, a newcomer takes the first free one."""
+    rows: list[list[str | None]] = []
+    row: list[str | None] = [None] * num_seats
+    for step in steps:
+        runs = [seq.request_id for seq in step.sequences if seq.num_scheduled_tokens]
+        row = [who if who in runs else None for who in row]
+        for who in runs:
+            if who not in row:
+                row[row.index(None)] = who
+        rows.append(list(row))
+    return rows
+
+
+def _seen(rows: list[list[str | None]]) -> set[str]:
+    return {who for row in rows for who in row if who is not None}
+
+
+def _draw_seats(axes: Axes, seated: list[list[str | None]]) -> None:
+    for place in range(len(seated[0])):
+        start = 0
+        for who, group in itertools.groupby(row[place] for row in seated):
+            length = len(list(group))
+            _draw_stay(axes, who, start, place + 1, length)
+            start += length
+
+
+def _draw_stay(axes: Axes, who: str | None, start: int, below: int, length: int) -> None:
+    box = Rectangle((start + 0.04, below + 0.08), length - 0.08, 0.84)
+    box.set(facecolor=ORANGE if who == "Anna" else "#A9D0EA", edgecolor="#333333", linewidth=1.2)
+    if who is None:
+        box.set(facecolor="white", edgecolor=GREY, hatch="////")
+    axes.add_patch(box)
+    name = who or ("empty" if length > 1 else "")
+    label = axes.text(start + length / 2, below + 0.5, name, ha="center", va="center", fontsize=12)
+    if who is None and name:
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 2})
+
+
+# -- text as it comes ----------------------------------------------------------------------------------------
+
+
+def stream_table(tokenizer: PreTrainedTokenizerBase, text: str, stop: list[str]) -> HTML:
+    """Show what the engine's detokenizer makes of the tokens of a text, one row per token.
+
+    A table and not a picture: the browser has fonts for every script.
+    """
+    token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    detokenizer = Detokenizer(tokenizer, [], SamplingParams(stop=stop))
+    rows, arrived = [], 0
+    for token_id in token_ids:
+        detokenizer.update([token_id])
+        size = len(tokenizer.convert_ids_to_tokens(token_id))  # byte-level BPE: a letter per byte
+        new, arrived = text.encode()[arrived : arrived + size], arrived + size
+        waiting = arrived - len(detokenizer.text.encode())
+        shown = detokenizer.stable_text(finished=False)
+        half = f" + {waiting} byte{'s' if waiting > 1 else ''}" if waiting else ""
+        held = detokenizer.text[len(shown) :]
+        rows.append([str(token_id), new.hex(" "), detokenizer.text, f"{held}{half}", shown])
+    table = _table(["token", "its bytes", "characters so far", "held back", "shown"], rows)
+    return HTML(table)  # type: ignore[no-untyped-call]
+
+
+def _table(names: list[str], rows: list[list[str]]) -> str:
+    style = "text-align: left; padding: 4px 14px; font-size: 15px; color: #222; background: {}"
+    colors = ["#FFF", "#FFF", "#FFF", "#FFE9BF", "#D5EFE4"]
+    head = "".join(f'<th scope="col" style="{style.format("#EEE")}">{name}</th>' for name in names)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="{style.format(color)}">{html.escape(value)}</td>'
+            for color, value in zip(colors, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def plot_probabilities(llm: LLM, completion: CompletionOutput) -> Image:
     """Show the probability of every token of a completion that was made with log-probabilities."""
     values = probabilities_of(completion)
     names = [repr(decode_token(llm.get_tokenizer(), token))[1:-1] for token in completion.token_ids]
-    figure, axes = new_figure(10, 3.2)
-    axes.bar(range(len(values)), values, 0.8, color=BLUE, hatch="///", edgecolor="white")
-    axes.set_xticks(range(len(values)), names, rotation=60, ha="right", family="monospace")
-    axes.set(ylabel="probability", ylim=(0, 1))
+    figure, axes = new_figure(10, 3.6)
+    for low, high, color, hatch, label in (
+        (0.5, 1.1, "#7FB6DA", "", "50 % and more"),
+        (0.1, 0.5, "#F5CE7A", "///", "10 to 50 %"),
+        (0.0, 0.1, "#D55E00", "xxx", "below 10 %"),
+    ):
+        inside = [i for i, value in enumerate(values) if low <= value < high]
+        axes.bar(inside, [values[i] for i in inside], 0.8, color=color, hatch=hatch, edgecolor="#333333", label=label)
+    axes.set_xticks(range(len(values)), names, rotation=60, ha="right", rotation_mode="anchor", family="monospace")
+    axes.set(ylabel="probability", ylim=(0, 1.02), xlim=(-0.6, len(values) - 0.4))
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=11, ncols=3, loc="outside upper center", frameon=False)
     least = min(range(len(values)), key=values.__getitem__)
-    alt = (
-        f"Probability of each of {len(values)} tokens; the least probable is {names[least]!r} with {values[least]:.0%}."
-    )
+    alt = f"Probability of each of {len(values)} tokens; the least one is {names[least]!r} with {values[least]:.0%}."
     return show(figure, alt)
+
+
+def _greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+
+
+def _prompt(token_id: int, length: int) -> TokensPrompt:
+    return {"prompt_token_ids": [token_id] * length}
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

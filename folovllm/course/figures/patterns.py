@@ -101,7 +101,7 @@ def plot_place() -> Image:
     )
 
 
-def plot_token_memory(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000)) -> Image:
+def plot_memory_growth(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000)) -> Image:
     """Show the bytes that a text of so many tokens needs: as a list of ids, as keys and values, beside the weights."""
     model = llm.llm_engine.model_runner.model
     weights = sum(each.numel() * each.element_size() for each in model.parameters())

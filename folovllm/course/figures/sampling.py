@@ -1,76 +1,216 @@
 """The static figures of chapter 02, from the engine's own functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from string import ascii_uppercase
 
 import numpy as np
 from IPython.display import Image
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
 
-from folovllm.course.distribution import make_distribution
-from folovllm.course.style import BLUE, GREEN, ORANGE, new_figure, show
+from folovllm.config import SamplingOrder
+from folovllm.course.distribution import Distribution, make_distribution
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.engine.detokenizer import decode_token
+from folovllm.engine.detokenizer import decode_token, find_stop
 from folovllm.llm import LLM
-from folovllm.outputs import CompletionOutput
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
+from folovllm.sampling.sampler import adjust_logits
 from folovllm.sampling_params import SamplingParams
 
-_LOOKS = ((BLUE, "///"), (GREEN, ""), (ORANGE, "..."))
+_LOOKS = ((BLUE, "///"), (ORANGE, "..."), (GREEN, ""))
+_MARKERS = "osD^"
+_PALE = "#DDDDDD"
+_IN_FRONT = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 
 
-def plot_temperatures(llm: LLM, prompt: str, temperatures: tuple[float, float, float], num_tokens: int = 10) -> Image:
-    """Show the likeliest next tokens of a prompt at three temperatures, one beside the other."""
+def plot_draw(
+    llm: LLM, prompt: str, settings: Mapping[str, SamplingParams], numbers: Sequence[float] = (), num_named: int = 3
+) -> Image:
+    """Show what a draw is: the vocabulary side by side on a line from 0 to 1, one line per setting.
+
+    numbers: places on the line that random numbers point to.  num_named: likeliest tokens that get a name; all
+    others are grey. Tokens stand in the order of their ids, as the engine's draw adds them up.
+    """
     logits = llm.compute_logits(prompt).cpu()
-    shapes = [make_distribution(logits, SamplingParams(temperature=each)) for each in temperatures]
-    head = np.argsort(-shapes[0].before, kind="stable")[:num_tokens]
-    figure, axes = new_figure(9, 3.6)
-    for i, (shape, (color, hatch)) in enumerate(zip(shapes, _LOOKS, strict=True)):
-        label = f"temperature {temperatures[i]:g}: {shape.entropy:.1f} bits"
-        places = np.arange(num_tokens) + 0.27 * (i - 1)
-        axes.bar(places, shape.after[head], 0.25, color=color, hatch=hatch, edgecolor="white", label=label)
-    names = [visible_text(decode_token(llm.get_tokenizer(), int(token))) for token in head]
-    axes.set_xticks(np.arange(num_tokens), names, rotation=30, ha="right", family="monospace")
-    axes.set(title=prompt, ylabel="probability")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=11)
-    shares = zip(temperatures, shapes, strict=True)
-    told = "; ".join(f"at {each:g} the likeliest has {shape.after.max():.0%}" for each, shape in shares)
-    alt = f"Bars of the {num_tokens} likeliest tokens after {prompt!r}: {told}."
-    return show(figure, alt)
+    shapes = [make_distribution(logits, params) for params in settings.values()]
+    named = np.sort(np.argsort(-shapes[0].before, kind="stable")[:num_named])
+    names = [_name(llm, token) for token in named]
+    figure, axes = new_figure(10, 1.6 + 0.75 * len(shapes))
+    told = []
+    for row, (label, shape) in enumerate(zip(settings, shapes, strict=True)):
+        _draw_line(axes, row, shape, named, names)
+        rest = max(0.0, 1 - float(shape.after[named].sum()))
+        shares = ", ".join(f"{name} {shape.after[token]:.0%}" for name, token in zip(names, named, strict=True))
+        told.append(f"{label}: {shares}, all others {rest:.0%}")
+    for number in numbers:
+        axes.axvline(number, color="black", linestyle="--", linewidth=1.5)
+        axes.text(number, -0.64, f"{number:.3f}", ha="center", va="bottom", fontsize=12)
+    axes.set_yticks(range(len(shapes)), list(settings), fontsize=12)
+    axes.set(xlim=(-0.005, 1.005), ylim=(len(shapes) - 0.55, -0.6), xlabel="place on the line")
+    axes.set_title(f"{prompt} …    (grey: the other {len(logits) - num_named:,} tokens)", pad=24 if numbers else 8)
+    pointed = f" Random numbers point to {', '.join(f'{number:.3f}' for number in numbers)}." if numbers else ""
+    return show(figure, f"After {prompt!r}, the line from 0 to 1 divided among tokens. {'; '.join(told)}.{pointed}")
+
+
+def _draw_line(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Draw one distribution as a line: all of it in grey, the named tokens over it, each where it stands."""
+    upper = np.cumsum(shape.after)
+    axes.barh(row, 1, 0.6, color=_PALE)
+    for token, name, (color, hatch) in zip(named, names, cycle(_LOOKS), strict=False):
+        width, left = shape.after[token], upper[token] - shape.after[token]
+        axes.barh(row, width, 0.6, left=left, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
+        if width > 0.012 * len(name):
+            middle = left + width / 2
+            axes.text(middle, row, name, ha="center", va="center", fontsize=12, family="monospace", bbox=_IN_FRONT)
+
+
+def plot_filters(
+    probs: Tensor, settings: Mapping[str, SamplingParams], orders: Mapping[str, SamplingOrder] | None = None
+) -> Image:
+    """Show what each setting makes of a few tokens: which stay, and where the probability of the others goes.
+
+    probs: [num_tokens], together 1.  orders: those of settings that do not run their filters in Hugging Face's.
+    """
+    rows = {"the model": SamplingParams(), **settings}
+    order: dict[str, SamplingOrder] = {label: "huggingface" for label in rows} | dict(orders or {})
+    names = ascii_uppercase[: len(probs)]
+    shapes = [make_distribution(probs.double().log(), params, order[label]) for label, params in rows.items()]
+    widest = max(float(shape.after.max()) for shape in shapes) * 1.12
+    figure, axes = new_figure(10, 1.1 + 0.72 * len(rows))
+    told = []
+    for row, (label, shape) in enumerate(zip(rows, shapes, strict=True)):
+        for place in range(len(probs)):
+            _draw_token(axes, row, place, float(shape.before[place]), float(shape.after[place]), widest)
+        after = " ".join(f"{name} {share:.0%}" for name, share in zip(names, shape.after, strict=True) if share)
+        told.append(f"{label}: {after}")
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=12)
+    axes.set_xticks([])
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    for place, name in enumerate(names):
+        axes.text(place, -0.72, f"token {name}", fontsize=12, fontweight="bold")
+    axes.set(xlim=(-0.05, len(probs)), ylim=(len(rows) - 0.45, -0.85))
+    axes.set_xlabel("dotted outline: what the model gave.  filled: what the token is drawn with")
+    return show(figure, f"{len(probs)} tokens under several settings, with what is left of each. {'; '.join(told)}.")
+
+
+def _draw_token(axes: Axes, row: int, place: int, before: float, after: float, widest: float) -> None:
+    """Draw one token's bar: an outline for what the model gave it, filled as far as it is drawn now."""
+    if after:
+        axes.barh(row + 0.12, after / widest, 0.4, left=place, color=BLUE, hatch="///", edgecolor="white")
+    axes.barh(row + 0.12, before / widest, 0.4, left=place, fill=False, edgecolor="black", linestyle=":", linewidth=1.5)
+    text, color = (f"{after:.0%}", "black") if after else ("✗ dropped", "#555555")
+    axes.text(place, row - 0.12, text, fontsize=12, va="bottom", color=color)
+
+
+def plot_penalties(
+    llm: LLM,
+    prompt_token_ids: Sequence[int],
+    output_token_ids: Sequence[int],
+    settings: Mapping[str, SamplingParams],
+    num_tokens: int = 6,
+) -> Image:
+    """Show where penalties move the logits of the likeliest next tokens, one marker per setting."""
+    written = [*prompt_token_ids, *output_token_ids]
+    logits = llm.compute_logits({"prompt_token_ids": written}).cpu()
+    moved = {label: _adjusted(logits, params, prompt_token_ids, output_token_ids) for label, params in settings.items()}
+    best = {label: _name(llm, int(each.argmax())) for label, each in moved.items()}
+    tokens = logits.topk(num_tokens).indices.tolist()
+    figure, axes = new_figure(10, 1.5 + 0.5 * num_tokens)
+    looks = zip(_MARKERS, (GREY, BLUE, ORANGE, GREEN), strict=True)
+    for i, ((label, each), (marker, color)) in enumerate(zip(moved.items(), looks, strict=False)):
+        places = np.arange(num_tokens) + 0.18 * (i - (len(moved) - 1) / 2)
+        look = {"color": color, "markersize": 9, "markeredgecolor": "black"}
+        axes.plot(each[tokens], places, marker, label=f"{label}: {best[label]}", **look)
+    counts = [list(output_token_ids).count(token) for token in tokens]
+    labels = [f"{_name(llm, token)}  ×{count}" for token, count in zip(tokens, counts, strict=True)]
+    axes.set_yticks(range(num_tokens), labels, family="monospace", fontsize=12)
+    axes.set(xlabel="logit of the next token", ylabel="token × times written", ylim=(num_tokens - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.4)
+    looks_of_legend = {"ncols": 2, "fontsize": 11, "title_fontsize": 11, "frameon": False}
+    figure.legend(loc="outside upper center", title="setting: the token with the largest logit", **looks_of_legend)
+    told = "; ".join(f"{label}: {name} has the largest" for label, name in best.items())
+    return show(figure, f"Logits of {', '.join(labels)} under {len(settings)} settings. {told}.")
+
+
+def _adjusted(logits: Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> Tensor:
+    """Return one row of logits, [vocab], as a request's penalties leave them."""
+    row = logits[None].float().clone()
+    request = SamplingRow(params, prompt, output, uniform=0.0)
+    adjust_logits(row, SamplingMetadata.build([request], row.shape[-1], row.device))
+    return row[0]
 
 
 def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParams]) -> Image:
     """Show how many tokens each setting keeps, for several prompts: on a log scale, one bar each."""
-    figure, axes = new_figure(9, 1.2 + 0.55 * len(settings))
+    figure, axes = new_figure(10, 1.2 + 0.6 * len(settings))
     told = []
     for i, (prompt, (color, hatch)) in enumerate(zip(prompts, _LOOKS, strict=False)):
         logits = llm.compute_logits(prompt).cpu()
         kept = [make_distribution(logits, params).num_kept for params in settings.values()]
         places = np.arange(len(settings)) + 0.36 * (i - (len(prompts) - 1) / 2)
         bars = axes.barh(places, kept, 0.34, color=color, hatch=hatch, edgecolor="white", label=prompt)
-        axes.bar_label(bars, padding=4, fontsize=10)
+        axes.bar_label(bars, padding=4, fontsize=11)
         told.append(f"after {prompt!r}: " + ", ".join(map(str, kept)))
-    axes.set_yticks(range(len(settings)), settings)
-    axes.set(xscale="log", xlabel="tokens kept", xlim=(0.8, None), ylim=(len(settings) - 0.45, -0.55))
+    axes.set_yticks(range(len(settings)), list(settings), fontsize=12)
+    axes.set(xscale="log", xlabel="tokens kept (logarithmic axis)", xlim=(0.5, None))
+    axes.set_ylim(len(settings) - 0.45, -0.55)
     axes.xaxis.set_major_formatter("{x:g}")
-    figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=10, frameon=False)
-    alt = f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}."
-    return show(figure, alt)
+    figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=11, frameon=False)
+    return show(figure, f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}.")
 
 
-def plot_entropy(llm: LLM, prompt: str, completion: CompletionOutput) -> Image:
-    """Show how open the choice was before each token of a completion, in bits, under the model itself."""
-    tokenizer = llm.get_tokenizer()
-    before = tokenizer(prompt).input_ids
-    bits = []
-    for i in range(len(completion.token_ids)):
-        logits = llm.compute_logits({"prompt_token_ids": before + completion.token_ids[:i]}).cpu()
-        bits.append(make_distribution(logits, SamplingParams()).entropy)
-    figure, axes = new_figure(10, 3.4)
-    axes.bar(range(len(bits)), bits, 0.8, color=BLUE, hatch="///", edgecolor="white")
-    names = [visible_text(decode_token(tokenizer, token)) for token in completion.token_ids]
-    axes.set_xticks(range(len(bits)), names, rotation=45, ha="right", family="monospace")
-    axes.set(title=prompt, ylabel="entropy, bits")
-    most, least = int(np.argmax(bits)), int(np.argmin(bits))
-    told = f"the most open is before {names[most]!r} ({bits[most]:.1f}), the surest before {names[least]!r}"
-    alt = f"Entropy before each of {len(bits)} tokens after {prompt!r}: {told} ({bits[least]:.1f})."
-    return show(figure, alt)
+def plot_entropy(
+    llm: LLM, prompt_token_ids: Sequence[int], output_token_ids: Sequence[int], parts: Mapping[str, slice]
+) -> Image:
+    """Show how open the choice was before each token, in bits, under the model itself.
+
+    parts: pieces of the output that have the same tokens, to be compared.
+    """
+    figure, axes = new_figure(10, 3.8)
+    told = []
+    for i, ((label, part), (color, hatch)) in enumerate(zip(parts.items(), _LOOKS, strict=False)):
+        bits = []
+        for place in range(len(output_token_ids))[part]:
+            written = {"prompt_token_ids": [*prompt_token_ids, *output_token_ids[:place]]}
+            bits.append(make_distribution(llm.compute_logits(written).cpu(), SamplingParams()).entropy)
+        places = np.arange(len(bits)) + 0.4 * (i - (len(parts) - 1) / 2)
+        axes.bar(places, bits, 0.38, color=color, hatch=hatch, edgecolor="white", label=label)
+        told.append(f"{label} {np.mean(bits):.1f} on average, {max(bits):.1f} at most")
+    names = [_name(llm, token) for token in output_token_ids[part]]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", family="monospace", fontsize=11)
+    axes.set(ylabel="entropy before the token, bits", xlabel="the tokens, in the order of the text")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.legend(fontsize=11)
+    return show(figure, f"Entropy in bits before each of {len(names)} tokens: {'; '.join(told)}.")
+
+
+def plot_stop(text: str, stop: list[str]) -> Image:
+    """Show where each stop string begins and is complete in a text that grows letter by letter."""
+    found = find_stop(text, stop)
+    kept = len(text) if found is None else found[0]
+    figure, axes = new_figure(10, 0.8 + 0.6 * (1 + len(stop)))
+    for place, letter in enumerate(text):
+        color, hatch = (BLUE, "") if place < kept else (_PALE, "...")
+        axes.barh(0, 0.94, 0.7, left=place + 0.03, color=color, hatch=hatch, edgecolor="white")
+        axes.text(place + 0.5, 0, visible_text(letter), ha="center", va="center", fontsize=13, bbox=_IN_FRONT)
+    told = []
+    for row, each in enumerate(stop, start=1):
+        start, end = text.index(each), text.index(each) + len(each)
+        axes.barh(row, len(each), 0.5, left=start, color=ORANGE, hatch="///", edgecolor="white")
+        axes.plot([end, end], [0.5, row + 0.3], color="black", linestyle="--")
+        axes.text(end + 0.15, row, f"complete after {end} characters", va="center", fontsize=12)
+        told.append(f"{each!r} begins after {start} characters and is complete after {end}")
+    axes.set_yticks(range(len(stop) + 1), ["the text", *map(repr, stop)], fontsize=12)
+    axes.set(xlim=(-0.2, len(text) + 5), ylim=(len(stop) + 0.5, -0.6), xticks=[])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlabel("blue: what stays.  dotted grey: what is cut off")
+    return show(figure, f"The text {text!r} letter by letter. {'; '.join(told)}. What stays is {text[:kept]!r}.")
+
+
+def _name(llm: LLM, token: int) -> str:
+    """Return a token's text as a label."""
+    return visible_text(decode_token(llm.get_tokenizer(), int(token)))

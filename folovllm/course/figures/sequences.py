@@ -1,101 +1,288 @@
-"""The static figures of chapter 03: the state machine and a beam search, from the engine's own table and texts."""
+"""The figures of chapter 03: layers, statuses, shared blocks and beams, from the engine's own objects and records."""
 
+from collections.abc import Sequence as Listed
+from itertools import accumulate, pairwise, permutations
 from typing import Any
 
 from IPython.display import Image
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
+from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
+from folovllm.engine.history import StepRecord
 from folovllm.llm import LLM
-from folovllm.outputs import RequestOutput
-from folovllm.request import ALLOWED_TRANSITIONS, SequenceStatus
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.request import ALLOWED_TRANSITIONS, Request, Sequence, SequenceStatus
+
+_OWNERS = [(BLUE, "-"), (ORANGE, "--"), (GREEN, ":")]
+"""Colour and line of the sequences of a request, in their order."""
+_PALE = {BLUE: "#d6e8f4", ORANGE: "#fcefd0", GREEN: "#d3efe6"}
+
+# -- request > sequences > data, and the blocks ---------------------------------------------------------------
+
+_BLOCK_WIDTH, _SLOT_HEIGHT = 12.4, 4.2
+Slots = dict[int, list[str]]
+"""What stands in each block: a word for each token, as far as it is filled."""
+
+
+def plot_layers(llm: LLM, request: Request) -> Image:
+    """Draw a live request: its sequences in it, their data in them, and arrows to the KV blocks that they hold."""
+    seqs = request.sequences
+    slots = _slots(llm, [(seq.get_token_ids()[: seq.num_computed_tokens], tuple(seq.block_ids)) for seq in seqs])
+    figure, axes = new_figure(11, 7)
+    _box(axes, (1, 36), 98, 39, "black", "-")
+    params = request.sampling_params
+    axes.text(3, 72.3, f"Request {request.request_id!r}: {request.status}", va="center", fontsize=13, weight="bold")
+    told = f"prompt: {request.prompt!r}      n={params.n}, seed={params.seed}, max_tokens={params.max_tokens}"
+    axes.text(3, 68.6, told, va="center", fontsize=12)
+    starts = []
+    for i, seq in enumerate(seqs):
+        left = 3 + 32 * i
+        color, line = _OWNERS[i]
+        _box(axes, (left, 38), 30, 28, color, line)
+        axes.text(left + 1.5, 63.2, f"Sequence {seq.seq_id!r}: {seq.status}", va="center", fontsize=12, weight="bold")
+        axes.text(left + 1.5, 59.6, f"seed {seq.seed}, block table {seq.block_ids}", va="center", fontsize=12)
+        _box(axes, (left + 1.5, 40), 27, 16.5, GREY, "-")
+        data = seq.data
+        words = "".join(_words(llm, data.output_token_ids))
+        lines = [
+            "SequenceData",
+            f"prompt_token_ids: {data.get_prompt_len()} tokens",
+            f"output_token_ids: {data.get_output_len()} tokens",
+            f"  {words}",
+        ]
+        for row, text in enumerate(lines):
+            weight = "bold" if row == 0 else "normal"
+            axes.text(left + 2.7, 54 - 3.8 * row, text, va="center", fontsize=11, weight=weight)
+        starts.append((left + 15.0, 38.0))
+    tables = [tuple(seq.block_ids) for seq in seqs]
+    _draw_blocks(axes, tables, slots, _size_of(llm), starts)
+    legend = f"KV blocks, {_size_of(llm)} tokens each.\nGrey: shared, ×3 means three holders."
+    axes.text(60, 8, legend, va="center", fontsize=12)
+    axes.set(xlim=(0, 100), ylim=(-2.5, 76))
+    axes.axis("off")
+    each = "; ".join(f"sequence {seq.seq_id}, {seq.status}, seed {seq.seed}, blocks {seq.block_ids}" for seq in seqs)
+    return show(
+        figure, f"Nested boxes: request {request.request_id}, {request.status}, holds {each}. Arrows lead to blocks."
+    )
+
+
+def plot_blocks(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
+    """Draw the block tables of the one request that ``llm`` recorded, a frame for each of ``steps``."""
+    figure, frames = new_figure(11, 3.1 * len(steps), nrows=len(steps), squeeze=False)
+    size = _size_of(llm)
+    told = []
+    for axes, number in zip(frames[:, 0], steps, strict=True):
+        step = recorded(llm)[number]
+        tables = [seq.block_table for seq in step.sequences]
+        slots = _slots(llm, _computed(output, step))
+        starts = []
+        for i, seq in enumerate(step.sequences):
+            color, line = _OWNERS[i]
+            place = (14 + 36.0 * i, 29.0)
+            _box(axes, (place[0] - 9, 29), 18, 5, color, line)
+            axes.text(place[0], 31.5, f"sequence {seq.seq_id}", ha="center", va="center", fontsize=12)
+            starts.append(place)
+        _draw_blocks(axes, tables, slots, size, starts)
+        copied = f", blocks copied: {step.blocks_copied}" if step.blocks_copied else ""
+        axes.set_title(f"after step {step.step}{copied}", loc="left", fontsize=12, weight="bold")
+        axes.set(xlim=(0, 100), ylim=(-3, 35))
+        axes.axis("off")
+        each = ", ".join(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
+        told.append(f"after step {step.step} the block tables are {each}{copied}")
+    return show(figure, f"Block tables of {len(tables)} sequences of one request: {'; '.join(told)}.")
+
+
+def _computed(output: RequestOutput, step: StepRecord) -> list[tuple[list[int], tuple[int, ...]]]:
+    """Return for each sequence the tokens that are in its blocks, and its table."""
+    assert output.prompt_token_ids is not None
+    return [
+        ((output.prompt_token_ids + completion.token_ids)[: seq.num_computed_tokens], seq.block_table)
+        for seq, completion in zip(step.sequences, output.outputs, strict=True)
+    ]
+
+
+def _slots(llm: LLM, computed: list[tuple[list[int], tuple[int, ...]]]) -> Slots:
+    """Return what stands in each block. computed: the tokens of a sequence that were computed, and its block table."""
+    size = _size_of(llm)
+    return {
+        block: _words(llm, tokens[i * size : (i + 1) * size])
+        for tokens, table in computed
+        for i, block in enumerate(table)
+    }
+
+
+def _draw_blocks(
+    axes: Axes, tables: Listed[tuple[int, ...]], slots: Slots, size: int, starts: Listed[tuple[float, float]]
+) -> None:
+    """Draw the blocks below, each a column of ``size`` slots, and an arrow to each from whoever holds it."""
+    left = {block: 1 + (_BLOCK_WIDTH + 1.6) * place for place, block in enumerate(sorted(slots))}
+    top = size * _SLOT_HEIGHT
+    for block, words in slots.items():
+        holders = [i for i, table in enumerate(tables) if block in table]
+        own = _OWNERS[holders[0]] if len(holders) == 1 else None
+        for row in range(size):
+            filled = row < len(words)
+            look: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "linewidth": 1}
+            if filled:
+                look["facecolor"] = _PALE[own[0]] if own else "#e6e6e6"
+            place = (left[block], top - (row + 1) * _SLOT_HEIGHT)
+            axes.add_patch(Rectangle(place, _BLOCK_WIDTH, _SLOT_HEIGHT, **look))
+            if filled:
+                middle = (place[0] + _BLOCK_WIDTH / 2, place[1] + _SLOT_HEIGHT / 2)
+                axes.text(*middle, words[row], ha="center", va="center", fontsize=11, family="monospace")
+        border: dict[str, Any] = {"fill": False, "edgecolor": own[0] if own else "black", "linewidth": 2}
+        border["linestyle"] = own[1] if own else "-"
+        axes.add_patch(Rectangle((left[block], 0), _BLOCK_WIDTH, top, **border))
+        label = f"block {block}" if own else f"block {block}: ×{len(holders)}"
+        axes.text(left[block] + _BLOCK_WIDTH / 2, -1.6, label, ha="center", va="center", fontsize=11, weight="bold")
+    for i, table in enumerate(tables):
+        for block in table:
+            # The ends lie side by side, so that arrows to a shared block can be counted.
+            end = (left[block] + _BLOCK_WIDTH * (i + 1) / (len(tables) + 1), top + 0.2)
+            color, line = _OWNERS[i]
+            arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.8}
+            axes.add_patch(FancyArrowPatch(starts[i], end, color=color, linestyle=line, shrinkA=0, shrinkB=0, **arrow))
+
+
+def _box(axes: Axes, corner: tuple[float, float], width: float, height: float, color: str, line: str) -> Patch:
+    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=1", "facecolor": "white", "linewidth": 2}
+    return axes.add_patch(FancyBboxPatch(corner, width, height, edgecolor=color, linestyle=line, **look))
+
+
+def _words(llm: LLM, token_ids: list[int]) -> list[str]:
+    return [visible_text(decode_token(llm.get_tokenizer(), token_id)) for token_id in token_ids]
+
+
+def _size_of(llm: LLM) -> int:
+    return llm.llm_engine.config.cache_config.block_size
+
+
+# -- the statuses ---------------------------------------------------------------------------------------------
 
 _PLACES = {
-    "waiting": (0.0, 1.5),
-    "running": (2.4, 2.4),
-    "swapped": (2.4, 0.7),
-    "finished_aborted": (2.4, -1.0),
-    "finished_stopped": (5.2, 3.1),
-    "finished_length_capped": (5.5, 1.5),
-    "finished_ignored": (8.0, 2.4),
+    "waiting": (8.0, 46.0),
+    "running": (56.0, 46.0),
+    "swapped": (56.0, 6.0),
+    "finished_aborted": (8.0, 6.0),
+    "finished_stopped": (92.0, 58.0),
+    "finished_length_capped": (92.0, 34.0),
+    "finished_ignored": (126.0, 46.0),
 }
+_WHY = {
+    ("waiting", "running"): ("blocks and a seat are free", (32.0, 50.8), -0.26),
+    ("running", "waiting"): ("no block left, single text:\nits blocks are dropped", (32.0, 41.2), -0.26),
+    ("running", "swapped"): ("no block left,\nseveral texts:\nblocks move\nto the host", (61.5, 26.0), -0.25),
+    ("swapped", "running"): ("blocks\nare free\nagain", (50.5, 26.0), -0.25),
+    ("swapped", "waiting"): ("a step was\ninterrupted", (22.0, 34.0), 0.0),
+    ("waiting", "finished_aborted"): ("user left", (8.0, 25.0), 0.0),
+    ("running", "finished_aborted"): ("user left", (22.0, 18.0), 0.0),
+    ("swapped", "finished_aborted"): ("user left", (32.0, 6.0), 0.0),
+    ("running", "finished_stopped"): ("EOS or a\nstop string", (74.0, 52.0), 0.0),
+    ("running", "finished_length_capped"): ("max_tokens\nreached", (74.0, 40.0), 0.0),
+    ("finished_stopped", "finished_ignored"): ("not among\nthe best n", (108.0, 52.4), 0.0),
+    ("finished_length_capped", "finished_ignored"): ("not among\nthe best n", (108.0, 39.6), 0.0),
+}
+"""For each move of the engine's table: why it happens, where that is written, how the arrow bends."""
 
 
 def plot_states() -> Image:
-    """Draw the statuses of a sequence and every move that the engine's table allows."""
-    figure, axes = new_figure(10, 4.6)
+    """Draw the statuses of a sequence and every move that the engine's table allows, with the reason for it."""
+    figure, axes = new_figure(12, 6.2)
+    boxes = {}
+    for status in SequenceStatus:
+        x, y = _PLACES[status]
+        ended = status.is_finished()
+        boxes[str(status)] = _box(axes, (x - 9, y - 4), 18, 8, GREEN if ended else BLUE, "--" if ended else "-")
+        axes.text(x, y, status.replace("_", "\n", 1), ha="center", va="center", fontsize=12, weight="bold")
     moves = [(str(old), str(new)) for old, following in ALLOWED_TRANSITIONS.items() for new in sorted(following)]
     for old, new in moves:
-        # Two that lead to and fro bend apart; the way from running to its abortion passes swapped by.
-        bend = 0.18 if (new, old) in moves else -0.5 if (old, new) == ("running", "finished_aborted") else 0.0
-        arrow: dict[str, Any] = {
-            "arrowstyle": "-|>",
-            "mutation_scale": 16,
-            "shrinkA": 30,
-            "shrinkB": 44,
-            "linewidth": 1.5,
-            "color": "#555555",
-        }
-        axes.add_patch(FancyArrowPatch(_PLACES[old], _PLACES[new], connectionstyle=f"arc3,rad={bend}", **arrow))
-    for status in SequenceStatus:
-        ended = status.is_finished()
-        box: dict[str, Any] = {
-            "boxstyle": "round,pad=0.5",
-            "facecolor": "white",
-            "edgecolor": GREEN if ended else BLUE,
-            "linewidth": 2,
-        }
-        box["linestyle"] = "--" if ended else "-"
-        axes.text(*_PLACES[status], status.replace("_", "\n", 1), ha="center", va="center", fontsize=11, bbox=box)
-    axes.set(xlim=(-0.9, 9.0), ylim=(-1.6, 3.7))
-    axes.axis("off")
-    alt = "Statuses of a sequence and the moves between them: " + "; ".join(f"{old} to {new}" for old, new in moves)
-    return show(figure, alt)
-
-
-def plot_beams(llm: LLM, output: RequestOutput) -> Image:
-    """Draw the results of a beam search as a tree: what they begin with in common is drawn once."""
-    texts = [completion.token_ids for completion in output.outputs]
-    depth = max(map(len, texts))
-    figure, axes = new_figure(10, 1.0 + 0.75 * len(texts))
-    order = sorted(range(len(texts)), key=lambda i: texts[i])
-    height = {i: float(row) for row, i in enumerate(order)}
-    _draw_branch(axes, llm, texts, list(height), height, 0, None)
-    for rank, completion in enumerate(output.outputs):
-        label = f"   {rank + 1}.  {completion.cumulative_logprob:.1f}"
-        axes.text(len(completion.token_ids), height[rank], label, va="center", fontsize=11)
-    axes.set(xlim=(-1.2, depth + 1.4), ylim=(len(texts) - 0.4, -0.6))
-    axes.axis("off")
-    axes.set_title(f"{output.prompt} ...  (rank, log-probability)")
-    shown = "; ".join(f"{i + 1}. {each.text!r}" for i, each in enumerate(output.outputs))
-    return show(figure, f"Tree of the texts that won: {shown}")
-
-
-def _draw_branch(
-    axes: Axes,
-    llm: LLM,
-    texts: list[list[int]],
-    members: list[int],
-    height: dict[int, float],
-    depth: int,
-    origin: tuple[float, float] | None,
-) -> None:
-    """Draw the tokens at ``depth`` of texts that were equal so far, then what follows each of them."""
-    here = sum(height[i] for i in members) / len(members)
-    if origin is not None:
-        axes.plot([origin[0], depth], [origin[1], here], color=GREY, linewidth=2, zorder=0)
-    axes.plot(depth, here, "o", color=ORANGE if len(members) > 1 else BLUE, markersize=9)
-    following: dict[int, list[int]] = {}
-    for i in members:
-        if len(texts[i]) > depth:
-            following.setdefault(texts[i][depth], []).append(i)
-    for token, group in following.items():
-        there = sum(height[i] for i in group) / len(group)
-        name = visible_text(decode_token(llm.get_tokenizer(), token))
+        why, place, bend = _WHY[old, new]
+        arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 16, "linewidth": 1.6, "color": "#555555"}
+        ends: dict[str, Any] = {"patchA": boxes[old], "patchB": boxes[new], "shrinkA": 1, "shrinkB": 1}
+        style = f"arc3,rad={bend}"
+        axes.add_patch(FancyArrowPatch(_PLACES[old], _PLACES[new], connectionstyle=style, **ends, **arrow))
         background = {"facecolor": "white", "pad": 1.5, "linewidth": 0}
-        place = (depth + 0.55, here + 0.55 * (there - here))
-        axes.text(*place, name, ha="center", va="center", family="monospace", fontsize=10, bbox=background)
-        _draw_branch(axes, llm, texts, group, height, depth + 1, (depth, here))
+        axes.text(*place, why, ha="center", va="center", fontsize=11, bbox=background)
+    axes.set(xlim=(-2, 136), ylim=(1, 63))
+    axes.axis("off")
+    told = "; ".join(f"{old} to {new}: {' '.join(_WHY[old, new][0].split())}" for old, new in moves)
+    return show(figure, f"Statuses of a sequence, the moves between them and their reasons. {told}.")
+
+
+# -- beam search ----------------------------------------------------------------------------------------------
+
+
+def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
+    """Draw how the log-probability of a greedy text and of the best beam fall, token by token."""
+    figure, axes = new_figure(11, 4.6)
+    assert greedy.logprobs is not None
+    values = [entry[token].logprob for entry, token in zip(greedy.logprobs, greedy.token_ids, strict=True)]
+    lines = {
+        "greedy": (greedy.token_ids, list(accumulate(values)), ORANGE, "s--"),
+        "best beam": (best.data.output_token_ids, list(accumulate(best.token_logprobs)), BLUE, "o-"),
+    }
+    for name, (_, sums, color, look) in lines.items():
+        axes.plot(range(1, len(sums) + 1), sums, look, color=color, linewidth=2.5, markersize=9, label=name)
+    for (tokens, sums, *_), (_, others, *_) in permutations(lines.values()):
+        for place, (total, other, word) in enumerate(zip(sums, others, _words(llm, tokens), strict=True)):
+            above = total > other - 1e-3  # the same token of both is written once over the other
+            how: dict[str, Any] = {"ha": "center", "va": "bottom" if above else "top", "family": "monospace"}
+            offset = (0, 9 if above else -9)
+            axes.annotate(word, (place + 1, total), offset, textcoords="offset points", fontsize=12, **how)
+    told = [
+        f"{name} after each token: {', '.join(f'{total:.2f}' for total in line[1])}" for name, line in lines.items()
+    ]
+    axes.set(xlabel="token", ylabel="log-probability of the text so far")
+    axes.margins(x=0.07, y=0.16)
+    axes.legend(fontsize=12, loc="lower left", frameon=False)
+    return show(figure, f"Two falling lines; {'; '.join(told)}.")
+
+
+_FATES: dict[str, dict[str, Any]] = {
+    "lives to the end": {"edgecolor": BLUE, "linestyle": "-", "linewidth": 3},
+    "the greedy text, while it lives": {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 3},
+    "dies": {"edgecolor": GREY, "linestyle": ":", "linewidth": 2},
+}
+
+
+def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -> Image:
+    """Draw all texts that lived in each step of a beam search, best on top, and whom each continues.
+
+    alive: the sequences after each step, best first; one that ended in an earlier step is left out.
+    greedy: the tokens of the greedy text, whose path is marked.
+    """
+    alive = [[seq for seq in seqs if seq.data.get_output_len() == i] for i, seqs in enumerate(alive, start=1)]
+    rows: list[list[tuple[int, ...]]] = [[()], *([tuple(seq.data.output_token_ids) for seq in step] for step in alive)]
+    most = max(map(len, rows))
+    figure, axes = new_figure(12, 0.9 + 0.95 * most)
+    for step, (before, after) in enumerate(pairwise(rows)):
+        for row, text in enumerate(after):
+            look = _FATES[_fate(text, rows[-1], greedy)]
+            ends = [step, step + 1], [before.index(text[:-1]), row]
+            axes.plot(*ends, look["linestyle"], color=look["edgecolor"], linewidth=look["linewidth"], zorder=0)
+            [word] = _words(llm, [text[-1]])
+            label = f"{word}\n{alive[step][row].cumulative_logprob:.2f}"
+            box = {"facecolor": "white", "boxstyle": "round,pad=0.3", **look, "linewidth": 2}
+            how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "family": "monospace"}
+            axes.text(step + 1, row, label, bbox=box, **how)
+    handles = [Patch(facecolor="white", label=name, **look | {"linewidth": 2}) for name, look in _FATES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
+    axes.set(xlim=(-0.1, len(rows) - 0.5), ylim=(most - 0.5, -0.5))
+    axes.axis("off")
+    told = [f"step {i}: {', '.join(repr(_text(llm, text)) for text in step)}" for i, step in enumerate(rows) if i]
+    return show(figure, f"The texts that live after each step of a beam search, best first. {'; '.join(told)}.")
+
+
+def _fate(text: tuple[int, ...], winners: list[tuple[int, ...]], greedy: Listed[int]) -> str:
+    """Say what becomes of a text, a key of the legend."""
+    if any(winner[: len(text)] == text for winner in winners):
+        return "lives to the end"
+    return "the greedy text, while it lives" if text == tuple(greedy[: len(text)]) else "dies"
+
+
+def _text(llm: LLM, token_ids: Listed[int]) -> str:
+    return "".join(decode_token(llm.get_tokenizer(), token_id) for token_id in token_ids)

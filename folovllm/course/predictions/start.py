@@ -1,5 +1,31 @@
-"""What chapter ``start`` asks before it shows."""
+"""The predictions of chapter 00."""
 
 from folovllm.course.predictions.prediction import Prediction
 
-PREDICTIONS: list[Prediction] = []
+PREDICTIONS = [
+    Prediction(
+        name="after_the_capital",
+        question='The model gets the text "The capital of France is" and may add 12 tokens. What comes?',
+        choices={
+            "Paris, and nothing more": (
+                "The city is right. But nobody asked a question: the model continues a text, and goes on until it is "
+                "stopped."
+            ),
+            "Paris, and then something more": "Yes: it continues the text, and stops only because 12 tokens are over.",
+            "a question back": "The model was not asked anything. It continues the text that it got.",
+        },
+        right="Paris, and then something more",
+        evidence="Paris.",
+    ),
+    Prediction(
+        name="chinese_tokens",
+        question="The model learned mostly from English texts. How many tokens does it need for 8 Chinese characters?",
+        choices={
+            "fewer than 8": "Words that are frequent in training get one token. For this model they are English.",
+            "8": "A frequent character has a token of its own. Most Chinese characters were rare in training.",
+            "more than 8": "Yes: a rare character is written with several tokens, each a part of its bytes.",
+        },
+        right="more than 8",
+        evidence="15 tokens",
+    ),
+]

@@ -1,11 +1,12 @@
-"""A widget: how many KV blocks fit into memory, how many sequences into the blocks, and what is wasted."""
+"""A widget: how many KV blocks fit into memory, how many sequences into the blocks, and what holds nothing."""
 
 from dataclasses import dataclass, replace
 
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from folovllm.config import CacheConfig
 from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
@@ -17,7 +18,14 @@ from folovllm.models.probe import AttentionSpec
 
 MIB = 1024**2
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-_LENGTHS = np.unique(np.geomspace(1, 8192, 120).astype(int))
+SHORTEST, LONGEST = 16, 8192
+_LENGTHS = np.unique(np.geomspace(SHORTEST, LONGEST, 120).astype(int))
+_PARTS = (
+    ("keys and values", BLUE, "///"),
+    ("empty ends of last blocks", ORANGE, "..."),
+    ("left over: too little for one more sequence", GREY, ""),
+)
+_AXIS_ENDS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
@@ -56,75 +64,134 @@ class Budget:
         return self.num_sequences * self.length * self.spec.bytes_per_token(self.dtype)
 
     @property
-    def wasted_bytes(self) -> int:
-        """Bytes of their last blocks that hold nothing."""
+    def empty_bytes(self) -> int:
+        """Bytes of the sequences' last blocks that hold nothing."""
         return self.num_sequences * self.blocks_per_sequence * self.block_bytes - self.used_bytes
 
     @property
-    def wasted_share(self) -> float:
-        """Share of the sequences' memory that holds nothing; it does not depend on how many there are."""
-        slots = self.blocks_per_sequence * self.block_size
-        return 1 - self.length / slots
+    def num_left_over(self) -> int:
+        """Blocks that are too few for one more sequence."""
+        return self.num_blocks - self.num_sequences * self.blocks_per_sequence
+
+    @property
+    def left_over_bytes(self) -> int:
+        """Bytes that belong to no sequence: the blocks left over, and what is too small for a block."""
+        return self.memory_bytes - self.used_bytes - self.empty_bytes
+
+    @property
+    def wasted_bytes(self) -> int:
+        """Bytes that hold nothing, for either reason."""
+        return self.empty_bytes + self.left_over_bytes
+
+    def share_of(self, num_bytes: int) -> float:
+        """Return how much of the memory some bytes are."""
+        return num_bytes / self.memory_bytes
 
     def sentence(self) -> str:
-        """Say it in one line."""
-        seqs = f"{self.num_sequences} sequences of {self.length} tokens fit"
-        blocks = f"{self.num_blocks} blocks of {self.block_bytes / 1024:g} KiB"
-        return f"{blocks}; {seqs} ({self.blocks_per_sequence} blocks each); {self.wasted_share:.1%} wasted"
+        """Say in two lines what fits, and what of the whole memory holds nothing."""
+        blocks = f"{_count(self.num_blocks, 'block')} of {self.block_bytes / 1024:,g} KiB"
+        each = "" if self.num_sequences == 1 else " each"
+        seqs = f"{_count(self.num_sequences, 'sequence')} of {_count(self.length, 'token')}{each}"
+        empty, wasted = (round(100 * self.share_of(size), 1) for size in (self.empty_bytes, self.wasted_bytes))
+        left = wasted - empty  # so that the printed numbers add up
+        return (
+            f"{blocks}: room for {seqs}, {_count(self.blocks_per_sequence, 'block')} per sequence\n"
+            f"wasted: {empty:.1f} % in last blocks + {left:.1f} % left over "
+            f"({_count(self.num_left_over, 'block')}) = {wasted:.1f} %"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 class BudgetPicture(LivePicture):
     """The memory as one bar; beside it how the two lengths matter: the sequence's and the block's."""
 
     def __init__(self) -> None:
-        figure, axes = new_figure(10, 4.8, nrows=2, ncols=2, height_ratios=(1, 2.6))
+        figure, axes = new_figure(10, 4.7, nrows=2, ncols=2, height_ratios=(1, 2.8))
         grid = axes[0, 0].get_gridspec()
         for unused in axes[0]:
             unused.remove()
-        memory, (fit, waste) = figure.add_subplot(grid[0, :]), axes[1]
-        looks = (
-            ("keys and values", BLUE, "///"),
-            ("empty ends of last blocks", ORANGE, "..."),
-            ("left over", GREY, ""),
-        )
-        self._parts = [
-            memory.barh([0], [0], 0.8, label=label, color=color, hatch=hatch, edgecolor="white")[0]
-            for label, color, hatch in looks
-        ]
-        memory.set(xlim=(0, 1), ylim=(-0.5, 0.5), yticks=[], title="the memory for the KV cache")
-        memory.xaxis.set_major_formatter(PercentFormatter(1))
-        memory.spines[["top", "right", "left"]].set_visible(False)
-        memory.legend(loc="lower center", bbox_to_anchor=(0.5, -1.05), ncols=3, fontsize=10, frameon=False)
-        [self._fit] = fit.plot([], [], color=BLUE, linewidth=2)
-        [self._fit_now] = fit.plot([], [], "D", color=ORANGE, markersize=9)
-        fit.set(xscale="log", yscale="log", xlim=(16, 8192), ylim=(0.8, 2e4), title="sequences that fit")
-        fit.set(xlabel="tokens a sequence")
-        for axis in (fit.xaxis, fit.yaxis):
-            axis.set_major_formatter("{x:g}")
-        [self._waste] = waste.plot([], [], "o-", color=BLUE, linewidth=2)
-        [self._waste_now] = waste.plot([], [], "D", color=ORANGE, markersize=9)
-        waste.set_xscale("log", base=2)
-        waste.set(xlim=(0.9, 142), ylim=(-0.03, 1), title="memory wasted in last blocks", xlabel="tokens a block")
-        waste.set_xticks(BLOCK_SIZES, map(str, BLOCK_SIZES))
-        waste.yaxis.set_major_formatter(PercentFormatter(1))
-        self._sentence = figure.suptitle(" ", fontsize=12, fontweight="bold")
-        lines = [self._fit, self._fit_now, self._waste, self._waste_now]
-        super().__init__(figure, [*self._parts, *lines, self._sentence])
+        self._add_memory(figure.add_subplot(grid[0, :]))
+        self._add_fit(axes[1, 0])
+        self._add_waste(axes[1, 1])
+        moving = [*self._parts, self._words, self._fit, self._fit_now, self._waste_axis]
+        moving += [bar for bars in self._waste.values() for bar in bars] + [self._waste_now]
+        for artist in moving:
+            artist.set_in_layout(artist is self._waste_axis)
+        super().__init__(figure, moving)
         self.keep_background()
+
+    def _add_memory(self, axes: Axes) -> None:
+        self._parts = [
+            axes.barh([0], [0], 0.8, label=label, color=color, hatch=hatch, edgecolor="white")[0]
+            for label, color, hatch in _PARTS
+        ]
+        axes.set(xlim=(0, 1), ylim=(-0.5, 0.5), yticks=[])
+        axes.set_title("the memory for the KV cache", fontsize=12)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.tick_params(labelsize=11)
+        axes.spines[:].set_visible(False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.95), ncols=3, fontsize=11, frameon=False)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 3}
+        self._words = axes.text(0.015, 0, "", va="center", fontsize=12, fontweight="bold", bbox=box)
+
+    def _add_fit(self, axes: Axes) -> None:
+        [self._fit] = axes.plot([], [], color=BLUE, linewidth=2)
+        [self._fit_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
+        axes.set(xscale="log", yscale="log", xlim=(16, LONGEST * 1.1), ylim=(0.8, 2e4))
+        axes.set_title("sequences that fit", fontsize=12)
+        axes.set_xlabel("tokens per sequence")
+        axes.set_xticks([16, 64, 256, 1024, 4096], ["16", "64", "256", "1,024", "4,096"])
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.minorticks_off()
+        axes.grid(color="#e8e8e8")
+
+    def _add_waste(self, axes: Axes) -> None:
+        places = {label: (color, hatch) for label, color, hatch in _PARTS[1:]}
+        self._waste = {
+            label: [
+                axes.bar([i], [0], 0.7, color=color, hatch=hatch, edgecolor="white")[0] for i in range(len(BLOCK_SIZES))
+            ]
+            for label, (color, hatch) in places.items()
+        }
+        [self._waste_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
+        axes.set(ylim=(0, 1.05), xlim=(-0.6, len(BLOCK_SIZES) - 0.4))
+        axes.set_title("memory that holds nothing", fontsize=12)
+        axes.set_xlabel("tokens per block")
+        axes.set_xticks(range(len(BLOCK_SIZES)), map(str, BLOCK_SIZES))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.grid(color="#e8e8e8")
+        self._waste_axis = axes.yaxis
 
     def update(self, budget: Budget) -> bytes:
         """Show a budget; return the picture as PNG."""
         left = 0.0
-        for part, size in zip(self._parts, (budget.used_bytes, budget.wasted_bytes, None), strict=True):
-            width = 1 - left if size is None else size / budget.memory_bytes
+        for part, size in zip(self._parts, (budget.used_bytes, budget.empty_bytes, None), strict=True):
+            width = 1 - left if size is None else budget.share_of(size)
             part.set(x=left, width=width)
             left += width
+        wasted = f"{budget.share_of(budget.wasted_bytes):.1%}".replace("%", " %")
+        self._words.set_text(f"{_count(budget.num_sequences, 'sequence')}; {wasted} hold nothing")
         self._fit.set_data(_LENGTHS, [replace(budget, length=int(n)).num_sequences or np.nan for n in _LENGTHS])
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
-        self._waste.set_data(BLOCK_SIZES, [replace(budget, block_size=size).wasted_share for size in BLOCK_SIZES])
-        self._waste_now.set_data([budget.block_size], [budget.wasted_share])
-        self._sentence.set_text(budget.sentence())
+        self._show_waste(budget)
         return self.redraw()
+
+    def _show_waste(self, budget: Budget) -> None:
+        empty_bars, left_bars = self._waste.values()
+        tops = []
+        for size, empty_bar, left_bar in zip(BLOCK_SIZES, empty_bars, left_bars, strict=True):
+            other = replace(budget, block_size=size)
+            empty, left = other.share_of(other.empty_bytes), other.share_of(other.left_over_bytes)
+            empty_bar.set_height(empty)
+            left_bar.set(y=empty, height=left)
+            tops.append(empty + left)
+        self._waste_axis.axes.set_ylim(0, next(end for end in _AXIS_ENDS if max(tops) <= end + 1e-9) * 1.06)
+        now = BLOCK_SIZES.index(budget.block_size)
+        self._waste_now.set_data([now], [tops[now]])
 
 
 class KVBudget(PictureWidget):
@@ -134,18 +201,21 @@ class KVBudget(PictureWidget):
         self.spec = llm.llm_engine.attention_spec
         self._picture = BudgetPicture()
         rows = [
-            slider_with_box("memory (MiB)", memory_mib, 16, 1024, 16),
-            slider_with_box("tokens each", length, 16, 8192, 1),
+            slider_with_box("memory (MiB)", memory_mib, 1, 4096, 1, is_logarithmic=True),
+            slider_with_box("sequence length", length, SHORTEST, LONGEST, 1, is_logarithmic=True),
         ]
         self.memory, self.length = (row.children[-1] for row in rows)
-        label = {"description_width": "100px"}
+        label = {"description_width": "120px"}
         self.block_size = ipywidgets.SelectionSlider(
             options=BLOCK_SIZES, value=block_size, description="block_size", style=label
         )
         self.dtype = choice("dtype", ["float32", "bfloat16", "float16"])
         for control in (self.memory, self.length, self.block_size, self.dtype):
             control.observe(lambda _: self.refresh(), "value")
-        columns = ipywidgets.VBox(rows), ipywidgets.VBox([self.block_size, self.dtype])
+        columns = (
+            ipywidgets.VBox(rows),
+            ipywidgets.VBox([self.block_size, self.dtype], layout=ipywidgets.Layout(margin="0 0 0 1em")),
+        )
         super().__init__([ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))])
         self.refresh()
 

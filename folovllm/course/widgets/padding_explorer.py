@@ -1,146 +1,71 @@
 """A widget: see what the side of the padding, the positions and the dtype do to a real batch."""
 
-from typing import Any
+import html
+import math
 
 import ipywidgets
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.course.padded_batch import (
     DTYPES,
     PADDING_PROMPTS,
+    ROUNDING,
     SIDES,
-    PaddedBatch,
     PaddingEffect,
-    Positions,
     Setting,
     Side,
     make_tiny_gpt2,
     measure_padding,
     pad_prompts,
+    show_error,
 )
-from folovllm.course.style import BLUE, GREY, ORANGE, canvas_to_png, new_figure
-from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.course.widgets.widget import PictureWidget, choice, wide
+from folovllm.course.token_text import text_or_bytes
+from folovllm.course.widgets.card import card
+from folovllm.course.widgets.widget import CourseWidget, choice, spoken, wide
 from folovllm.engine.detokenizer import decode_token
 
 MAX_PROMPTS, MAX_COLUMNS = 4, 12
-_SMALLEST, _LARGEST = 1e-6, 1e5
-_REAL, _PADDING = "#DCEBF5", "#EEEEEE"
+_STYLE = """<style>
+.folovllm-grid th, .folovllm-grid td { padding: 2px 4px; border-top: 0 }
+.folovllm-grid tbody th { width: 1.2em }
+.folovllm-grid .why > td { padding-bottom: 8px }
+.folovllm-grid td.next { white-space: nowrap; padding-left: 10px }
+.folovllm-grid td.next > small { white-space: pre }
+.folovllm-grid td.token { text-align: center; background: #DCEBF5; border: 2px solid white }
+.folovllm-grid td.pad { text-align: center; color: #444; border: 2px solid white;
+  background: repeating-linear-gradient(45deg, #F4F4F4 0 5px, #E4E4E4 5px 10px) }
+.folovllm-grid td.read { outline: 2px solid #B26B00; outline-offset: -2px }
+.folovllm-grid .text { font-size: 12px }
+.folovllm-grid td > small { display: block; font-size: 12px }
+.folovllm-card h4.chosen { background: #FFE9BF; padding: 2px 6px }
+.folovllm-bars { display: grid; grid-template-columns: 12em 1fr; gap: 3px 8px; font-size: 13px; align-items: center }
+.folovllm-bars .track { position: relative; height: 20px; border-left: 1px solid #444; white-space: nowrap }
+.folovllm-bars .bar { display: inline-block; height: 16px; margin-right: 6px; vertical-align: middle }
+.folovllm-bars .ticks { position: relative; height: 18px }
+.folovllm-bars .ticks span { position: absolute; transform: translateX(-50%) }
+</style>"""
+_BARS = {
+    "in the last column": "repeating-linear-gradient(45deg, #0072B2 0 6px, #5FA9D6 6px 9px)",
+    "at its last token": "#777",
+}
+_BAR_SHARE = 0.8
+"""Of a track's width, what the longest bar may take: its number stands behind it."""
 
 
-class TokenGrid:
-    """A batch as a rectangle of cells, each with its token and its position; padding is grey and hatched."""
-
-    def __init__(self, axes: Axes) -> None:
-        self._axes = axes
-        self._cells: list[list[tuple[Rectangle, Text, Text]]] = []
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.tick_params(length=0)
-
-    def lay_out(self, num_rows: int, num_columns: int) -> None:
-        """Make the cells of a new batch; nothing is written into them yet."""
-        for artist in [*self._axes.patches, *self._axes.texts]:
-            artist.remove()
-        self._cells = [[self._make_cell(row, column) for column in range(num_columns)] for row in range(num_rows)]
-        ends: dict[str, Any] = {"fill": False, "edgecolor": ORANGE, "linewidth": 3, "zorder": 3, "clip_on": False}
-        self._axes.add_patch(Rectangle((num_columns - 1, 0), 1, num_rows, **ends))
-        self._axes.set(xlim=(0, num_columns), ylim=(num_rows, 0), title="token and position")
-        self._axes.set_xticks([each + 0.5 for each in range(num_columns)], list(map(str, range(num_columns))))
-        self._axes.set_yticks([each + 0.5 for each in range(num_rows)], [f"prompt {i + 1}" for i in range(num_rows)])
-        self._axes.set_xlabel("column (framed: where generate reads)")
-
-    def _make_cell(self, row: int, column: int) -> tuple[Rectangle, Text, Text]:
-        cell = Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, linewidth=0)
-        self._axes.add_patch(cell)
-        middle: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
-        token = self._axes.text(column + 0.5, row + 0.36, "", fontsize=8, family="monospace", **middle)
-        position = self._axes.text(column + 0.5, row + 0.72, "", fontsize=9, **middle)
-        return cell, token, position
-
-    def fill(self, batch: PaddedBatch, names: list[list[str]]) -> None:
-        """Write a batch into the cells. names: of the real tokens, one list a prompt."""
-        width = 66 // batch.mask.shape[1]
-        for row, cells in enumerate(self._cells):
-            rest = iter(names[row])
-            for column, (cell, token, position) in enumerate(cells):
-                real = bool(batch.mask[row, column])
-                cell.set(facecolor=_REAL if real else _PADDING, hatch="" if real else "///", edgecolor="#BBBBBB")
-                name = next(rest) if real else "pad"
-                token.set_text(name if len(name) <= width else name[: width - 1] + "…")
-                position.set_text(str(int(batch.position_ids[row, column])))
-                position.set_color("black" if real else "#767676")
+def visible(text: str) -> str:
+    """Return a token's text with its white space made visible."""
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
-class PaddingPicture:
-    """The batch, and beside it how far each prompt's logits are off.
-
-    Each way of padding is drawn once and kept as a background; a moved control redraws only bars and words.
-    """
-
-    def __init__(self) -> None:
-        self.figure, (grid, errors) = new_figure(10.5, 3.6, ncols=2, width_ratios=(3, 2))
-        self._grid = TokenGrid(grid)
-        self._errors = errors
-        self._sentence = self.figure.suptitle("", fontsize=11, fontweight="bold")
-
-    def begin(self, batches: dict[tuple[Side, Positions], PaddedBatch], names: list[list[str]]) -> None:
-        """Draw the grid for every way of padding. names: of the real tokens, one list a prompt."""
-        num_rows, num_columns = next(iter(batches.values())).mask.shape
-        self._grid.lay_out(num_rows, num_columns)
-        self._lay_out_errors(num_rows)
-        self._sentence.set_text(" \n ")  # holds the place of two lines
-        self._backgrounds = {}
-        for way, batch in batches.items():
-            self._grid.fill(batch, names)
-            self.figure.canvas.draw()
-            self._backgrounds[way] = self.figure.canvas.copy_from_bbox(self.figure.bbox)  # type: ignore[attr-defined]
-
-    def _lay_out_errors(self, num_rows: int) -> None:
-        errors = self._errors
-        errors.clear()
-        places = range(num_rows)
-        start: dict[str, Any] = {"height": 0.36, "left": _SMALLEST}
-        blue = {"color": BLUE, "hatch": "///", "edgecolor": "white", "label": "last column"}
-        self._column_bars = errors.barh([i - 0.2 for i in places], [0] * num_rows, **start, **blue)
-        grey = {"color": GREY, "label": "last real token"}
-        self._token_bars = errors.barh([i + 0.2 for i in places], [0] * num_rows, **start, **grey)
-        right = {"ha": "right", "va": "center", "fontsize": 10, "in_layout": False}
-        self._verdicts = [errors.text(_LARGEST, i, "", **right) for i in places]
-        errors.set(xscale="log", xlim=(_SMALLEST, _LARGEST), ylim=(num_rows - 0.4, -1.1), yticks=[])
-        errors.set(xlabel="largest error of a logit", title=" ")
-        errors.legend(loc="upper left", fontsize=9, ncols=2)
-        self._moving = [*self._column_bars, *self._token_bars, *self._verdicts, errors.title, self._sentence]
-        for artist in self._moving:
-            artist.set_animated(True)
-
-    def update(self, way: tuple[Side, Positions], effect: PaddingEffect, title: str) -> bytes:
-        """Show one setting over the background of its way of padding; return the picture as PNG."""
-        for bars, values in ((self._column_bars, effect.at_last_column), (self._token_bars, effect.at_last_token)):
-            for bar, value in zip(bars, values, strict=True):
-                bar.set_width(max(value - _SMALLEST, 0))
-        for verdict, same in zip(self._verdicts, effect.same_token, strict=True):
-            verdict.set_text("✓ same token" if same else "✗ other token")
-        self._errors.title.set_text(title)
-        self._sentence.set_text(effect.sentence().replace("; largest", "\nlargest"))
-        canvas: Any = self.figure.canvas
-        canvas.restore_region(self._backgrounds[way])
-        for artist in self._moving:
-            self.figure.draw_artist(artist)
-        return canvas_to_png(canvas)
-
-
-class PaddingExplorer(PictureWidget):
-    """Choose a side for the padding, positions and a dtype, and see what becomes of the logits.
+class PaddingExplorer(CourseWidget):
+    """Choose positions, a dtype and a model, and see what padding on either side does to the next token.
 
     Two models: the given one, and a tiny random GPT-2, whose positions are learned. All settings of both
     are computed when the prompts change, which takes some seconds; a moved control only shows them.
 
     model: as ``from_pretrained`` gives it, with Hugging Face's own attention.
     prompts: 1 to 4, of at most 12 tokens each; a ValueError for others.
-    network, side, positions, dtype: what is shown first.
+    network, side, positions, dtype: what is shown first. Both sides are shown; the errors are of the chosen one.
     """
 
     def __init__(
@@ -157,7 +82,6 @@ class PaddingExplorer(PictureWidget):
         self.tokenizer = tokenizer
         self.models = {"given": model, "gpt2": make_tiny_gpt2(len(tokenizer))}
         self.effects: dict[str, dict[Setting, PaddingEffect]] = {}
-        self._picture = PaddingPicture()
         text = "\n".join(prompts)
         self.prompts = ipywidgets.Textarea(
             value=text, description="prompts", rows=3, continuous_update=False, layout=wide()
@@ -177,7 +101,8 @@ class PaddingExplorer(PictureWidget):
             control.observe(lambda _: self.refresh(), "value")
         self.prompts.observe(lambda _: self.read_prompts(), "value")
         row = ipywidgets.HBox(list(self.controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([self.prompts, row])
+        self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
+        super().__init__([self.prompts, row, self.status, self.picture])
         problem = self.read_prompts()
         if problem:
             raise ValueError(f"prompts: {problem}")
@@ -190,41 +115,128 @@ class PaddingExplorer(PictureWidget):
     @property
     def effect(self) -> PaddingEffect:
         """What the chosen setting does to the chosen model."""
-        return self.effects[self.controls["network"].value][self.setting]
+        return self._effect_of(self.controls["side"].value)
+
+    def _effect_of(self, side: Side) -> PaddingEffect:
+        _, positions, dtype = self.setting
+        return self.effects[self.controls["network"].value][side, positions, dtype]
 
     def read_prompts(self) -> str:
-        """Compute every setting for the prompts, one a line, and show the chosen one; return what is wrong, or ""."""
+        """Compute every setting for the prompts, one per line, and show the chosen one; return what is wrong, or ""."""
         prompts = [line for line in self.prompts.value.splitlines() if line.strip()]
-        problem = self._what_is_wrong_with(prompts)
-        if problem:
-            self.say(problem)
-            return problem
-        self.effects = {name: measure_padding(model, self.tokenizer, prompts) for name, model in self.models.items()}
-        self._names = [
-            [visible_text(decode_token(self.tokenizer, token)) for token in self.tokenizer(prompt)["input_ids"]]
-            for prompt in prompts
-        ]
-        batches = {(side, positions): effect.batch for (side, positions, _), effect in self.effects["gpt2"].items()}
-        self._picture.begin(batches, self._names)
+        self._problem = self._what_is_wrong_with(prompts)
+        if not self._problem:
+            self._hide("Both models read the prompts, in three dtypes...")
+            self.effects = {
+                name: measure_padding(model, self.tokenizer, prompts) for name, model in self.models.items()
+            }
         self.refresh()
-        return ""
+        return self._problem
 
     def refresh(self) -> None:
-        """Show the chosen setting."""
-        side, positions, dtype = self.setting
-        model_type = self.models[self.controls["network"].value].config.model_type
-        title = f"{model_type} in {dtype}, against float32 unpadded"
-        self.show(self.effect.sentence(), self._picture.update((side, positions), self.effect, title))
+        """Show the chosen setting, or say what is wrong with the prompts."""
+        if self._problem:
+            self._hide(self._problem)
+            return
+        self.status.value = spoken(self.effect.sentence())
+        self.picture.value = card(_STYLE, *map(self._grid, SIDES), self._errors())
+        self.picture.layout.visibility = "visible"
+
+    def _hide(self, sentence: str) -> None:
+        """Write a sentence, and no picture beside it; its place stays, so nothing jumps."""
+        self.status.value = spoken(sentence)
+        self.picture.layout.visibility = "hidden"
+
+    def _grid(self, side: Side) -> str:
+        """Return the batch with its padding on one side: tokens, positions, and the token that comes next."""
+        effect, chosen = self._effect_of(side), side == self.controls["side"].value
+        same = f"{sum(effect.same_token)} of {len(effect.same_token)} prompts get the token that they get alone"
+        head = f"Padding on the {side}: {same}"
+        columns = "<td></td>" * effect.batch.mask.shape[1]
+        rows = "".join(self._row(side, row) for row in range(len(effect.next_tokens)))
+        return (
+            f"<h4{' class=chosen' if chosen else ''}>{head}</h4><table class='folovllm-grid'>"
+            f"<tbody><tr><td></td>{columns}<td>next token</td></tr>{rows}</tbody></table>"
+        )
+
+    def _why(self, side: Side, row: int) -> str:
+        _, positions, dtype = self.setting
+        exact = self.effects[self.controls["network"].value][side, positions, "float32"]
+        return self._effect_of(side).why(row, exact, dtype)
+
+    def _row(self, side: Side, row: int) -> str:
+        effect, cells = self._effect_of(side), []
+        batch = effect.batch
+        for column, real in enumerate(batch.mask[row].tolist()):
+            name = self._name(int(batch.token_ids[row, column])) if real else "pad"
+            kind = "token" if real else "pad"
+            read = " read" if column == batch.mask.shape[1] - 1 else ""
+            position = int(batch.position_ids[row, column])
+            cells.append(f'<td class="{kind}{read}"><span class="text">{name}</span><small>{position}</small></td>')
+        token, expected = effect.next_tokens[row], effect.expected_tokens[row]
+        sign, verdict = ("✓", "as alone") if token == expected else ("✗", f"alone {self._name(expected)}")
+        return (
+            f'<tr><th scope="row">{row + 1}</th>{"".join(cells)}'
+            f'<td class="next">{sign} <b class="text">{self._name(token)}</b><small>{verdict}</small></td></tr>'
+            f'<tr class="why"><td></td><td colspan="{len(cells) + 1}">{self._why(side, row)}</td></tr>'
+        )
+
+    def _name(self, token_id: int) -> str:
+        return html.escape(visible(text_or_bytes(self.tokenizer, token_id)))
+
+    # -- the errors ----------------------------------------------------------------------------------
+
+    def _errors(self) -> str:
+        """Return bars: how far each prompt's logits are off, read in the last column and at its last token."""
+        effect, side = self.effect, self.controls["side"].value
+        last = self._last_power()
+        legend = " &nbsp; ".join(
+            f'<span class="bar" style="width: 28px; background: {look}"></span>{name}' for name, look in _BARS.items()
+        )
+        rows = []
+        for row, values in enumerate(zip(effect.at_last_column, effect.at_last_token, strict=True)):
+            for i, (value, look) in enumerate(zip(values, _BARS.values(), strict=True)):
+                name = f"prompt {row + 1}" if i == 0 else ""
+                share = _BAR_SHARE * math.log10(max(value, ROUNDING) / ROUNDING) / (last - math.log10(ROUNDING))
+                bar = (
+                    f'<span class="bar" style="width: {share:.1%}; background: {look}"></span>' if share > 0.005 else ""
+                )
+                rows.append(f'<b>{name}</b><div class="track">{bar}{show_error(value)}</div>')
+        powers = range(round(math.log10(ROUNDING)), last + 1)
+        ticks = "".join(
+            f'<span style="left: {_BAR_SHARE * (power - powers[0]) / (last - powers[0]):.1%}">{10.0**power:g}</span>'
+            for power in powers
+        )
+        return (
+            f"<h4>Padding on the {side}: largest error of a logit, against the prompt alone in float32</h4>"
+            f'<div class="folovllm-bars"><span></span><div>{legend}</div>{"".join(rows)}'
+            f'<span></span><div class="ticks">{ticks}</div></div>'
+        )
+
+    def _last_power(self) -> int:
+        """Return the power of ten where the axis ends: above every error that these prompts can show."""
+        effects = [effect for each in self.effects.values() for effect in each.values()]
+        return max(0, math.ceil(math.log10(max(max(each.at_last_column + each.at_last_token) for each in effects))))
 
     def summary(self) -> str:
         """Say what the widget shows."""
         chosen = ", ".join(f"{name}={control.value}" for name, control in self.controls.items())
-        return f"PaddingExplorer: {len(self._names)} prompts, {chosen}\n{self.effect.sentence()}"
+        if self._problem:
+            return f"PaddingExplorer: {chosen}\n{self._problem}"
+        lines = [f"PaddingExplorer: {len(self.effect.next_tokens)} prompts, {chosen}", self.effect.sentence()]
+        for side in SIDES:
+            effect = self._effect_of(side)
+            lines.append(f"Padding on the {side}:")
+            for row, (token, other) in enumerate(zip(effect.next_tokens, effect.expected_tokens, strict=True)):
+                token_text, other_text = (repr(decode_token(self.tokenizer, each)) for each in (token, other))
+                verdict = "as alone" if token == other else f"alone {other_text}"
+                lines.append(f"  prompt {row + 1}: next {token_text}, {verdict}; {self._why(side, row)}")
+        return "\n".join(lines)
 
     def _what_is_wrong_with(self, prompts: list[str]) -> str:
         if not 1 <= len(prompts) <= MAX_PROMPTS:
-            return f"There is room for 1 to {MAX_PROMPTS} prompts, one a line; these are {len(prompts)}."
+            return f"There is room for 1 to {MAX_PROMPTS} prompts, one per line; these are {len(prompts)}."
         num_columns = pad_prompts(self.tokenizer, prompts).mask.shape[1]
         if num_columns > MAX_COLUMNS:
-            return f"There is room for {MAX_COLUMNS} tokens a prompt; the longest has {num_columns}."
+            return f"There is room for {MAX_COLUMNS} tokens per prompt; the longest has {num_columns}."
         return ""

@@ -5,12 +5,13 @@ import time
 
 import ipywidgets
 
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box, wide
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.llm import LLM
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 
 _PAGE = '<div style="white-space: pre-wrap; line-height: 1.5; max-width: 50em; font-size: 14px">{}</div>'
+_KEY = "Bold: what the model wrote."
 _ENDINGS = {
     "length": "max_tokens was reached",
     "stop": "the model said that it was done",
@@ -48,7 +49,7 @@ class PromptBox(CourseWidget):
         self.button = ipywidgets.Button(description="Generate", button_style="primary", icon="play")
         self.button.on_click(lambda _: self.run())
         self.text = ipywidgets.HTML()
-        self.status = ipywidgets.HTML(value="Press <b>Generate</b>.")
+        self.status = ipywidgets.HTML(value=spoken("Press Generate."))
         controls = [self._temperature, self._max_tokens, self._seed, self.chat, self.button]
         super().__init__([self.prompt, *controls, self.text, self.status])
 
@@ -67,9 +68,13 @@ class PromptBox(CourseWidget):
                 self.result = output
                 self._show(prompt, output)
         except ValueError as error:
-            self.text.value, self.status.value = "", html.escape(f"The engine refused this: {error}")
+            self.result, self.text.value = None, ""
+            self._say(f"The engine refused this: {error}")
+        except KeyboardInterrupt:
+            self._say(f"Interrupted. {self._ending()}" if self.result else "Interrupted before the first token.")
+            raise
         else:
-            self.status.value = f"{self._ending()} {self._speed(time.perf_counter() - started)}"
+            self._say(f"{self._ending()} {self._speed(time.perf_counter() - started)} {_KEY}")
         finally:
             self.button.disabled = False
 
@@ -81,15 +86,24 @@ class PromptBox(CourseWidget):
 
     def _show(self, prompt: str, output: RequestOutput) -> None:
         text = html.escape(output.outputs[0].text)
-        self.text.value = _PAGE.format(f'<span style="color: #595959">{html.escape(prompt)}</span><b>{text}</b>')
-        self.status.value = f"{len(output.outputs[0].token_ids)} tokens ..."
+        self.text.value = _PAGE.format(f"{html.escape(prompt)}<b>{text}</b>")
+        # Not read out: a screen reader would say it for each token.
+        self.status.value = f"{_count(len(output.outputs[0].token_ids))} ... {_KEY}"
+
+    def _say(self, sentence: str) -> None:
+        self.status.value = spoken(sentence)
 
     def _ending(self) -> str:
         assert self.result is not None, "something was generated"
         completion = self.result.outputs[0]
         reason = _ENDINGS.get(completion.finish_reason or "abort")
-        return f"{len(completion.token_ids)} tokens after a prompt of {len(self.result.prompt_token_ids)}; {reason}."
+        written = _count(len(completion.token_ids))
+        return f"{written} after a prompt of {len(self.result.prompt_token_ids)}; {reason}."
 
     def _speed(self, seconds: float) -> str:
         assert self.result is not None, "something was generated"
         return f"{len(self.result.outputs[0].token_ids) / seconds:.1f} tokens/s."
+
+
+def _count(tokens: int) -> str:
+    return "1 token" if tokens == 1 else f"{tokens} tokens"

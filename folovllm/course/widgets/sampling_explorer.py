@@ -1,87 +1,337 @@
 """A widget: see how temperature, top-k, top-p and min-p reshape a real next-token distribution."""
 
+import html
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ipywidgets
 import numpy as np
-from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import PercentFormatter
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from folovllm.course.distribution import Distribution, make_distribution
-from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
+from folovllm.config import SamplingOrder
+from folovllm.course.distribution import Distribution, FilterStep, make_distribution
+from folovllm.course.style import BLUE, ORANGE, LivePicture, new_figure
+from folovllm.course.token_text import token_fonts, token_label
+from folovllm.course.token_text import visible_text as visible_text
 from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box, wide
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
-NUM_SHOWN = 20
+NUM_SHOWN = 15
 """Likeliest tokens that get a bar; the numbers are of the whole vocabulary."""
 NUM_DRAWS = 200
+_LONG_PROMPT = 400
+"""Characters from which on the model takes long enough that the widget says that it reads."""
+_AXIS_ENDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+_DARK = "#333333"
+_MODEL_LOOK: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "#777777", "linewidth": 0.8}
+_A_LOOK: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "black", "hatch": "//", "linewidth": 0.8}
+_NOW_LOOK: dict[str, Any] = {"facecolor": BLUE, "linewidth": 0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the knobs stand."""
+
+    params: SamplingParams
+    order: SamplingOrder
+
+    def __str__(self) -> str:
+        params = self.params
+        knobs = {"temperature": params.temperature, "top_k": params.top_k, "top_p": params.top_p, "min_p": params.min_p}
+        return ", ".join(f"{name}={value:g}" for name, value in knobs.items()) + f", order={self.order}"
 
 
 class DistributionPicture(LivePicture):
-    """Bars of the likeliest tokens and the cumulative curve. What belongs to the prompt is its background."""
+    """The filters in their order, bars of the likeliest tokens, the cumulative curve, and what all others have.
 
-    def __init__(self) -> None:
-        figure, (bars, curve) = new_figure(10, 5.4, ncols=2, width_ratios=(3, 2))
-        self.bars = bars
-        places = np.arange(NUM_SHOWN)
-        self._before = bars.barh(places - 0.2, np.zeros(NUM_SHOWN), 0.38, color=GREY, label="model")
-        blue = {"color": BLUE, "hatch": "///", "edgecolor": "white"}
-        self._after = bars.barh(places + 0.2, np.zeros(NUM_SHOWN), 0.38, label="drawn from", **blue)
-        diamonds = {"color": ORANGE, "markersize": 6, "clip_on": False, "in_layout": False}
-        [self._drawn] = bars.plot([], [], "D", **diamonds, label=f"{NUM_DRAWS} draws")
-        bars.set(xlim=(0, 1), ylim=(NUM_SHOWN - 0.4, -0.6), xlabel="probability")
-        bars.xaxis.set_major_formatter(PercentFormatter(1))
-        bars.legend(loc="lower right", fontsize=10)
-        [self._cumulative] = curve.plot([], [], color=GREY, linewidth=2, label="after temperature")
-        # The marker at its end shows the curve where only one token is kept.
-        thick = {"color": BLUE, "linewidth": 5, "alpha": 0.7, "marker": "o", "markersize": 9, "markevery": [-1]}
-        [self._kept] = curve.plot([], [], **thick, label="kept")
-        self._line = curve.axhline(1.0, color=ORANGE, linestyle="--", label="top-p")
-        curve.set(xscale="log", ylim=(0, 1.03), xlabel="tokens, likeliest first", title="cumulative probability")
-        curve.yaxis.set_major_formatter(PercentFormatter(1))
-        curve.legend(loc="lower right", fontsize=10)
-        self._curve = curve
-        # An exported page shows the picture without the line of text above it: so the picture says it too.
-        self._sentence = figure.suptitle(" ", fontsize=12, fontweight="bold")
-        moving = [*self._after, self._drawn, self._cumulative, self._kept, self._line, self._sentence]
+    Three layers: what belongs to the prompt; what belongs to the probability axis and to the setting A, drawn
+    anew when the axis changes; and what moves with the knobs.
+
+    has_a: whether a second setting is shown beside the one of the knobs.
+    """
+
+    def __init__(self, has_a: bool) -> None:
+        self._names = ("model", "A", "now") if has_a else ("model", "now")
+        strip_height = 0.72 * len(self._names[1:])
+        grid: dict[str, Any] = {"height_ratios": (strip_height, 3.4, 0.26 * len(self._names)), "width_ratios": (3, 2)}
+        figure, axes = new_figure(10, 1.3 + sum(grid["height_ratios"]), nrows=3, ncols=2, **grid)
+        spec = axes[0, 0].get_gridspec()
+        for unused in (*axes[0], *axes[2]):
+            unused.remove()
+        self._bars, self._curve = axes[1]
+        self._strip = _Strip(figure.add_subplot(spec[0, :]), self._names[1:])
+        self._shares = _Shares(figure.add_subplot(spec[2, :]), self._names)
+        self._add_bars()
+        self._add_curve()
+        moving = [*self._strip.texts["now"], *self._now_bars, self._dropped, self._dropped_word, self._drawn]
+        moving += [
+            self._drawn_word,
+            self._drawn_key,
+            self._cumulative,
+            self._kept,
+            *self._cuts,
+            *self._shares.artists["now"],
+        ]
+        self._with_axis: list[Artist] = [self._bars.xaxis, *self._model_bars, *self._shares.artists["model"]]
+        if has_a:
+            self._with_axis += [*self._a_bars, self._a_curve, self._a_end, *self._shares.artists["A"]]
+            self._with_axis += self._strip.texts["A"]
+        for artist in self._with_axis:
+            artist.set_animated(True)
+        for artist in (*moving, *self._with_axis[1:]):
+            artist.set_in_layout(False)
         super().__init__(figure, moving)
 
-    def begin(self, before: NDArray[np.float64], names: list[str]) -> None:
-        """Draw what belongs to a prompt. before: [vocab], the model's probabilities.  names: of the likeliest."""
-        self._order = np.argsort(-before, kind="stable")
-        head = before[self._order[:NUM_SHOWN]]
-        for bar, value in zip(self._before, head, strict=True):
-            bar.set_width(value)
-        self.bars.set_yticks(np.arange(NUM_SHOWN), names, family="monospace")
-        self.bars.set_title(f"the {NUM_SHOWN} likeliest tokens; the others have {1 - head.sum():.1%}")
-        self._curve.set_xlim(0.9, len(before))
-        self.keep_background()
+    def _add_bars(self) -> None:
+        axes, places = self._bars, np.arange(NUM_SHOWN)
+        height = 0.84 / len(self._names)
+        looks = {"model": _MODEL_LOOK, "A": _A_LOOK, "now": _NOW_LOOK}
+        rows: dict[str, list[Rectangle]] = {}
+        for i, name in enumerate(self._names):
+            middle = places + (i - (len(self._names) - 1) / 2) * height
+            rows[name] = list(axes.barh(middle, np.zeros(NUM_SHOWN), height * 0.92, label=name, **looks[name]))
+        self._model_bars, self._a_bars, self._now_bars = rows["model"], rows.get("A", []), rows["now"]
+        over_rows = axes.get_yaxis_transform()  # x: part of the width, y: row
+        crosses: dict[str, Any] = {"marker": "x", "linestyle": "", "color": _DARK, "markersize": 6, "clip_on": False}
+        [self._dropped] = axes.plot([], [], transform=over_rows, **crosses)
+        diamonds: dict[str, Any] = {"markeredgecolor": "black", "markersize": 7, "clip_on": False}
+        [self._drawn] = axes.plot([], [], "D", color="#F0E442", **diamonds)
+        axes.set(ylim=(NUM_SHOWN - 0.45, -0.6))
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("probability")
+        axes.grid(axis="x", color="#e8e8e8")
+        axes.set_axisbelow(True)
+        above: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 11}
+        self._dropped_word = axes.text(0.55, 1.02, "× dropped", **above)
+        self._drawn_word = axes.text(0.82, 1.02, f"{NUM_DRAWS} draws", **above)
+        [self._drawn_key] = axes.plot([0.79], [1.047], "D", color="#F0E442", transform=axes.transAxes, **diamonds)
+        _legend_above(axes, [axes.containers[i] for i in range(len(self._names))], list(self._names))
 
-    def update(self, shape: Distribution, top_p: float, drawn: NDArray[np.int64] | None) -> bytes:
+    def _add_curve(self) -> None:
+        axes = self._curve
+        [self._a_curve] = axes.plot([], [], color=ORANGE, linewidth=2, linestyle="--", label="A")
+        [self._a_end] = axes.plot([], [], "s", color=ORANGE, markeredgecolor="black", markersize=8)
+        [self._cumulative] = axes.plot([], [], color="#777777", linewidth=2, label="all tokens")
+        # The marker at its end shows the curve where only one token is kept.
+        thick: dict[str, Any] = {"linewidth": 5, "marker": "o", "markersize": 9, "markevery": [-1]}
+        [self._kept] = axes.plot([], [], color=BLUE, **thick, label="kept")
+        words: dict[str, Any] = {"fontsize": 11, "color": _DARK}
+        self._cut_lines = {
+            "top-k": axes.axvline(1, color=_DARK, linestyle="--"),
+            "min-p": axes.axvline(1, color=_DARK, linestyle=":", linewidth=2),
+            "top-p": axes.axhline(1, color=_DARK, linestyle="-."),
+        }
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        self._cut_words = {
+            "top-k": axes.text(1, 0.03, "", **words, bbox=box, va="bottom"),
+            "min-p": axes.text(1, 0.13, "", **words, bbox=box, va="bottom"),
+            "top-p": axes.text(0.99, 1, "", **words, ha="right", va="top", transform=axes.get_yaxis_transform()),
+        }
+        self._cuts = [*self._cut_lines.values(), *self._cut_words.values()]
+        axes.set(xscale="log", ylim=(0, 1.04), xlabel="number of tokens, likeliest first")
+        axes.set_ylabel("their probability together")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        lines = [self._cumulative, self._kept] + ([self._a_curve] if "A" in self._names else [])
+        _legend_above(axes, lines, [str(line.get_label()) for line in lines])
+
+    def begin(self, before: NDArray[np.float64], labels: list[str], a: Distribution | None) -> None:
+        """Draw what belongs to a prompt. before: [vocab], the model's probabilities.  labels: of the likeliest."""
+        self._before, self._a = before, a
+        self._order = np.argsort(-before, kind="stable")
+        self._head = self._order[:NUM_SHOWN]
+        self._axis_end = (0.0, 0.0)
+        self._bars.set_yticks(np.arange(NUM_SHOWN), labels, family=list(token_fonts()), fontsize=11)
+        self._curve.set_xlim(0.9, len(before))
+        self._shares.update("model", before, self._head)
+        if a is not None:
+            self._strip.update("A", a)
+            self._shares.update("A", a.after, self._head)
+            self._a_curve.set_data(*self._curve_of(a.tempered))
+            self._a_end.set_data([a.num_kept], [a.kept_mass])
+        self.keep_background()
+        self._of_prompt = self._background
+
+    def update(self, now: Distribution, drawn: NDArray[np.int64] | None, is_log: bool) -> bytes:
         """Show a distribution over the prompt's background; return the picture as PNG."""
-        head = self._order[:NUM_SHOWN]
-        for bar, value in zip(self._after, shape.after[head], strict=True):
-            bar.set_width(value)
-        counts = [] if drawn is None else [(drawn == token).sum() / NUM_DRAWS for token in head]
-        self._drawn.set_data(counts, range(len(counts)))
-        rising = np.cumsum(shape.tempered[self._order])  # temperature does not change who is likelier
+        self._fit_axis(now, is_log)
+        start = self._axis_end[0]
+        _set_widths(self._now_bars, now.after[self._head], start)
+        is_kept = now.after[self._head] > 0
+        rows = np.flatnonzero(~is_kept) + (len(self._names) - 1) / 2 * 0.84 / len(self._names)
+        self._dropped.set_data(np.full(len(rows), 0.012), rows)
+        self._dropped_word.set_visible(len(rows) > 0)
+        self._show_draws(drawn, is_kept, start)
+        ranks, rising = self._curve_of(now.tempered)
+        self._cumulative.set_data(ranks, rising)
+        self._kept.set_data(ranks[ranks <= now.num_kept], rising[ranks <= now.num_kept])
+        self._show_cuts(now)
+        self._strip.update("now", now)
+        self._shares.update("now", now.after, self._head)
+        return self.redraw()
+
+    def _fit_axis(self, now: Distribution, is_log: bool) -> None:
+        """Let the probability axis end where the longest bar does, and draw its layer if that is new."""
+        shapes = [self._before, now.after] + ([] if self._a is None else [self._a.after])
+        longest = max(shape[self._head].max() for shape in shapes)
+        if is_log:
+            start = 10 ** (np.floor(np.log10(max(self._before[self._head].min(), 1e-9))) - 1)
+            end = 1.0
+        else:
+            start, end = 0.0, next(end for end in _AXIS_ENDS if longest <= end + 1e-9)
+        if self._axis_end == (start, end):
+            return
+        self._axis_end = start, end
+        axes = self._bars
+        axes.set_xscale("log" if is_log else "linear")
+        axes.set_xlim(start, end)
+        axes.xaxis.set_major_locator(LogLocator(numticks=20) if is_log else MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axes.tick_params(labelsize=11)
+        _set_widths(self._model_bars, self._before[self._head], start)
+        if self._a is not None:
+            _set_widths(self._a_bars, self._a.after[self._head], start)
+        canvas: Any = self.figure.canvas
+        canvas.restore_region(self._of_prompt)
+        for artist in self._with_axis:
+            self.figure.draw_artist(artist)
+        self._background = canvas.copy_from_bbox(self.figure.bbox)
+
+    def _show_draws(self, drawn: NDArray[np.int64] | None, is_kept: NDArray[np.bool_], start: float) -> None:
+        self._drawn_word.set_visible(drawn is not None)
+        self._drawn_key.set_visible(drawn is not None)
+        if drawn is None:
+            self._drawn.set_data([], [])
+            return
+        shares = np.array([(drawn == token).sum() / NUM_DRAWS for token in self._head])
+        rows = np.flatnonzero(is_kept & (shares >= start))  # on a log axis 0 has no place
+        self._drawn.set_data(shares[rows], rows + (len(self._names) - 1) / 2 * 0.84 / len(self._names))
+
+    def _show_cuts(self, now: Distribution) -> None:
+        """Draw a line for each filter that is on, where it cuts."""
+        mass_before = 1.0
+        for step in now.steps[1:]:
+            if step.is_on:
+                self._place_cut(step, now, mass_before)
+            self._cut_lines[step.name].set_visible(step.is_on)
+            self._cut_words[step.name].set_visible(step.is_on)
+            mass_before = step.mass_left
+
+    def _place_cut(self, step: FilterStep, now: Distribution, mass_before: float) -> None:
+        line, word = self._cut_lines[step.name], self._cut_words[step.name]
+        words = f"{step.name} {step.value:g}"
+        if step.name == "top-p":  # it is a share of what the filters before it left
+            height = step.value * mass_before
+            line.set_ydata([height, height])
+            word.set(y=height - 0.01, text=words if mass_before > 0.9995 else f"{words} × {_percent(mass_before)}")
+            return
+        rank = step.value if step.name == "top-k" else np.count_nonzero(now.tempered >= step.value * now.tempered.max())
+        line.set_xdata([rank, rank])
+        word.set(x=rank * 1.15, text=words)
+
+    def _curve_of(self, tempered: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        rising = np.cumsum(tempered[self._order])  # temperature does not change who is likelier
         # A log axis shows a few hundred places; more points would only take time.
         ranks = np.unique(np.geomspace(1, len(rising), 300).astype(int))
-        self._cumulative.set_data(ranks, rising[ranks - 1])
-        kept = ranks[ranks <= shape.num_kept]
-        self._kept.set_data(kept, rising[kept - 1])
-        self._line.set_ydata([top_p, top_p])
-        self._sentence.set_text(shape.sentence())
-        return self.redraw()
+        return ranks, rising[ranks - 1]
+
+
+class _Strip:
+    """A row of boxes per setting: temperature and the filters in their order, and what each left."""
+
+    def __init__(self, axes: Axes, names: Sequence[str]) -> None:
+        axes.set(xlim=(0, 4.86), ylim=(len(names), 0), xticks=[])
+        axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=11)
+        _take_frame(axes)
+        title = "in this order: how many tokens are left, and their share of the probability after temperature"
+        axes.set_title(title, fontsize=11, loc="left")
+        self.texts: dict[str, list[Any]] = {}
+        for row, name in enumerate(names):
+            for i in range(5):
+                edge: dict[str, Any] = {"edgecolor": BLUE if i == 4 else "#777777", "linewidth": 2 if i == 4 else 1}
+                axes.add_patch(Rectangle((i, row + 0.05), 0.84, 0.9, facecolor="white", **edge))
+                if i < 4:
+                    arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": _DARK, "shrinkA": 0, "shrinkB": 0}
+                    axes.annotate("", (i + 1, row + 0.5), (i + 0.84, row + 0.5), arrowprops=arrow)
+            middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "linespacing": 1.1}
+            self.texts[name] = [axes.text(i + 0.42, row + 0.5, "", **middle) for i in range(5)]
+
+    def update(self, name: str, shape: Distribution) -> None:
+        """Write what each step left of a distribution."""
+        for text, step in zip(self.texts[name], shape.steps, strict=False):
+            if step.is_on or step.name == "temperature":
+                left = f"{_count(step.num_left)}\n{_percent(step.mass_left)}"
+                text.set(text=f"{step.name} {step.value:g}\n{left}", color="black")
+            else:
+                text.set(text=f"{step.name}\nis off", color="#6b6b6b")
+        self.texts[name][4].set_text(f"drawn from\n{_count(shape.num_kept)}\n{shape.entropy:.2f} bits")
+
+
+class _Shares:
+    """A bar per distribution: how much of it the tokens with bars have, and how much all others."""
+
+    def __init__(self, axes: Axes, names: Sequence[str]) -> None:
+        looks = {"model": _MODEL_LOOK, "A": _A_LOOK, "now": _NOW_LOOK}
+        axes.set(xlim=(0, 1.75), ylim=(len(names) - 0.4, -0.6), xticks=[])
+        axes.set_yticks(range(len(names)), names, fontsize=11)
+        _take_frame(axes)
+        axes.set_title(
+            f"where all the probability is: these {NUM_SHOWN} tokens, and all others", fontsize=11, loc="left"
+        )
+        self.artists: dict[str, list[Any]] = {}
+        for row, name in enumerate(names):
+            these = axes.add_patch(Rectangle((0, row - 0.36), 0, 0.72, **looks[name]))
+            others = axes.add_patch(Rectangle((0, row - 0.36), 0, 0.72, facecolor="white", edgecolor="#777777"))
+            words = axes.text(1.015, row, "", va="center", fontsize=11)
+            self.artists[name] = [these, others, words]
+
+    def update(self, name: str, probabilities: NDArray[np.float64], head: NDArray[np.int64]) -> None:
+        """Show one distribution."""
+        these, others, words = self.artists[name]
+        share = float(probabilities[head].sum())
+        these.set_width(share)
+        others.set(x=share, width=1 - share)
+        rest = len(probabilities) - len(head)
+        words.set_text(f"these {len(head)}: {_percent(share)}   {rest:,} others: {_percent(max(1 - share, 0))}")
+
+
+def _take_frame(axes: Axes) -> None:
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _count(tokens: int) -> str:
+    return "1 token" if tokens == 1 else f"{tokens:,} tokens"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _legend_above(axes: Axes, handles: Any, labels: list[str]) -> None:
+    look: dict[str, Any] = {"frameon": False, "borderpad": 0, "borderaxespad": 0, "columnspacing": 1.2, "fontsize": 11}
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, handlelength=1.5, **look)
+
+
+def _set_widths(bars: Sequence[Rectangle], values: NDArray[np.float64], start: float) -> None:
+    for bar, value in zip(bars, values, strict=True):
+        bar.set(x=start, width=max(value - start, 0))
 
 
 class SamplingExplorer(PictureWidget):
     """Type a prompt, turn the knobs, and see which tokens can come next.
 
     The logits are the model's; the filters are the functions that the engine runs.
+    "Keep as A" keeps how the knobs stand, and shows it beside what they are moved to.
     """
 
     def __init__(
@@ -95,7 +345,6 @@ class SamplingExplorer(PictureWidget):
         min_p: float = 0.0,
     ) -> None:
         self.llm = llm
-        self._picture = DistributionPicture()
         self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
         rows = {
             "temperature": slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.05),
@@ -105,15 +354,27 @@ class SamplingExplorer(PictureWidget):
         }
         self.knobs = {name: row.children[-1] for name, row in rows.items()}
         self.order = choice("order", ["huggingface", "vllm"])
+        self.axis = choice("axis", ["linear", "log"])
         self.draw_button = ipywidgets.Button(description=f"Draw {NUM_DRAWS}")
+        self.keep_button = ipywidgets.Button()
+        self.note = ipywidgets.HTML()
+        self.a: Setting | None = None
+        self._a_shape: Distribution | None = None
         self._drawn: NDArray[np.int64] | None = None
+        self._num_draws = 0
         for control in (*self.knobs.values(), self.order):
             control.observe(lambda _: self.refresh(), "value")
+        self.axis.observe(lambda _: self._show(), "value")
         self.prompt.observe(lambda _: self.read_prompt(), "value")
         self.draw_button.on_click(lambda _: self.draw())
-        columns = ipywidgets.VBox(list(rows.values())), ipywidgets.VBox([self.order, self.draw_button])
+        self.keep_button.on_click(lambda _: self.keep_or_forget())
+        buttons = ipywidgets.HBox([self.draw_button, self.keep_button], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        columns = (
+            ipywidgets.VBox(list(rows.values())),
+            ipywidgets.VBox([self.order, self.axis, buttons], layout=ipywidgets.Layout(margin="0 0 0 1em")),
+        )
         controls = ipywidgets.HBox(columns, layout=ipywidgets.Layout(flex_flow="row wrap"))
-        super().__init__([self.prompt, controls])
+        super().__init__([self.prompt, controls], below=[self.note])
         self.read_prompt()
 
     @property
@@ -121,46 +382,88 @@ class SamplingExplorer(PictureWidget):
         """The sampling parameters that the knobs stand for."""
         return SamplingParams(**{name: knob.value for name, knob in self.knobs.items()})
 
+    @property
+    def setting(self) -> Setting:
+        """How the knobs stand, the order included."""
+        return Setting(self.params, self.order.value)
+
     def read_prompt(self) -> None:
         """Run the model on the prompt, and show what may come next."""
+        prompt, self._problem = self.prompt.value, ""
+        if len(prompt) > _LONG_PROMPT:
+            self.hide(f"reading {len(prompt):,} characters ...")
         try:
-            self.logits = self.llm.compute_logits(self.prompt.value).cpu()
+            logits = self.llm.compute_logits(prompt).cpu()
         except ValueError as error:
-            self.say(f"The engine refused this: {error}")
-            return
-        tokenizer = self.llm.get_tokenizer()
-        before = self.logits.double().softmax(-1).numpy()
-        likeliest = np.argsort(-before, kind="stable")[:NUM_SHOWN]
-        self._picture.begin(before, [visible_text(decode_token(tokenizer, int(token))) for token in likeliest])
-        self.refresh()
+            self._problem, self.note.value = f"The engine refused this: {error}", ""
+            self.refuse(self._problem)
+        else:
+            if self.comm is None:  # its cell was run again meanwhile
+                return
+            self.logits = logits
+        self._begin()
 
     def refresh(self) -> None:
         """Recompute the distribution from the knobs and redraw."""
+        if self._problem:
+            return
         self.shape = make_distribution(self.logits, self.params, self.order.value)
         self._drawn = None
         self._show()
 
     def draw(self) -> None:
-        """Draw ``NUM_DRAWS`` tokens and show how often each of the likeliest came."""
-        numbers = random.Random(0)
+        """Draw ``NUM_DRAWS`` tokens, others at each press, and show how often each of the likeliest came."""
+        if self._problem:
+            return
+        numbers = random.Random(self._num_draws)
+        self._num_draws += 1
         self._drawn = self.shape.draw([numbers.random() for _ in range(NUM_DRAWS)])
         self._show()
 
+    def keep_or_forget(self) -> None:
+        """Keep how the knobs stand as A, or, where there is an A, forget it."""
+        self.a = self.setting if self.a is None else None
+        self._begin()
+
     def summary(self) -> str:
         """Say what the widget shows."""
-        knobs = ", ".join(f"{name}={knob.value:g}" for name, knob in self.knobs.items())
-        return f"SamplingExplorer: {self.prompt.value!r}, {knobs}, order={self.order.value}\n{self.shape.sentence()}"
+        lines = [f"SamplingExplorer: {self.prompt.value!r}, {self.setting}"]
+        if self._problem:
+            return "\n".join([*lines, self._problem])
+        lines.append(" -> ".join(f"{step.name}: {step.num_left}" for step in self.shape.steps) + " tokens left")
+        return "\n".join([*lines, *self._sentences()])
+
+    def _begin(self) -> None:
+        """Draw anew what belongs to the prompt and to A."""
+        self.keep_button.description = "Keep as A" if self.a is None else "Forget A"
+        if self._problem:
+            return
+        self._a_shape = None if self.a is None else make_distribution(self.logits, self.a.params, self.a.order)
+        self._picture = DistributionPicture(has_a=self.a is not None)
+        before = self.logits.double().softmax(-1).numpy()
+        head = np.argsort(-before, kind="stable")[:NUM_SHOWN]
+        tokenizer = self.llm.get_tokenizer()
+        labels = [token_label(tokenizer, int(token)) for token in head]
+        texts = [decode_token(tokenizer, int(token)) for token in head]
+        self._picture.begin(before, labels, self._a_shape)
+        self.note.value = _explain(labels, texts)
+        self.refresh()
+
+    def _sentences(self) -> list[str]:
+        now = self.shape.sentence()
+        if self._drawn is not None:
+            now += f"; {NUM_DRAWS} draws gave {len(np.unique(self._drawn))} different tokens"
+        return [now] if self._a_shape is None else [f"A ({self.a}): {self._a_shape.sentence()}", f"now: {now}"]
 
     def _show(self) -> None:
-        sentence = self.shape.sentence()
-        if self._drawn is not None:
-            sentence += f"; {NUM_DRAWS} draws gave {len(np.unique(self._drawn))} different tokens"
-        self.show(sentence, self._picture.update(self.shape, self.knobs["top_p"].value, self._drawn))
+        if not self._problem:
+            png = self._picture.update(self.shape, self._drawn, self.axis.value == "log")
+            self.show("\n".join(self._sentences()), png)
 
 
-def visible_text(text: str) -> str:
-    """Return a token's text for a label: white space made visible, what the font lacks as a code, not too long."""
-    drawable = get_font(findfont("monospace")).get_charmap()
-    text = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-    shown = "".join(char if ord(char) in drawable else f"<{ord(char):x}>" for char in text)
-    return shown if len(shown) <= 14 else shown[:13] + "…"
+def _explain(labels: Sequence[str], texts: Sequence[str]) -> str:
+    """Return, for the page, whose fonts are the browser's, what the codes in a picture's labels stand for."""
+    coded = [f"{label} is {text}" for label, text in zip(labels, texts, strict=True) if "<U+" in label]
+    if any(label.startswith("<") and "\ufffd" in text for label, text in zip(labels, texts, strict=True)):
+        coded.append("two letters or digits, as in <e4 b8>: a byte; such a token is a part of a character")
+    return html.escape("; ".join(coded))

@@ -1,162 +1,218 @@
-"""A widget: go through the steps of a recorded run; statuses, block tables and reference counts of each."""
+"""A widget: go through the steps of a recorded run; who did what, who holds which block, which words are there."""
 
-from collections import Counter
+import base64
+import html
 from collections.abc import Sequence
 from typing import Any
 
+import ipywidgets
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from folovllm.course.record import PHASES, phase_of, recorded
-from folovllm.course.style import BLUE, GREEN, GREY, LivePicture, new_figure, show
-from folovllm.course.widgets.widget import PictureWidget, slider_with_box
-from folovllm.engine.history import SequenceRecord, StepRecord
+from folovllm.course.run_story import EDGES, TINTS, Block, RunStory
+from folovllm.course.style import new_figure, png_metadata, show, to_png
+from folovllm.course.widgets.card import background, card, label, names, table
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken
 from folovllm.llm import LLM
-from folovllm.request import SequenceStatus
 
-_LOOKS = PHASES | {"waiting": ("white", ""), "swapped": (GREY, "xxx"), "stands still": ("#dddddd", "")}
-_BLOCKS_A_ROW = 8
-
-
-def activity(record: SequenceRecord) -> str | None:
-    """Return what a sequence did in a step, a key of the legend; None once it has ended."""
-    phase = phase_of(record)
-    if phase is not None:
-        return phase
-    if record.status.is_finished():
-        return None
-    return "stands still" if record.status == SequenceStatus.RUNNING else str(record.status)
+MAX_BLOCKS = 64
+"""How many blocks of a memory are shown at most."""
+# What a sequence does in a step: is the cell filled with its request's colour, and which hatch has it?
+_LOOKS = {
+    "reads its prompt": (True, "..."),
+    "shares a prompt": (True, "\\\\\\"),
+    "gets a token": (True, ""),
+    "stands still": (False, "---"),
+    "waiting": (False, ""),
+    "swapped": (False, "xxx"),
+}
 
 
-def draw_timeline(axes: Axes, steps: Sequence[StepRecord]) -> list[str]:
-    """Draw one row a sequence and one column a step; return the sequences' names, from the top."""
-    names = list(dict.fromkeys(seq.seq_id for step in steps for seq in step.sequences))
-    for step in steps:
-        for seq in step.sequences:
-            done = activity(seq)
+def _look(activity: str, color: int, *, edge: bool = True) -> dict[str, Any]:
+    filled, hatch = _LOOKS[activity]
+    style = {"facecolor": TINTS[color] if filled else "white", "edgecolor": EDGES[color], "hatch": hatch}
+    return style | {"linewidth": 1 if edge else 0, "linestyle": ":" if activity == "waiting" else "-"}
+
+
+def draw_sequences(axes: Axes, story: RunStory) -> None:
+    """Draw one row per sequence and one column per step, in the colour of its request."""
+    num_steps, few = len(story.steps), len(story.steps) <= 80
+    width = 0.92 if few else 1
+    for row, seq_id in enumerate(story.seq_ids):
+        color = story.color_index(story.label(seq_id))
+        for step in range(num_steps):
+            done = story.activity(step, seq_id)
             if done is not None:
-                color, hatch = _LOOKS[done]
-                look: dict[str, Any] = {
-                    "facecolor": color,
-                    "hatch": hatch,
-                    "edgecolor": "#555555" if done == "waiting" else "white",
-                }
-                axes.add_patch(Rectangle((step.step - 0.46, names.index(seq.seq_id) - 0.4), 0.92, 0.8, **look))
-    axes.set(xlim=(-0.7, len(steps) - 0.3), ylim=(len(names) - 0.4, -0.6), xlabel="step", ylabel="sequence")
-    axes.set_yticks(range(len(names)), names, family="monospace")
+                place = (step - width / 2, row - 0.4)
+                axes.add_patch(Rectangle(place, width, 0.8, **_look(done, color, edge=few)))
+    rows = range(len(story.seq_ids))
+    axes.set(xlim=(-0.7, num_steps - 0.3), ylim=(len(story.seq_ids) - 0.4, -0.6))
+    axes.set_yticks(rows, [story.label(seq_id) for seq_id in story.seq_ids], fontsize=12, fontweight="bold")
+    axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return names
 
 
-def legend_of(steps: Sequence[StepRecord]) -> list[Patch]:
-    """Return an entry for everything that happens in these steps."""
-    seen = {activity(seq) for step in steps for seq in step.sequences}
-    return [
-        Patch(facecolor=color, hatch=hatch, edgecolor="#555555" if name == "waiting" else "white", label=name)
-        for name, (color, hatch) in _LOOKS.items()
+def draw_memory(axes: Axes, story: RunStory) -> None:
+    """Draw how many blocks are held after each step, and where they ran out: how many were needed, how many free."""
+    steps = range(len(story.steps))
+    held = [story.count(step)[0] for step in steps]
+    host = [sum(bool(block.owners) for block in story.host_blocks(step)) for step in steps]
+    style: dict[str, Any] = {"width": 0.92 if len(held) <= 80 else 1, "linewidth": 0}
+    axes.bar(steps, held, color="#8FA3B0", label="on the device", **style)
+    if any(host):
+        grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx", "label": "in host memory"}
+        axes.bar(steps, host, bottom=held, **(style | grey | {"linewidth": 1}))
+    top = max(1, *map(sum, zip(held, host, strict=True)))
+    if story.num_blocks <= 2 * top:
+        axes.axhline(story.num_blocks, color="#111111", linestyle="--", linewidth=1.5)
+        note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11}
+        axes.text(len(held) - 0.35, story.num_blocks, f"all {story.num_blocks} blocks of the device", **note)
+        top = max(top, story.num_blocks)
+    axes.set(ylim=(0, 1.45 * top), xlabel="step", ylabel="blocks held")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    short = [step for step in steps if story.shortage(step)]
+    if short:
+        step = short[0]
+        needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
+        told = f"{' and '.join(story.gave_way(step))} gives way: {needed} needed, {free} free"
+        arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": "#111111", "linewidth": 1.5}
+        side = "right" if step > 0.4 * len(held) else "left"  # beside the step, so that the cursor does not cross it
+        look: dict[str, Any] = {"ha": side, "va": "top", "fontsize": 11, "fontweight": "bold"}
+        beside = step + (-0.8 if side == "right" else 0.8)
+        axes.annotate(told, (step, held[step] + host[step]), (beside, 1.42 * top), arrowprops=arrow, **look)
+
+
+def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
+    """Draw a whole run: its sequences above, the blocks they hold below. Returns the figure and both axes."""
+    count = len(story.seq_ids)
+    above, below = 0.34 * count + 0.2, 1.5
+    figure, (sequences, memory) = new_figure(
+        10, above + below + 1.15, nrows=2, sharex=True, height_ratios=(above, below)
+    )
+    draw_sequences(sequences, story)
+    draw_memory(memory, story)
+    sequences.tick_params(labelbottom=False)
+    seen = {story.activity(step, seq_id) for step in range(len(story.steps)) for seq_id in story.seq_ids}
+    handles = [
+        Patch(facecolor="#DDDDDD" if filled else "white", edgecolor="#444444", hatch=hatch, label=name)
+        for name, (filled, hatch) in _LOOKS.items()
         if name in seen
     ]
+    handles += memory.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
+    return figure, sequences, memory
 
 
-def plot_timeline(llm: LLM) -> Image:
-    """Show what every sequence did in every step that an engine recorded."""
-    steps = recorded(llm)
-    count = len({seq.seq_id for step in steps for seq in step.sequences})
-    figure, axes = new_figure(10, 1.5 + 0.34 * count)
-    names = draw_timeline(axes, steps)
-    figure.legend(handles=legend_of(steps), loc="outside upper center", ncols=5, fontsize=10, frameon=False)
-    told = "; ".join(sentence(step) for step in (steps[0], steps[-1]))
-    alt = f"What {len(names)} sequences did in {len(steps)} steps. First and last: {told}."
+def plot_timeline(llm: LLM, names: Sequence[str] = ()) -> Image:
+    """Show what every sequence did in every step that an engine recorded, and how many blocks they held.
+
+    names: of the requests, one each; none: A, B, C...
+    """
+    story = RunStory(llm, names)
+    figure, *_ = draw_run(story)
+    last = len(story.steps) - 1
+    told = [story.sentence(0), *filter(None, map(story.shortage, range(last + 1))), story.sentence(last)]
+    alt = f"What {len(story.seq_ids)} sequences did in {last + 1} steps. {' '.join(told)}"
     return show(figure, alt)
 
 
-def sentence(step: StepRecord) -> str:
-    """Say in one line how a step ended."""
-    counts = Counter(str(seq.status) for seq in step.sequences)
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    held = {block for seq in step.sequences if _on_device(seq) for block in seq.block_table}
-    shared = {block for seq in step.sequences if _on_device(seq) for block, refs in _refs(seq) if refs > 1}
-    return (
-        f"step {step.step}: {step.num_batched_tokens} tokens; {statuses}; {len(held)} blocks held, "
-        f"{len(shared)} of them shared, {step.num_free_blocks} free"
-    )
+class Timeline(CourseWidget):
+    """Scrub through the steps of a run that ``llm`` recorded (``record_history=True``).
 
+    step: the one that is shown first.  names: of the requests, such as those of users; one each, or none.
+    """
 
-class TimelinePicture(LivePicture):
-    """The timeline with a cursor, and the blocks at the cursor's step: who holds each, or how many share it."""
-
-    def __init__(self, steps: Sequence[StepRecord]) -> None:
-        tables = [seq.block_table for step in steps for seq in step.sequences if _on_device(seq)]
-        self._places = {block: i for i, block in enumerate(sorted({block for table in tables for block in table}))}
-        count = len({seq.seq_id for step in steps for seq in step.sequences})
-        figure, (line, pool) = new_figure(10, max(3.6, 1.5 + 0.34 * count), ncols=2, width_ratios=(3, 2))
-        self._names = draw_timeline(line, steps)
-        figure.legend(handles=legend_of(steps), loc="outside lower center", ncols=5, fontsize=10, frameon=False)
-        cursor = Rectangle((0, -0.6), 1, len(self._names) + 0.2, fill=False, edgecolor="black", linewidth=2)
-        self._cursor = line.add_patch(cursor)
-        cells = [(i % _BLOCKS_A_ROW, i // _BLOCKS_A_ROW) for i in range(len(self._places))]
-        self._blocks = [pool.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84)) for x, y in cells]
-        centred = {"ha": "center", "va": "center", "fontsize": 9}
-        self._labels = [pool.text(x, y, "", **centred) for x, y in cells]
-        rows = max(1, -(-len(cells) // _BLOCKS_A_ROW))
-        pool.set(xlim=(-0.6, _BLOCKS_A_ROW - 0.4), ylim=(max(rows, 4) - 0.4, -0.6), xticks=[], yticks=[])
-        pool.set_title("KV blocks: holder, or ×n where n share")
-        pool.spines[["left", "bottom"]].set_visible(False)
-        self._sentence = figure.suptitle(" ", fontsize=12, fontweight="bold")
-        super().__init__(figure, [self._cursor, *self._blocks, *self._labels, self._sentence])
-        self.keep_background()
-
-    def update(self, step: StepRecord) -> bytes:
-        """Show one step; return the picture as PNG."""
-        self._cursor.set_x(step.step - 0.5)
-        holders: dict[int, tuple[str, int]] = {}
-        for seq in filter(_on_device, step.sequences):
-            holders |= {block: (seq.seq_id, refs) for block, refs in _refs(seq)}
-        for block, place in self._places.items():
-            name, refs = holders.get(block, ("", 0))
-            look = {0: ("white", "#999999"), 1: (BLUE, "white")}.get(refs, (GREEN, "white"))
-            self._blocks[place].set(facecolor=look[0], edgecolor=look[1], hatch="" if refs < 2 else "\\\\\\")
-            self._labels[place].set(text=f"×{refs}" if refs > 1 else name, color="black" if refs != 1 else "white")
-            self._labels[place].set_bbox({"facecolor": "white", "pad": 1, "linewidth": 0} if refs > 1 else None)
-        self._sentence.set_text(sentence(step))
-        return self.redraw()
-
-
-class Timeline(PictureWidget):
-    """Scrub through the steps of a run that ``llm`` recorded (``record_history=True``)."""
-
-    def __init__(self, llm: LLM, *, step: int = 0) -> None:
-        self.steps = list(recorded(llm))
-        if not self.steps:
+    def __init__(self, llm: LLM, *, step: int = 0, names: Sequence[str] = ()) -> None:
+        self.story = RunStory(llm, names)
+        last = len(self.story.steps) - 1
+        if last < 0:
             raise ValueError("this LLM has recorded no step yet: generate something first")
-        self._picture = TimelinePicture(self.steps)
-        row = slider_with_box("step", min(step, len(self.steps) - 1), 0, len(self.steps) - 1, 1)
+        self._overview = self._draw_overview()
+        row = slider_with_box("step", min(step, last), 0, last, 1)
         self.step = row.children[-1]
         self.step.observe(lambda _: self.refresh(), "value")
-        super().__init__([row])
+        self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
+        super().__init__([row, self.status, self.picture])
         self.refresh()
+
+    def _draw_overview(self) -> str:
+        """Draw the run once; return it as HTML with a place for the cursor, which the browser moves over it."""
+        figure, sequences, memory = draw_run(self.story)
+        data = base64.b64encode(to_png(figure)).decode()
+        self._columns, self._rows = sequences.get_position(), (sequences.get_position().y1, memory.get_position().y0)
+        self._limits = sequences.get_xlim()
+        alt = f"One row per sequence, one column per step; below, the blocks held. {self.story.sentence(0)}"
+        return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
     def refresh(self) -> None:
         """Show the chosen step."""
-        step = self.steps[self.step.value]
-        self.show(sentence(step), self._picture.update(step))
+        step, story = self.step.value, self.story
+        self.status.value = spoken(story.sentence(step))
+        held, _, free = story.count(step)
+        needed = story.needed_next(step)
+        parts = [
+            names(story.names.items()),
+            f'<div style="position: relative">{self._overview}{self._cursor(step)}</div>',
+            f"<h4>Device memory: {held} blocks held, {free} free; the next tokens need {needed} new</h4>",
+            self._blocks(story.device_blocks(step)),
+        ]
+        if story.host_ids:
+            parts += ["<h4>Host memory: where blocks wait that were moved</h4>", self._blocks(story.host_blocks(step))]
+        self.picture.value = card(*parts, table(("", "in this step", "the words so far"), self._rows_of(step)))
+
+    def _cursor(self, step: int) -> str:
+        (first, last), columns, (top, bottom) = self._limits, self._columns, self._rows
+        left = columns.x0 + (step - 0.5 - first) / (last - first) * columns.width
+        width = columns.width / (last - first)
+        return (
+            f'<div class="cursor" style="position: absolute; left: {left:.2%}; width: max({width:.2%}, 4px); '
+            f"top: {1 - top - 0.01:.2%}; height: {top - bottom + 0.02:.2%}; border: 2px solid #111; "
+            f'border-radius: 3px; box-sizing: border-box; pointer-events: none"></div>'
+        )
+
+    def _blocks(self, blocks: Sequence[Block]) -> str:
+        cells = "".join(map(self._block, blocks[:MAX_BLOCKS]))
+        left = f" <div>{len(blocks) - MAX_BLOCKS} further ones</div>" if len(blocks) > MAX_BLOCKS else ""
+        return f'<div class="folovllm-blocks">{cells}{left}</div>'
+
+    def _block(self, block: Block) -> str:
+        if not block.owners:
+            return f'<div class="free"><b>{block.number}</b> free</div>'
+        colors = [self.story.color_index(owner) for owner in block.owners]
+        shared = ' class="shared"' if len(block.owners) > 1 else ""
+        return (
+            f'<div{shared} style="background: {background(colors)}"><b>{block.number}</b>: {" ".join(block.owners)}'
+            f"<small>{block.origin}</small></div>"
+        )
+
+    def _rows_of(self, step: int) -> list[tuple[str, str, str]]:
+        rows = []
+        for seq_id in self.story.seq_ids:
+            name = self.story.label(seq_id)
+            old, new = map(html.escape, self.story.words(step, seq_id))
+            text = f'<span class="text">{old}<span class="new">{new}</span></span>'
+            rows.append((label(name, self.story.color_index(name)), self.story.in_words(step, seq_id), text))
+        return rows
 
     def summary(self) -> str:
-        """Say what the step did, and list every sequence with its blocks and how many hold each."""
-        step = self.steps[self.step.value]
-        lines = [f"Timeline, {sentence(step)}"]
-        for seq in step.sequences:
-            blocks = " ".join(f"{block}(×{refs})" if refs > 1 else str(block) for block, refs in _refs(seq))
-            where = "" if _on_device(seq) else " on the host"
-            lines.append(f"{seq.seq_id:6} {seq.status:22} {seq.num_output_tokens:3} tokens  blocks{where} {blocks}")
+        """Say what the step did, and list every sequence with its blocks, their owners and its words."""
+        step, story = self.step.value, self.story
+        lines = [f"Timeline. {story.sentence(step)}"]
+        for seq_id in story.seq_ids:
+            text = "".join(story.words(step, seq_id))
+            lines.append(f"{story.label(seq_id):3} {story.in_words(step, seq_id)}: {text!r}")
+        for name, blocks in (("device", story.device_blocks(step)), ("host", story.host_blocks(step))):
+            held = [f"{each.number} {'+'.join(each.owners)}" for each in blocks if each.owners]
+            lines += [f"{name} blocks: {', '.join(held)}"] if held else []
         return "\n".join(lines)
 
-
-def _on_device(seq: SequenceRecord) -> bool:
-    return seq.status != SequenceStatus.SWAPPED
-
-
-def _refs(seq: SequenceRecord) -> list[tuple[int, int]]:
-    return list(zip(seq.block_table, seq.ref_counts, strict=True))
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
+        figure, *panels = draw_run(self.story)
+        for axes in panels:
+            axes.axvspan(self.step.value - 0.5, self.step.value + 0.5, fill=False, edgecolor="black", linewidth=2)
+        png = to_png(figure)
+        data = super()._repr_mimebundle_(**kwargs) | {"image/png": png}
+        return data, {"image/png": png_metadata(png, self.summary())}

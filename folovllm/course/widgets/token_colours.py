@@ -2,31 +2,62 @@
 
 import html
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ipywidgets
+from transformers import PreTrainedTokenizerBase
 
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box, wide
-from folovllm.engine.detokenizer import decode_token
+from folovllm.course.token_text import text_or_bytes
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
+from folovllm.engine.detokenizer import Detokenizer, decode_token
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 
 NUM_ALTERNATIVES = 4
+# What is told of a token stands in a place of its own under the text, so it covers nothing.
 _STYLE = """<style>
-.folovllm-token { position: relative; white-space: pre-wrap; border-bottom: 3px solid; cursor: help }
-.folovllm-token > span { display: none; position: absolute; left: 0; top: 1.6em; z-index: 9; padding: 4px 8px;
-  white-space: pre; background: white; color: black; border: 1px solid #555; font-family: monospace }
-.folovllm-token:hover > span, .folovllm-token:focus > span { display: block }
+.folovllm-tokens { position: relative; padding-bottom: 9.5em; line-height: 1.9; max-width: 54em }
+.folovllm-token { white-space: pre-wrap; color: #1a1a1a; padding-bottom: 1px; cursor: help }
+.folovllm-token:hover, .folovllm-token:focus { outline: 2px solid #1a1a1a; outline-offset: -2px }
+.folovllm-token > span, .folovllm-hint { position: absolute; left: 0; right: 0; bottom: 0; height: 9em;
+  box-sizing: border-box; padding: 6px 12px; border: 1px solid #777; line-height: 1.4; overflow: auto }
+.folovllm-token > span { display: none; white-space: pre; background: white; color: #1a1a1a; font-family: monospace }
+.folovllm-token:hover > span, .folovllm-token:focus > span { display: block; z-index: 2 }
+.folovllm-token:hover > span { z-index: 3 }
 </style>"""
-# From unlikely to likely; the words below the text say the same as the colours.
-_BANDS = ((0.1, "#F3C5A5", "#D55E00", "below 10 %"), (0.5, "#FBE8B8", "#B07800", "10 to 50 %"))
-_SURE = ("#CFE6F5", "#0072B2", "50 % and more")
+_HINT = "Point at a token, or move to it with Tab: here stands what else might have come."
+
+
+@dataclass(frozen=True)
+class Band:
+    """How the tokens of some probabilities look.
+
+    below: they are less probable than that.  line: of the line under them, so that the colour is not all.
+    """
+
+    below: float
+    colour: str
+    edge: str
+    line: str
+    name: str
+    words: str
+
+
+BANDS = (
+    Band(0.1, "#F3C5A5", "#B34700", "dotted", "red", "below 10 %"),
+    Band(0.5, "#FBE8B8", "#8F6000", "dashed", "yellow", "10 to 50 %"),
+    Band(math.inf, "#CFE6F5", "#0072B2", "solid", "blue", "50 % and more"),
+)
+"""From unlikely to likely."""
 
 
 class TokenColours(CourseWidget):
     """Generates text, and colours every token by its probability under the model.
 
-    A token that is pointed at, or focused by keyboard, shows the likeliest alternatives.
+    A token that is pointed at, or focused by keyboard, shows the likeliest alternatives under the text.
+    A character of several tokens is one piece, with the colour of each of its tokens.
 
     llm, prompt: what to generate from.  temperature: 0 is greedy.  max_tokens: most tokens.  seed: of the draws.
     """
@@ -42,6 +73,7 @@ class TokenColours(CourseWidget):
     ) -> None:
         self.llm = llm
         self._max_tokens, self._seed = max_tokens, seed
+        self.completion: CompletionOutput | None = None
         self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
         row = slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.1)
         self.temperature = row.children[-1]
@@ -62,43 +94,86 @@ class TokenColours(CourseWidget):
         try:
             [output] = self.llm.generate(self.prompt.value, params, use_tqdm=False)
         except ValueError as error:
-            self.status.value = f'<b role="status">{html.escape(f"The engine refused this: {error}")}</b>'
-            return
-        [self.completion] = output.outputs
-        self.status.value = f'<b role="status">{html.escape(self.sentence())}</b>'
-        self.text.value = f"{_STYLE}<p>{html.escape(self.prompt.value)}{self._spans()}</p>{_legend()}"
+            self.completion, self.text.value = None, ""
+            self._problem = f"The engine refused this: {error}"
+        else:
+            [self.completion] = output.outputs
+            prompt = f'<span style="white-space: pre-wrap">{html.escape(self.prompt.value)}</span>'
+            self.text.value = (
+                f'{_STYLE}<div class="folovllm-tokens">{prompt}{self._pieces(output.prompt_token_ids)}{_legend()}</div>'
+            )
+        self.status.value = spoken(self.sentence())
 
     def sentence(self) -> str:
-        """Count the tokens of each colour."""
-        probabilities = probabilities_of(self.completion)
-        below = sum(each < 0.1 for each in probabilities)
-        sure = sum(each >= 0.5 for each in probabilities)
-        return f"{len(probabilities)} tokens: {sure} had 50 % and more, {below} less than 10 %"
+        """Count the tokens of each colour, or say why there are none."""
+        if self.completion is None:
+            return self._problem
+        bands = [band_of(each) for each in probabilities_of(self.completion)]
+        counts = [f"{bands.count(band)} {band.name} ({band.words})" for band in reversed(BANDS)]
+        return f"{len(bands)} token{'' if len(bands) == 1 else 's'}: {', '.join(counts)}"
 
     def summary(self) -> str:
         """Return the text and the counts."""
-        return f"TokenColours: {self.prompt.value!r}\n{self.completion.text!r}\n{self.sentence()}"
+        text = "" if self.completion is None else f"{self.completion.text!r}\n"
+        return f"TokenColours: {self.prompt.value!r}\n{text}{self.sentence()}"
 
-    def _spans(self) -> str:
+    def _pieces(self, prompt_token_ids: list[int]) -> str:
+        assert self.completion is not None, "something was generated"
+        pieces, start = [], 0
+        for text, count in pieces_of(self.llm.get_tokenizer(), prompt_token_ids, self.completion.token_ids):
+            pieces.append(self._piece(text, start, start + count))
+            start += count
+        return "".join(pieces)
+
+    def _piece(self, text: str, start: int, end: int) -> str:
+        """Return the HTML of the tokens from ``start`` to before ``end``, which are read together."""
+        assert self.completion is not None, "something was generated"
+        probabilities = probabilities_of(self.completion)[start:end]
+        count = end - start
+        shown, told = [f"{text!r}" + (f" is {count} tokens, one per line:" if count > 1 else "")], []
+        for place, probability in zip(range(start, end), probabilities, strict=True):
+            own, others = self._alternatives(place)
+            lines = [f"{p:6.1%} {name}" for name, p in others]
+            shown += lines if count == 1 else ["  ".join(lines)]
+            spoken_others = ", ".join(f"{p:.0%} {name}" for name, p in others if name != own)
+            told.append(f"{own}, {probability:.0%}; else {spoken_others}")
+        # A bare span may not carry a name: without the role screen readers pass over it.
+        return (
+            f'<span class="folovllm-token" tabindex="0" role="group" aria-label="{html.escape("; then ".join(told))}" '
+            f'style="{_look(probabilities)}">{html.escape(text)}'
+            f'<span aria-hidden="true">{html.escape(chr(10).join(shown))}</span></span>'
+        )
+
+    def _alternatives(self, place: int) -> tuple[str, list[tuple[str, float]]]:
+        """Return the token at a place, and all that is known of what might stand there, likeliest first."""
+        assert self.completion is not None, "something was generated"
         assert self.completion.logprobs is not None, "log-probabilities were asked for"
-        tokenizer, spans = self.llm.get_tokenizer(), []
-        for token, entry in zip(self.completion.token_ids, self.completion.logprobs, strict=True):
-            probability = math.exp(entry[token].logprob)
-            colour, edge, _ = next((look[1:] for look in _BANDS if probability < look[0]), _SURE)
-            others = sorted(entry.items(), key=lambda pair: -pair[1].logprob)
-            table = "\n".join(f"{math.exp(each.logprob):6.1%} {decode_token(tokenizer, i)!r}" for i, each in others)
-            name = html.escape(decode_token(tokenizer, token))
-            look = f"background: {colour}; border-color: {edge}"
-            spoken = [
-                f"{math.exp(each.logprob):.0%} {decode_token(tokenizer, i)!r}" for i, each in others if i != token
-            ]
-            told = f"{decode_token(tokenizer, token)!r}, {probability:.0%}; else {', '.join(spoken)}"
-            # A bare span may not carry a name: without the role screen readers pass over it.
-            spans.append(
-                f'<span class="folovllm-token" tabindex="0" role="group" aria-label="{html.escape(told)}" '
-                f'style="{look}">{name}<span aria-hidden="true">{html.escape(table)}</span></span>'
-            )
-        return "".join(spans)
+        tokenizer, entry = self.llm.get_tokenizer(), self.completion.logprobs[place]
+        likeliest = sorted(entry.items(), key=lambda pair: -pair[1].logprob)
+        named = [(repr(text_or_bytes(tokenizer, i)), math.exp(each.logprob)) for i, each in likeliest]
+        return repr(text_or_bytes(tokenizer, self.completion.token_ids[place])), named
+
+
+def pieces_of(
+    tokenizer: PreTrainedTokenizerBase, prompt_token_ids: list[int], token_ids: Sequence[int]
+) -> list[tuple[str, int]]:
+    """Return what can be read of generated tokens: a text and how many tokens it took, again and again.
+
+    Mostly a token is a piece. A character that is spread over several tokens is one piece with all of them.
+    """
+    detokenizer = Detokenizer(tokenizer, prompt_token_ids, SamplingParams())
+    pieces, count = [], 0
+    for token_id in token_ids:
+        shown = len(detokenizer.text)
+        detokenizer.update([token_id])
+        count += 1
+        text, alone = detokenizer.text[shown:], decode_token(tokenizer, token_id)
+        if text or "\ufffd" not in alone:
+            pieces.append((text or alone, count))
+            count = 0
+    if count:  # the text ended within a character
+        pieces.append((detokenizer.stable_text(finished=True)[len(detokenizer.text) :], count))
+    return pieces
 
 
 def probabilities_of(completion: CompletionOutput) -> list[float]:
@@ -108,10 +183,28 @@ def probabilities_of(completion: CompletionOutput) -> list[float]:
     return [math.exp(entry[i].logprob) for i, entry in zip(completion.token_ids, completion.logprobs, strict=True)]
 
 
+def band_of(probability: float) -> Band:
+    """Return how a token of that probability looks."""
+    return next(band for band in BANDS if probability < band.below)
+
+
+def _look(probabilities: Sequence[float]) -> str:
+    """Return the style of a piece: the colour of its token, or of each of its tokens from left to right."""
+    bands = [band_of(each) for each in probabilities]
+    ends = [
+        f"{band.colour} {100 * i / len(bands):.0f}% {100 * (i + 1) / len(bands):.0f}%" for i, band in enumerate(bands)
+    ]
+    worst = min(bands, key=lambda band: band.below)
+    edge = f"border-bottom: 3px {worst.line} {worst.edge}"
+    if len(bands) == 1:
+        return f"background: {worst.colour}; {edge}"
+    return f"background: linear-gradient(90deg, {', '.join(ends)}); {edge}"
+
+
 def _legend() -> str:
-    looks = [look[1:] for look in _BANDS] + [_SURE]
     parts = "".join(
-        f'<span style="background: {colour}; border-bottom: 3px solid {edge}; margin-right: 1em">{words}</span>'
-        for colour, edge, words in looks
+        f'<span style="background: {band.colour}; color: #1a1a1a; border-bottom: 3px {band.line} {band.edge}; '
+        f'padding: 0 4px; margin-right: 1em">{band.name}: {band.words}</span>'
+        for band in reversed(BANDS)
     )
-    return f"<p>{parts}point at a token, or move to it with Tab</p>"
+    return f'<p>{parts}</p><div class="folovllm-hint">{_HINT}</div>'

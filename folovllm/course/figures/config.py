@@ -1,0 +1,346 @@
+"""The figures of chapter 01: who waits how long, what a token leaves in memory, which blocks are held; all from the
+engine's own record (``record_history=True``) and its sizes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
+from typing import Any
+
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.ticker import MaxNLocator
+
+from folovllm.config import EngineConfig
+from folovllm.course.record import phase_of, recorded
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
+from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.engine.detokenizer import decode_token
+from folovllm.engine.history import SequenceRecord, StepRecord
+from folovllm.llm import LLM
+from folovllm.sampling_params import SamplingParams
+
+# -- time ----------------------------------------------------------------------------------------
+
+_TURNS: dict[str, dict[str, Any]] = {
+    "waits": {"facecolor": "#dddddd"},
+    "the prompt is read": {"facecolor": ORANGE, "hatch": "....", "edgecolor": "white"},
+    "the answer is written": {"facecolor": BLUE, "hatch": "////", "edgecolor": "white"},
+}
+_PHASES = {None: "waits", "prefill": "the prompt is read", "decode": "the answer is written"}
+
+
+def step_ms(step: StepRecord) -> float:
+    """Return the milliseconds that a step took, from choosing who runs to the text."""
+    return step.schedule_ms + step.forward_ms + step.sample_ms + step.postprocess_ms
+
+
+@dataclass
+class Turn:
+    """One request in time: bars (what, from, to) in seconds, and when each of its tokens came."""
+
+    bars: list[tuple[str, float, float]]
+    tokens: list[float]
+
+    def add(self, record: SequenceRecord, start: float, end: float) -> None:
+        """Add one step; a bar that goes on grows."""
+        kind = _PHASES[phase_of(record)]
+        if self.bars and self.bars[-1][0] == kind:
+            start = self.bars.pop()[1]
+        self.bars.append((kind, start, end))
+        if record.num_output_tokens > len(self.tokens):
+            self.tokens.append(end)
+
+    def longest_wait(self) -> tuple[float, float]:
+        """Return the longest time without a new token, from the arrival on, as (from, to)."""
+        moments = [self.bars[0][1], *self.tokens]
+        return max(pairwise(moments), key=lambda pair: pair[1] - pair[0])
+
+
+def turns_of(llm: LLM) -> dict[str, Turn]:
+    """Return what happened to each request, by its id, in the order in which they came."""
+    turns: dict[str, Turn] = {}
+    steps = recorded(llm)
+    ends = list(accumulate(step_ms(step) / 1000 for step in steps))
+    for step, start, end in zip(steps, [0.0, *ends], ends, strict=False):
+        for record in step.sequences:
+            turns.setdefault(record.request_id, Turn([], [])).add(record, start, end)
+    return turns
+
+
+def plot_turns(llms: Mapping[str, LLM], watch: str) -> Image:
+    """Show in seconds when each request waits, is read and is written; one panel per engine.
+
+    llms: by the title of the panel.  watch: the request whose longest wait is measured.
+    """
+    runs = {title: turns_of(llm) for title, llm in llms.items()}
+    rows = sum(len(turns) + 1.4 for turns in runs.values())
+    heights = [len(turns) + 1.4 for turns in runs.values()]
+    figure, panels = new_figure(
+        10, 1.5 + 0.28 * rows, nrows=len(runs), sharex=True, squeeze=False, height_ratios=heights
+    )
+    told = []
+    for axes, (title, turns) in zip(panels[:, 0], runs.items(), strict=True):
+        wait = _draw_turns(axes, turns, watch)
+        axes.set_title(title, loc="left", fontsize=12)
+        told.append(f"{title}: {watch} sees nothing new for {wait:.1f} s at the longest")
+    panels[-1, 0].set_xlabel("seconds", fontsize=11)
+    panels[-1, 0].set_xlim(0, None)
+    seen = {kind for turns in runs.values() for turn in turns.values() for kind, _, _ in turn.bars}
+    handles: list[Any] = [Patch(label=kind, **look) for kind, look in _TURNS.items() if kind in seen]
+    handles += [_token_marks(panels[0, 0], [], 0)]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
+    return show(figure, f"Requests in time, one row each. {'; '.join(told)}.")
+
+
+def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str) -> float:
+    """Draw one panel; return the longest wait of the request that is watched."""
+    places: dict[str, float] = {}
+    below = 0.0
+    for name in turns:
+        places[name] = below
+        below += 2.2 if name == watch else 1.0
+    for name, turn in turns.items():
+        for kind, start, end in turn.bars:
+            axes.barh(places[name], end - start, 0.62, start, linewidth=0, **_TURNS[kind])
+        _token_marks(axes, turn.tokens, places[name])
+    start, end = turns[watch].longest_wait()
+    level = places[watch] + 0.62
+    arrow: dict[str, Any] = {"arrowstyle": "<|-|>", "shrinkA": 0, "shrinkB": 0, "color": "black"}
+    axes.annotate("", (start, level), (end, level), arrowprops=arrow)
+    words = f"{watch}: nothing new for {end - start:.2g} s"
+    axes.text(start, level + 0.25, words, ha="left", va="top", fontsize=11, fontweight="bold")
+    axes.set_ylim(below - 0.4, -0.6)
+    axes.set_yticks(list(places.values()), list(places), fontsize=11)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return end - start
+
+
+def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
+    return axes.plot(
+        moments, [row] * len(moments), "|", color="black", markersize=11, markeredgewidth=1.2, label="a new token"
+    )[0]
+
+
+def plot_step_times(llms: Mapping[int, LLM]) -> Image:
+    """Show how long a step takes that adds a token to so many sequences, and what that is per token.
+
+    llms: by the number of sequences that each ran together.
+    """
+    times = {seats: _undisturbed_ms(_full_steps(llm, seats)) for seats, llm in llms.items()}
+    figure, (step, token) = new_figure(10, 3.2, ncols=2)
+    looks: dict[str, Any] = {"width": 0.6, "edgecolor": "white", "linewidth": 0}
+    bars = step.bar(range(len(times)), list(times.values()), color=BLUE, hatch="//", **looks)
+    step.bar_label(bars, fmt="%.0f", fontsize=11)
+    step.set(title="one step", ylabel="milliseconds")
+    shares = [ms / seats for seats, ms in times.items()]
+    bars = token.bar(range(len(times)), shares, color=GREEN, hatch="\\\\", **looks)
+    token.bar_label(bars, fmt="%.0f", fontsize=11)
+    token.set(title="one step, divided by its tokens", ylabel="milliseconds per token")
+    for axes in (step, token):
+        axes.set_xticks(range(len(times)), [f"{seats}" for seats in times])
+        axes.set_xlabel("sequences in the step")
+        axes.margins(y=0.15)
+    told = ", ".join(f"{seats} in a step {ms:.0f} ms" for seats, ms in times.items())
+    return show(figure, f"Milliseconds of a step that adds one token to each sequence: {told}.")
+
+
+def _undisturbed_ms(steps: list[StepRecord]) -> float:
+    """Return the milliseconds that nine of ten steps took at least: other programs only ever add to them."""
+    return sorted(map(step_ms, steps))[len(steps) // 10]
+
+
+def _full_steps(llm: LLM, seats: int) -> list[StepRecord]:
+    """Return the steps in which every seat got one more token and no prompt was read."""
+    found = []
+    for step in recorded(llm):
+        phases = [phase_of(record) for record in step.sequences]
+        if phases.count("decode") == seats and "prefill" not in phases:
+            found.append(step)
+    return found
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def plot_token_memory(llm: LLM) -> Image:
+    """Draw what the model keeps of one token: in each layer a key and a value for each key-value head."""
+    spec = llm.llm_engine.attention_spec
+    layers = [1, 2, None, spec.num_layers]
+    figure, axes = new_figure(10, 3.6)
+    axes.text(0.55, 1.5, "one\ntoken", ha="center", va="center", fontsize=12, bbox={"facecolor": "white", "pad": 10})
+    axes.add_patch(FancyArrowPatch((1.15, 1.5), (1.9, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
+    for row, layer in enumerate(layers):
+        if layer is None:
+            axes.text(6, row, "...", ha="center", va="center", fontsize=14)
+            continue
+        axes.text(3.1, row, f"layer {layer}", ha="right", va="center", fontsize=11)
+        for start, name, color, hatch in ((3.3, "key", "#cfe6f5", "//"), (6.7, "value", "#fce4b3", "..")):
+            look = {"facecolor": color, "edgecolor": "white", "hatch": hatch}
+            _draw_heads(axes, start, row, [spec.head_dim] * spec.num_kv_heads, look)
+            if row == 0:
+                words = f"{name}: {spec.num_kv_heads} heads of {spec.head_dim} numbers"
+                axes.text(start + 1.5, -0.6, words, ha="center", fontsize=12)
+    axes.set(xlim=(0, 9.8), ylim=(3.5, -1.0))
+    axes.axis("off")
+    kept = f"a key and a value, each {spec.num_kv_heads} heads of {spec.head_dim} numbers"
+    return show(figure, f"One token leaves in each of {spec.num_layers} layers {kept}.")
+
+
+def _draw_heads(axes: Axes, start: float, row: int, sizes: list[int], look: Mapping[str, Any]) -> None:
+    """Draw one key or value: a box for each head, with how many numbers it holds."""
+    width = 3.0 / len(sizes)
+    background = {"facecolor": "white", "linewidth": 0, "pad": 2}
+    for head, size in enumerate(sizes):
+        left = start + head * width
+        axes.bar(left, 0.7, width - 0.06, row - 0.35, align="edge", **look)
+        middle = left + width / 2 - 0.03
+        axes.text(middle, row, str(size), ha="center", va="center", fontsize=11, bbox=background)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A KV block: its tokens' texts, and how many sequences hold it."""
+
+    words: list[str]
+    holders: int
+
+
+def plot_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4) -> Image:
+    """Run two prompts with one beginning, and draw the blocks in which they lie, with the tokens in their places.
+
+    prompts: by the name of the reader; exactly two.
+    """
+    tables, blocks = _run_two(llm, list(prompts.values()), block_size)
+    places = {block: 1.45 * i for i, block in enumerate(sorted(blocks))}
+    figure, axes = new_figure(10, 4.6)
+    for number, block in blocks.items():
+        _draw_block(axes, places[number], number, block, block_size)
+    for levels, name, table in zip(((-2.4, -0.75), (block_size + 1.5, block_size)), prompts, tables, strict=True):
+        _draw_table(axes, levels, name, table, places)
+    axes.set(xlim=(-1.3, 1.45 * len(places)), ylim=(block_size + 2.4, -3.2))
+    axes.axis("off")
+    looks: list[Any] = [
+        Patch(**_SHARED, label="a block that both hold"),
+        Patch(**_OWN, label="a block of one reader"),
+        Patch(**_OWN, linestyle=":", label="an empty place"),
+    ]
+    figure.legend(handles=looks, loc="outside upper left", ncols=3, fontsize=11, frameon=False)
+    shared = [number for number, block in blocks.items() if block.holders > 1]
+    told = "; ".join(
+        f"{name}'s table names the blocks {list(table)}" for name, table in zip(prompts, tables, strict=True)
+    )
+    return show(
+        figure, f"Blocks of {block_size} places. {told}; both hold {shared}, in which the common beginning lies."
+    )
+
+
+_SHARED: dict[str, Any] = {"facecolor": "#cfe6f5", "edgecolor": BLUE, "hatch": "//"}
+_OWN: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY}
+
+
+def _run_two(llm: LLM, prompts: list[str], block_size: int) -> tuple[list[tuple[int, ...]], dict[int, _Block]]:
+    """Generate a few tokens for two prompts; return their tables and blocks in the last step that both were in."""
+    engine = llm.with_settings(record_history=True, block_size=block_size, num_gpu_blocks_override=64)
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    step = next(
+        step for step in reversed(recorded(engine)) if sum(bool(seq.block_table) for seq in step.sequences) == 2
+    )
+    blocks: dict[int, _Block] = {}
+    for seq, output in zip(step.sequences, outputs, strict=True):
+        tokens = (*output.prompt_token_ids, *output.outputs[0].token_ids)[: seq.num_computed_tokens]
+        words = [visible_text(decode_token(llm.get_tokenizer(), token)) for token in tokens]
+        for i, (number, holders) in enumerate(zip(seq.block_table, seq.ref_counts, strict=True)):
+            blocks[number] = _Block(words[i * block_size : (i + 1) * block_size], holders)
+    return [seq.block_table for seq in step.sequences], blocks
+
+
+def _draw_block(axes: Axes, left: float, number: int, block: _Block, block_size: int) -> None:
+    background = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.9}
+    for place in range(block_size):
+        filled = place < len(block.words)
+        look = _SHARED if block.holders > 1 else _OWN
+        axes.bar(left, 0.9, 1.25, place, align="edge", **(look if filled else _OWN | {"linestyle": ":"}))
+        if filled:
+            word = block.words[place]
+            axes.text(left + 0.62, place + 0.45, word, ha="center", va="center", fontsize=11, bbox=background)
+    axes.text(left + 0.62, -0.15, f"block {number}", ha="center", va="bottom", fontsize=11, fontweight="bold")
+
+
+def _draw_table(
+    axes: Axes, levels: tuple[float, float], name: str, table: tuple[int, ...], places: Mapping[int, float]
+) -> None:
+    """Draw a reader's block table at the first level, and an arrow from each entry to the block at the second."""
+    level, end = levels
+    axes.text(-0.2, level, f"{name}'s\ntable", ha="right", va="center", fontsize=11)
+    for block in table:
+        middle = places[block] + 0.62
+        axes.text(middle, level, str(block), ha="center", va="center", fontsize=11, bbox={"facecolor": "#eeeeee"})
+        arrow: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 12, "color": "#555555"}
+        axes.annotate("", (middle, end), (middle, level), arrowprops=arrow)
+
+
+def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
+    """Show how much of the KV blocks that sequences hold is filled, step by step, one panel for each engine."""
+    figure, panels = new_figure(10, 3.4, ncols=len(llms), sharey=True, squeeze=False)
+    told = []
+    for axes, (name, llm) in zip(panels[0], llms.items(), strict=True):
+        held, filled = kv_use(llm)
+        steps = range(1, len(held) + 1)
+        axes.bar(steps, held, 1.0, facecolor="#fce4b3", edgecolor=ORANGE, hatch="...", linewidth=0, label="held")
+        axes.bar(steps, filled, 1.0, color=BLUE, label="filled")
+        axes.set(title=f"{name}\n{held[-1] - filled[-1]} empty at the end", xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        told.append(f"{name}: at the end {filled[-1]} of {held[-1]} places are filled")
+    panels[0, 0].set_ylabel("places for tokens")
+    panels[0, 0].legend(fontsize=11, loc="upper left")
+    panels[0, 0].margins(y=0.1)
+    return show(figure, f"Places in KV blocks that are held, and filled. {'; '.join(told)}.")
+
+
+def kv_use(llm: LLM) -> tuple[list[int], list[int]]:
+    """Return, for every step, the places for tokens in blocks that unfinished sequences hold, and how many are filled.
+
+    A block that several sequences share counts once; so do the tokens in it.
+    """
+    size = llm.llm_engine.config.cache_config.block_size
+    held, filled = [], []
+    for step in recorded(llm):
+        blocks: dict[int, int] = {}
+        for seq in step.sequences:
+            for i, block in enumerate(seq.block_table):
+                blocks[block] = max(blocks.get(block, 0), min(size, seq.num_computed_tokens - i * size))
+        if blocks:
+            held.append(len(blocks) * size)
+            filled.append(sum(blocks.values()))
+    return held, filled
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+_READERS = {
+    "model_config": "the model loader",
+    "cache_config": "the block manager",
+    "scheduler_config": "the scheduler",
+}
+
+
+def plot_layers(config: EngineConfig) -> Image:
+    """Draw the three layers of a config: their first fields with their values, and which part reads them."""
+    figure, panels = new_figure(10, 3.0, ncols=3)
+    told = []
+    for axes, (name, reader) in zip(panels, _READERS.items(), strict=True):
+        layer = getattr(config, name)
+        lines = [f"{each.name} = {getattr(layer, each.name)!r}" for each in fields(layer)][:4]
+        axes.axis("off")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.text(0.5, 0.93, type(layer).__name__, ha="center", va="center", fontsize=13, fontweight="bold")
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.6", "facecolor": "#eeeeee", "edgecolor": GREY}
+        axes.text(0.5, 0.56, "\n".join([*lines, "..."]), ha="center", va="center", fontsize=11, bbox=box)
+        axes.annotate("", (0.5, 0.1), (0.5, 0.27), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        axes.text(0.5, 0.03, reader, ha="center", va="center", fontsize=12)
+        told.append(f"{type(layer).__name__} for {reader}: {', '.join(lines)}")
+    return show(figure, f"EngineConfig holds three layers. {'; '.join(told)}.")

@@ -1,0 +1,60 @@
+"""The figure of chapter 00: what the model reads and what it adds, step by step, from the engine's own record."""
+
+from typing import Any
+
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from folovllm.course.record import recorded
+from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
+from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.engine.detokenizer import decode_token
+from folovllm.llm import LLM
+from folovllm.sampling_params import SamplingParams
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "remembered": {"facecolor": "#eeeeee", "edgecolor": GREY, "linestyle": ":"},
+    "read in this step": {"facecolor": "#fce4b3", "edgecolor": ORANGE, "hatch": "..."},
+    "new": {"facecolor": "#cfe6f5", "edgecolor": BLUE, "linewidth": 2},
+}
+
+
+def plot_reading(llm: LLM, prompt: str, max_tokens: int = 5) -> Image:
+    """Draw one row per step of a greedy text: what is remembered, what is read, and the token that is new."""
+    engine = llm.with_settings(record_history=True, num_gpu_blocks_override=64)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    [output] = engine.generate(prompt, params, use_tqdm=False)
+    prompt_len = len(output.prompt_token_ids)
+    words = [
+        visible_text(decode_token(llm.get_tokenizer(), token))
+        for token in (*output.prompt_token_ids, *output.outputs[0].token_ids)
+    ]
+    steps = recorded(engine)
+    lefts = [0.0]
+    for word in words:
+        lefts.append(lefts[-1] + 0.55 + 0.125 * len(word))
+    figure, axes = new_figure(10, 0.9 + 0.55 * len(steps))
+    for row, step in enumerate(steps):
+        [sequence] = step.sequences
+        num_read = prompt_len + sequence.num_output_tokens - 1
+        start = num_read - sequence.num_scheduled_tokens
+        kinds = ["remembered"] * start + ["read in this step"] * (num_read - start) + ["new"]
+        for word, kind, left, right in zip(words, kinds, lefts, lefts[1:], strict=False):
+            _draw_token(axes, word, kind, left, right, row)
+        axes.text(-0.2, row, f"step {row + 1}", ha="right", va="center", fontsize=11)
+    axes.set(xlim=(-1.3, lefts[-1]), ylim=(len(steps) - 0.4, -0.6))
+    axes.axis("off")
+    handles = [Patch(label=kind, **look) for kind, look in _LOOKS.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=11, frameon=False)
+    alt = (
+        f"One row per step. Step 1 reads the {prompt_len} tokens of the prompt and adds {words[prompt_len]!r}; "
+        f"each further step reads only the token before and adds one, {len(steps)} steps in all."
+    )
+    return show(figure, alt)
+
+
+def _draw_token(axes: Axes, word: str, kind: str, left: float, right: float, row: int) -> None:
+    axes.bar(left, 0.7, right - left - 0.08, row - 0.35, align="edge", **_LOOKS[kind])
+    patch = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.8} if kind == "read in this step" else None
+    axes.text((left + right - 0.08) / 2, row, word, ha="center", va="center", fontsize=11, bbox=patch)
