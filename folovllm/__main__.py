@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     collect.add_argument("--seconds", type=float, default=30.0, help="most per answer (default: %(default)s)")
     collect.set_defaults(run=_collect)
     reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
-    reset.add_argument("chapter", help="two digits, as in the notebook's name: 02")
+    reset.add_argument("chapter", help="as the notebook's name begins: 02, 04b")
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
     reset.set_defaults(run=_reset)
     return parser

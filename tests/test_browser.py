@@ -111,6 +111,7 @@ MOVES: dict[str, list[Move]] = {
         *(press("Step"), press("Next hop"), press("A user arrives"), press("Step")),
         *(press_arrow, enter("1", "input[type=number]"), press("Begin again")),
     ],
+    "NumberBits": [enter("0.1", "input[type=text]")],
     "TokenColours": [enter("1.5", "input[type=number]")],
     "Predict": [pick_first, pick_last],
 }

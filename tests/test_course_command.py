@@ -126,6 +126,21 @@ def test_an_untouched_notebook_is_left_alone_and_a_deleted_one_comes_back(checko
     assert not (checkout.parent / "backups").exists()
 
 
+def test_a_second_notebook_of_a_chapter_is_reset_by_its_letter(checkout):
+    second = checkout / "02b_more.ipynb"
+    second.write_bytes(b"the original of 02b")
+    identity = ["-c", "user.name=Tester", "-c", "user.email=tester@example.org"]
+    for command in (["add", "-A"], [*identity, "commit", "-q", "-m", "more"]):
+        subprocess.run(["git", "-C", str(checkout.parent), *command], check=True)
+    for notebook in checkout.iterdir():
+        notebook.write_bytes(b"mine")
+    assert reset(checkout, "02b") == 0
+    assert second.read_bytes() == b"the original of 02b"
+    assert (checkout / "02_sampling.ipynb").read_bytes() == b"mine"
+    assert reset(checkout, "02") == 0
+    assert (checkout / "02_sampling.ipynb").read_bytes().startswith(b"the original")
+
+
 def test_an_unknown_chapter_or_revision_is_refused_and_nothing_is_touched(checkout, capsys):
     (checkout / "02_sampling.ipynb").write_bytes(b"mine")
     assert reset(checkout, "07") == 2

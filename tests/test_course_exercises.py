@@ -14,7 +14,7 @@ from folovllm.course.exercises.checks import CHAPTERS, EXERCISES, check, find_ex
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.request import ALLOWED_TRANSITIONS
 
-NAMESPACE = {"torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
+NAMESPACE = {"json": json, "torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
 """What the notebooks have imported where a solution is written."""
 MISTAKES = [(exercise, mistake) for exercise in EXERCISES for mistake in exercise.mistakes]
 BY_NAME = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)

@@ -29,7 +29,7 @@ def test_each_entry_begins_when_the_one_before_ends(table):
 
 def test_half_a_day_is_three_hours_and_a_full_day_has_every_notebook():
     assert sum(int(row[3]) for row in TABLES[0]) == 180
-    named = re.findall(r"`(\d\d_\w+)`", " ".join(row[4] for row in TABLES[1]))
+    named = re.findall(r"`(\d\db?_\w+)`", " ".join(row[4] for row in TABLES[1]))
     assert named == sorted(MINUTES)
     assert f"{sum(MINUTES.values())} minutes of material" in TEXT
 
@@ -37,7 +37,7 @@ def test_half_a_day_is_three_hours_and_a_full_day_has_every_notebook():
 @pytest.mark.parametrize("table", TABLES, ids=["half a day", "a full day"])
 def test_a_notebook_gets_the_minutes_that_it_asks_for(table):
     for row in table:
-        found = re.match(r"`(\d\d_\w+)`", row[4])
+        found = re.match(r"`(\d\db?_\w+)`", row[4])
         assert found is None or int(row[3]) == MINUTES[found[1]]
 
 

@@ -1,15 +1,36 @@
-"""What chapter 04 shows beside its widget: block formats, a GGUF file, rounding errors, silence; and its solutions."""
+"""What chapters 04 and 04b show beside the widget: block formats, a GGUF file, bits, rounding; and their solutions."""
 
 import logging
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers import logging as transformers_logging
 
-from folovllm.course.exercises.loading import max_length_solution, position_ids_solution
-from folovllm.course.figures.loading import plot_padding, plot_rounding, rounding_error
+from folovllm.course.exercises.loading import flat_batch_solution, position_ids_solution, read_tensor_solution
+from folovllm.course.exercises.numbers import q8_0_solution, rms_norm_solution, round_bits_solution
+from folovllm.course.figures.loading import (
+    plot_factory,
+    plot_flat_batch,
+    plot_folder,
+    plot_limits,
+    plot_padding,
+    plot_safetensors,
+    plot_sides,
+    plot_waste,
+)
+from folovllm.course.figures.numbers import (
+    bits_of,
+    plot_bits,
+    plot_blocks,
+    plot_errors,
+    plot_near_tie,
+    plot_rounding,
+    plot_sizes,
+    rounding_error,
+)
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
@@ -80,19 +101,61 @@ def test_the_rounding_error_is_half_a_step_of_the_mantissa(dtype, bits):
 
 
 def test_float16_ends_above_65504_and_loses_precision_below():
-    errors = rounding_error(torch.float16, 2.0 ** np.array([-30, -20, 0, 16]))
+    errors = rounding_error(torch.float16, 2.0 ** np.array([-30, -20, 0, 15, 16]))
     assert errors[0] == 1
     assert errors[1] > 10 * errors[2]
-    assert np.isinf(errors[3])
+    assert errors[2] == pytest.approx(errors[3])
+    assert np.isinf(errors[4])
     assert np.isfinite(rounding_error(torch.bfloat16, np.array([2.0**16]))).all()
 
 
-def test_the_figures_say_in_words_what_they_show():
+def test_bits_are_sign_exponent_mantissa():
+    assert bits_of(-2.0, "float32") == "1" + "10000000" + 23 * "0"
+    assert bits_of(257.0, "bfloat16") == "0" + "10000111" + "0000000"
+    assert bits_of(257.0, "float16") == "0" + "10111" + "0000000100"
+    assert bits_of(70000.0, "float16") == "0" + "11111" + "0000000000"
+
+
+PROMPTS = ("dog", "Once upon a time")
+
+
+def test_the_figures_of_padding_say_in_words_what_they_show():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    assert "hidden states reach" in plot_rounding(model, tokenizer, "dog").alt
-    alt = plot_padding(PaddingExplorer(model, tokenizer, ("dog", "Once upon a time"))).alt
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    alt = plot_padding(PaddingExplorer(model, tokenizer, PROMPTS)).alt
     assert "llama (rotary positions): none to speak of, none to speak of, large, large." in alt
     assert "gpt2 (learned positions): large, none to speak of, large, large." in alt
+    assert f"Prompts of {lengths[0]}, {lengths[1]} tokens" in plot_sides(tokenizer, PROMPTS).alt
+    assert f"{sum(lengths)} tokens in one row" in plot_flat_batch(tokenizer, PROMPTS).alt
+    assert "100 columns" in plot_waste([100, 4, 6]).alt
+    assert "37 % of 300 cells are tokens. Below, the same in one row: 110." in plot_waste([100, 4, 6]).alt
+
+
+def test_the_figures_of_files_say_in_words_what_they_show(tmp_path):
+    names = ("config", "generation_config", "tokenizer", "tokenizer_config")
+    for name in (*(f"{each}.json" for each in names), "model.safetensors", "chat_template.jinja"):
+        (tmp_path / name).write_bytes(bytes(300))
+    assert "config.json, 300 bytes: which class" in plot_folder(tmp_path).alt
+    save_file({"a.weight": torch.zeros(4), "b.bias": torch.zeros(2, 3)}, tmp_path / "two.safetensors")
+    assert "then 40 bytes of numbers, 2 tensors" in plot_safetensors(tmp_path / "two.safetensors").alt
+    assert (
+        "short: 512; long: 4,096."
+        in plot_limits({"short": ({"n_positions": 512}, None), "long": ({"max_position_embeddings": 8192}, 4096)}).alt
+    )
+    assert "the weights: missing, or of another shape" in plot_factory().alt
+
+
+def test_the_figures_of_numbers_say_in_words_what_they_show():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    assert "hidden states reach" in plot_rounding(model, tokenizer, "dog").alt
+    assert "bfloat16 0 10000111 0000000 = 256" in plot_bits(257.0).alt
+    assert plot_errors({"all": 0.5, "every operation": 0.25}).alt == "all: off by 0.50; every operation: off by 0.25."
+    logits = torch.full((300,), -1.0)
+    logits[[65, 66]] = torch.tensor([9.02, 9.01])
+    assert "9.020 becomes 9.0000; `: 9.010 becomes 9.0000" in plot_near_tie(logits, tokenizer).alt
+    block = torch.linspace(-1, 1, 32)
+    assert "same: 32 different values, largest error 0.000" in plot_blocks({"same": (block, block)}).alt
+    assert plot_sizes({"float32": 538.1, "half": 269}).alt == "float32: 538 MB; half: 269 MB."
 
 
 def test_quiet_puts_back_what_it_found_even_after_an_error():
@@ -116,6 +179,27 @@ def test_position_ids_equal_a_plain_count():
     assert position_ids_solution(mask).tolist() == expected
 
 
-def test_max_length_of_an_unlimited_model_comes_without_a_warning(recwarn):
-    assert max_length_solution({}, 10**30) == 2048
-    assert not recwarn.list
+def test_a_tensor_is_what_was_saved():
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.5]).bfloat16()}
+    for name, tensor in tensors.items():
+        assert torch.equal(read_tensor_solution(save(tensors), name), tensor)
+
+
+def test_a_flat_batch_holds_what_is_new_of_each_text_with_its_place():
+    assert flat_batch_solution([[7, 8, 9], [5, 6, 4, 3]], [2, 0]) == ([9, 5, 6, 4, 3], [2, 0, 1, 2, 3], [0, 4])
+
+
+@pytest.mark.parametrize("number", [0.0, -0.0, 1.0, 257.0, 259.0, -3.4e38, 1e-40, float("inf")])
+def test_rounded_bits_are_those_of_pytorchs_bfloat16(number):
+    bits = int(bits_of(number, "float32"), 2)
+    assert f"{round_bits_solution(bits):016b}" == bits_of(number, "bfloat16")
+
+
+def test_rms_norm_divides_by_the_root_of_the_mean_square():
+    x = torch.tensor([[20000.0, 0.0], [3.0, 4.0]]).half()
+    expected = [[20000 / 2e8**0.5, 0], [3 / 12.5**0.5, 4 / 12.5**0.5]]
+    assert torch.allclose(rms_norm_solution(x), torch.tensor(expected), atol=1e-5)
+
+
+def test_q8_0_leaves_zeros_alone():
+    assert not q8_0_solution(torch.zeros(2, 64)).any()

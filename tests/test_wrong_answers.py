@@ -1,6 +1,7 @@
 """A check is as good as what it rejects: wrong answers that people gave, and every small change of a right one."""
 
 import importlib
+import json
 import signal
 import textwrap
 
@@ -11,7 +12,7 @@ from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.request import ALLOWED_TRANSITIONS
 from tests.mutants import mutants_of
 
-NAMESPACE = {"torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
+NAMESPACE = {"json": json, "torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
 AT_LEAST = 12
 SECONDS = 2.0
 """Of its own time an answer may take so much; a mutant of a loop may never end."""

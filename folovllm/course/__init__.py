@@ -26,7 +26,24 @@ from folovllm.course.figures.data_flow import (
     time_prefill,
     time_with_and_without_cache,
 )
-from folovllm.course.figures.loading import plot_padding, plot_rounding
+from folovllm.course.figures.loading import (
+    plot_factory,
+    plot_flat_batch,
+    plot_folder,
+    plot_limits,
+    plot_padding,
+    plot_safetensors,
+    plot_sides,
+    plot_waste,
+)
+from folovllm.course.figures.numbers import (
+    plot_bits,
+    plot_blocks,
+    plot_errors,
+    plot_near_tie,
+    plot_rounding,
+    plot_sizes,
+)
 from folovllm.course.figures.patterns import (
     plot_cut,
     plot_lantern,
@@ -44,6 +61,7 @@ from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.python_code import has_function
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
+from folovllm.course.widgets.number_bits import NumberBits
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.predict import predict
 from folovllm.course.widgets.prompt_box import PromptBox
@@ -55,6 +73,7 @@ from folovllm.course.widgets.token_colours import TokenColours
 __all__ = [
     "PADDING_PROMPTS",
     "KVBudget",
+    "NumberBits",
     "PaddingExplorer",
     "PromptBox",
     "SamplingExplorer",
@@ -72,19 +91,26 @@ __all__ = [
     "make_distribution",
     "make_tiny_gpt2",
     "plot_beams",
+    "plot_bits",
     "plot_blocks",
     "plot_cache",
     "plot_cut",
     "plot_data_flow",
     "plot_draw",
     "plot_entropy",
+    "plot_errors",
+    "plot_factory",
     "plot_filters",
+    "plot_flat_batch",
+    "plot_folder",
     "plot_kept",
     "plot_kv_use",
     "plot_lantern",
     "plot_layers",
+    "plot_limits",
     "plot_memory_growth",
     "plot_move",
+    "plot_near_tie",
     "plot_padding",
     "plot_patterns",
     "plot_penalties",
@@ -93,7 +119,10 @@ __all__ = [
     "plot_race",
     "plot_reading",
     "plot_rounding",
+    "plot_safetensors",
     "plot_seats",
+    "plot_sides",
+    "plot_sizes",
     "plot_states",
     "plot_step_parts",
     "plot_step_times",
@@ -102,6 +131,7 @@ __all__ = [
     "plot_token_memory",
     "plot_tokens_per_step",
     "plot_turns",
+    "plot_waste",
     "predict",
     "print_environment",
     "quantize_and_back",

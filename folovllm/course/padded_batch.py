@@ -64,6 +64,7 @@ class PaddingEffect:
     ``generate`` reads, and at the last real token.
     next_tokens, expected_tokens: the id of the likeliest token, one per prompt; in the last column, and of the
     prompt alone in float32.
+    same_token: whether the last column has the same likeliest token, one per prompt.
     weight_bytes: of the model's weights in this dtype.
     """
 

@@ -1,7 +1,134 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.loading``."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
-EQUIVALENT: dict[str, dict[str, str]] = {}
+import torch
+from torch import Tensor
+
+from folovllm.course.exercises.loading import (
+    flat_batch_solution,
+    position_ids_solution,
+    read_tensor_solution,
+)
+
+
+def _cumsum_in_place(mask: Tensor) -> Tensor:
+    return mask.cumsum_(dim=1).sub_(1).clamp_(min=0)
+
+
+def _positions_as_floats(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask).float()
+
+
+def _positions_as_lists(mask: Tensor) -> list[list[int]]:
+    return position_ids_solution(mask).tolist()
+
+
+def _padding_gets_one(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 1)
+
+
+def _all_rows_like_the_first(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask[:1]).expand(mask.shape)
+
+
+def _down_the_columns(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=0) - 1).clamp(min=0)
+
+
+def _list_of_numbers(content: bytes, name: str) -> Any:
+    return read_tensor_solution(content, name).tolist()
+
+
+def _shape_reversed(content: bytes, name: str) -> Tensor:
+    tensor = read_tensor_solution(content, name)
+    return tensor.reshape(tensor.shape[::-1])
+
+
+def _transposed(content: bytes, name: str) -> Tensor:
+    tensor = read_tensor_solution(content, name)
+    return tensor.permute(*range(tensor.dim())[::-1])
+
+
+def _big_endian(content: bytes, name: str) -> Any:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "big")])[name]
+
+
+def _behind_its_place(content: bytes, name: str) -> Tensor:
+    length = int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8 : 8 + length])[name]
+    rest = bytearray(content[8 + length + entry["data_offsets"][1] :] + bytes(8))
+    return torch.frombuffer(rest[: len(rest) // 4 * 4], dtype=torch.float32)
+
+
+def _bfloat16_as_float16(content: bytes, name: str) -> Tensor:
+    tensor = read_tensor_solution(content, name)
+    return tensor.view(torch.float16) if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _first_rows(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    token_ids, positions, last = flat_batch_solution(sequences, num_computed)
+    return token_ids, positions, [0, *(row + 1 for row in last[:-1])]
+
+
+def _nested(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    _, positions, last = flat_batch_solution(sequences, num_computed)
+    return [tokens[done:] for tokens, done in zip(sequences, num_computed, strict=True)], positions, last
+
+
+def _newest_tokens_only(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    return flat_batch_solution(sequences, [len(tokens) - 1 for tokens in sequences])
+
+
+def _empties_the_texts(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    answer = flat_batch_solution(sequences, num_computed)
+    for tokens, done in zip(sequences, num_computed, strict=True):
+        del tokens[:done]
+    return answer
+
+
+def _as_a_list(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    return list(flat_batch_solution(sequences, num_computed))
+
+
+def _sorted_by_length(sequences: list[list[int]], num_computed: list[int]) -> Any:
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    return flat_batch_solution([sequences[i] for i in order], [num_computed[i] for i in order])
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "read_tensor": [
+        _list_of_numbers,
+        _shape_reversed,
+        _transposed,
+        _big_endian,
+        _behind_its_place,
+        _bfloat16_as_float16,
+    ],
+    "position_ids": [
+        _cumsum_in_place,
+        _positions_as_floats,
+        _positions_as_lists,
+        _padding_gets_one,
+        _all_rows_like_the_first,
+        _down_the_columns,
+    ],
+    "flat_batch": [
+        _first_rows,
+        _nested,
+        _newest_tokens_only,
+        _empties_the_texts,
+        _as_a_list,
+        _sorted_by_length,
+    ],
+}
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "read_tensor": {
+        "start = 8 + int.from_bytes(content[:7], 'little')": "the eighth byte of the length is 0 in every real file",
+    },
+    "flat_batch": {
+        "for tokens, done in zip(sequences, num_computed, strict=False):": "both lists are always of one length",
+    },
+}

@@ -3,5 +3,176 @@
 from collections.abc import Callable
 from typing import Any
 
-WRONG: dict[str, list[Callable[..., Any]]] = {}
-EQUIVALENT: dict[str, dict[str, str]] = {}
+import torch
+from torch import Tensor
+
+from folovllm.course.exercises.numbers import q8_0_solution, rms_norm_solution, round_bits_solution
+from folovllm.course.gguf_file import quantize_and_back
+
+
+def _to_the_odd_one(bits: int) -> int:
+    kept, cut = divmod(bits, 2**16)
+    return kept + (cut > 2**15 or (cut == 2**15 and kept % 2 == 0))
+
+
+def _always_up(bits: int) -> int:
+    return -(-bits // 2**16)
+
+
+def _sign_lost(bits: int) -> int:
+    return round_bits_solution(bits) % 2**15
+
+
+def _still_32_bits(bits: int) -> int:
+    return round_bits_solution(bits) * 2**16
+
+
+def _as_a_float(bits: int) -> Any:
+    return float(round_bits_solution(bits))
+
+
+def _never_infinite(bits: int) -> int:
+    return min(round_bits_solution(bits), 0x7F7F)
+
+
+def _eight_bits_kept(bits: int) -> int:
+    return round_bits_solution(bits) & 0xFF00
+
+
+def _still_float16(x: Tensor) -> Tensor:
+    return rms_norm_solution(x).half()
+
+
+def _cut_to_the_range(x: Tensor) -> Tensor:
+    wide = x.square().clamp(max=65504.0).float()
+    return x.float() / (wide.mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+
+
+def _larger_epsilon(x: Tensor) -> Tensor:
+    wide = x.float()
+    return wide / (wide.square().mean(dim=-1, keepdim=True) + 1e-4).sqrt()
+
+
+def _smaller_epsilon(x: Tensor) -> Tensor:
+    wide = x.float()
+    return wide / (wide.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def _largest_magnitude(x: Tensor) -> Tensor:
+    wide = x.float()
+    return wide / (wide.abs().amax(dim=-1, keepdim=True) + 1e-5)
+
+
+def _mean_magnitude(x: Tensor) -> Tensor:
+    wide = x.float()
+    return wide / (wide.abs().mean(dim=-1, keepdim=True) + 1e-5)
+
+
+def _zeros_for_infinite(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x.float() / (x.square().mean(dim=-1, keepdim=True).float() + 1e-5).sqrt())
+
+
+def _in_place(x: Tensor) -> Tensor:
+    answer = rms_norm_solution(x)
+    x.clamp_(-1, 1)
+    return answer
+
+
+def _first_row_only(x: Tensor) -> Tensor:
+    return rms_norm_solution(x)[:1]
+
+
+def _bfloat16_squares(x: Tensor) -> Tensor:
+    wide = x.bfloat16()
+    return x.float() / (wide.square().mean(dim=-1, keepdim=True).float() + 1e-5).sqrt()
+
+
+def _four_bits_of_gguf(weights: Tensor) -> Tensor:
+    return quantize_and_back(weights, "Q4_0")
+
+
+def _unchanged(weights: Tensor) -> Tensor:
+    return weights
+
+
+def _lost_shape(weights: Tensor) -> Tensor:
+    return q8_0_solution(weights).reshape(-1, 32)
+
+
+def _one_scale_per_row(weights: Tensor) -> Tensor:
+    scale = weights.abs().amax(dim=1, keepdim=True) / 127
+    return torch.where(scale > 0, (weights / scale).round() * scale.half().float(), 0)
+
+
+def _divided_by_128(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.abs().amax(dim=1, keepdim=True) / 128
+    whole = torch.where(scale > 0, blocks / scale, 0).round()
+    return (whole * scale.half().float()).reshape(weights.shape)
+
+
+def _rounded_by_the_stored_scale_upwards(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.abs().amax(dim=1, keepdim=True) / 127
+    whole = torch.where(scale > 0, blocks / scale, 0).ceil()
+    return (whole * scale.half().float()).reshape(weights.shape)
+
+
+def _zero_blocks_stay_and_others_vanish(weights: Tensor) -> Tensor:
+    return torch.nan_to_num(q8_0_solution(weights) * 0)
+
+
+def _overwrites_the_weights(weights: Tensor) -> Tensor:
+    return weights.copy_(q8_0_solution(weights))
+
+
+def _scale_in_bfloat16(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.abs().amax(dim=1, keepdim=True) / 127
+    whole = torch.where(scale > 0, blocks / scale, 0).round()
+    return (whole * scale.bfloat16().float()).reshape(weights.shape)
+
+
+WRONG: dict[str, list[Callable[..., Any]]] = {
+    "round_bits": [
+        _to_the_odd_one,
+        _always_up,
+        _sign_lost,
+        _still_32_bits,
+        _as_a_float,
+        _never_infinite,
+        _eight_bits_kept,
+    ],
+    "rms_norm": [
+        _still_float16,
+        _cut_to_the_range,
+        _larger_epsilon,
+        _smaller_epsilon,
+        _largest_magnitude,
+        _mean_magnitude,
+        _zeros_for_infinite,
+        _in_place,
+        _first_row_only,
+        _bfloat16_squares,
+    ],
+    "q8_0": [
+        _four_bits_of_gguf,
+        _unchanged,
+        _lost_shape,
+        _one_scale_per_row,
+        _divided_by_128,
+        _rounded_by_the_stored_scale_upwards,
+        _zero_blocks_stay_and_others_vanish,
+        _overwrites_the_weights,
+        _scale_in_bfloat16,
+    ],
+}
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "rms_norm": {
+        "mean = wide.square().mean(dim=1, keepdim=True)": "of two dimensions, 1 is the last",
+    },
+    "q8_0": {
+        "whole = torch.where(scale > 0, blocks / scale, 1).round()": "a block of zeros is multiplied by its scale, 0",
+        "whole = torch.where(scale > 0, blocks / scale, -1).round()": "a block of zeros is multiplied by its scale, 0",
+    },
+}

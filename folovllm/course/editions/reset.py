@@ -7,11 +7,11 @@ from pathlib import Path
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD") -> str:
     """Restore a chapter's notebook from git; return what was done, in words.
 
-    number: two digits, as in the notebook's name.  revision: the commit that holds the original.
+    number: as the notebook's name begins, "04" or "04b".  revision: the commit that holds the original.
     The learner's file goes to the folder ``backups`` beside the notebooks' folder.
     """
     names = _git(notebooks, "ls-tree", "--name-only", revision).decode().splitlines()
-    chapters = {name[:2]: name for name in names if name.endswith(".ipynb")}
+    chapters = {name.partition("_")[0]: name for name in names if name.endswith(".ipynb")}
     if number not in chapters:
         raise ValueError(f"chapter must be one of {', '.join(sorted(chapters))}, got {number!r}")
     name = chapters[number]

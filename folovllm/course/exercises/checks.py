@@ -1,6 +1,6 @@
 """``check``: what the notebooks call to have a learner's function judged."""
 
-from folovllm.course.exercises import config, data_flow, loading, patterns, sampling, sequences
+from folovllm.course.exercises import config, data_flow, loading, numbers, patterns, sampling, sequences
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.outcome import Answer
 
@@ -9,6 +9,7 @@ CHAPTERS = {
     "02_sampling": sampling.EXERCISES,
     "03_sequences": sequences.EXERCISES,
     "04_loading": loading.EXERCISES,
+    "04b_numbers": numbers.EXERCISES,
     "05_data_flow": data_flow.EXERCISES,
     "06_patterns_and_next": patterns.EXERCISES,
 }

@@ -1,15 +1,22 @@
 """The exercises of chapter 04, with their solutions and the mistakes that they catch."""
 
-import warnings
+import json
+from random import Random
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.gguf_file import quantize_and_back
-from folovllm.models.defaults import resolve_dtype, resolve_max_model_len
+from folovllm.models.flat_batch import FlatBatch, TokenRun
+from folovllm.models.kv_cache import KVCache
 
-LengthLimits = dict[str, int]
+FlatRow = tuple[list[int], list[int], list[int]]
+
+
+def read_tensor_solution(content: bytes, name: str) -> Tensor:
+    """Return one tensor of a safetensors file."""
+    return load(content)[name]
 
 
 def position_ids_solution(mask: Tensor) -> Tensor:
@@ -17,22 +24,50 @@ def position_ids_solution(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def auto_dtype_solution(checkpoint: str, device: str, has_bfloat16: bool) -> str:
-    """Return the dtype that "auto" stands for."""
-    capability = (8, 0) if has_bfloat16 else (7, 5)
-    return resolve_dtype("auto", checkpoint, "llama", device, capability if device == "cuda" else None)
+def flat_batch_solution(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    """Return what the engine's flat batch holds: token ids, positions, and the rows whose logits are wanted."""
+    runs = [
+        TokenRun(done, len(tokens) - done, [0] * len(tokens))
+        for tokens, done in zip(sequences, num_computed, strict=True)
+    ]
+    token_ids = [token for tokens, run in zip(sequences, runs, strict=True) for token in tokens[run.start :]]
+    cache = KVCache(1, 1, 16, 1, 1, torch.float32, torch.device("cpu"))
+    batch = FlatBatch(token_ids, [], runs, cache)
+    return token_ids, batch.positions.tolist(), (batch.first_tokens + batch.counts - 1).tolist()
 
 
-def max_length_solution(config: LengthLimits, tokenizer_limit: int) -> int:
-    """Return how many tokens prompt and output may have together."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # 2048 for a model without a limit comes with one
-        return resolve_max_model_len(config, tokenizer_limit)
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 
 
-def q8_0_solution(weights: Tensor) -> Tensor:
-    """Return what a Q8_0 block gives back."""
-    return quantize_and_back(weights, "Q8_0")
+def _read(content: bytes, name: str, behind: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Read as the third hint does. behind: where the numbers are taken to begin.  dtype: what all are taken for."""
+    length = int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8 : 8 + length])[name]
+    start = 8 + length if behind is None else behind
+    first, last = (start + offset for offset in entry["data_offsets"])
+    numbers = torch.frombuffer(bytearray(content[first:last]), dtype=dtype or _DTYPES[entry["dtype"]])
+    return numbers.reshape(entry["shape"])
+
+
+def _offsets_from_the_files_beginning(content: bytes, name: str) -> Tensor:
+    return _read(content, name, 0)
+
+
+def _forgets_the_eight_bytes(content: bytes, name: str) -> Tensor:
+    return _read(content, name, int.from_bytes(content[:8], "little"))
+
+
+def _all_float32(content: bytes, name: str) -> Tensor:
+    return _read(content, name, dtype=torch.float32)
+
+
+def _flat(content: bytes, name: str) -> Tensor:
+    return load(content)[name].flatten()
+
+
+def _always_the_first(content: bytes, name: str) -> Tensor:
+    length = int.from_bytes(content[:8], "little")
+    return next(_read(content, each) for each in json.loads(content[8 : 8 + length]) if each != "__metadata__")
 
 
 def _columns(mask: Tensor) -> Tensor:
@@ -51,102 +86,106 @@ def _backwards(mask: Tensor) -> Tensor:
     return _columns(mask).flip(1) * mask
 
 
-def _notes_dtype(checkpoint: str, device: str, has_bfloat16: bool) -> str:
-    return "float16" if device == "cuda" else "float32"
+def _one_text(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, _, rows = flat_batch_solution(sequences, num_computed)
+    return token_ids, list(range(len(token_ids))), rows
 
 
-def _always_the_checkpoint(checkpoint: str, device: str, has_bfloat16: bool) -> str:
-    return checkpoint
+def _every_token_again(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    return flat_batch_solution(sequences, [0] * len(sequences))
 
 
-def _any_card_has_bfloat16(checkpoint: str, device: str, has_bfloat16: bool) -> str:
-    return auto_dtype_solution(checkpoint, device, True)
+def _positions_from_zero(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    fresh = [tokens[done:] for tokens, done in zip(sequences, num_computed, strict=True)]
+    return flat_batch_solution(fresh, [0] * len(fresh))
 
 
-def _float32_stays_wide(checkpoint: str, device: str, has_bfloat16: bool) -> str:
-    kept = checkpoint == "float32" and device == "cuda"
-    return "float32" if kept else auto_dtype_solution(checkpoint, device, has_bfloat16)
+def _rows_within_each_text(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, positions, _ = flat_batch_solution(sequences, num_computed)
+    rows = [len(tokens) - done - 1 for tokens, done in zip(sequences, num_computed, strict=True)]
+    return token_ids, positions, rows
 
 
-_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
+def _rows_of_the_next(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return token_ids, positions, [row + 1 for row in rows]
 
 
-def _notes_max_length(config: LengthLimits, tokenizer_limit: int) -> int:
-    return config.get("max_position_embeddings", 2048)
+def _random_file(random: Random) -> tuple[bytes, str]:
+    """Return a safetensors file of one to four tensors, and the name of one."""
+    tensors = {}
+    for name in random.sample(["norm", "q", "k", "up.weight", "embed.weight"], random.randint(1, 4)):
+        shape = [random.randint(1, 4) for _ in range(random.randint(0, 3))]
+        values = torch.tensor([random.randint(-99, 99) / 8 for _ in range(torch.Size(shape).numel())])
+        tensors[name] = values.reshape(shape).to(random.choice(list(_DTYPES.values())))
+    metadata = random.choice([None, {"format": "pt"}])
+    return save(tensors, metadata), random.choice(list(tensors))
 
 
-def _without_tokenizer(config: LengthLimits, tokenizer_limit: int) -> int:
-    return min([config[key] for key in _LENGTH_KEYS if key in config], default=2048)
+def _random_mask(random: Random) -> tuple[Tensor]:
+    columns = random.randint(1, 9)
+    starts = torch.tensor([[random.randrange(columns)] for _ in range(random.randint(1, 4))])
+    return ((torch.arange(columns) >= starts).long(),)
 
 
-def _largest(config: LengthLimits, tokenizer_limit: int) -> int:
-    return max([config[key] for key in _LENGTH_KEYS if key in config] + [tokenizer_limit])
+def _random_sequences(random: Random) -> tuple[list[list[int]], list[int]]:
+    """Return sequences of which some are new, some in the midst of their prompt, some about to get their next token."""
+    sequences = [[random.randrange(99) for _ in range(random.randint(1, 9))] for _ in range(random.randint(1, 5))]
+    return sequences, [random.choice([0, len(each) - 1, random.randrange(len(each))]) for each in sequences]
 
 
-def _believes_the_tokenizer(config: LengthLimits, tokenizer_limit: int) -> int:
-    return min([config[key] for key in _LENGTH_KEYS if key in config] + [tokenizer_limit])
-
-
-def _never_above_the_default(config: LengthLimits, tokenizer_limit: int) -> int:
-    return min(2048, _believes_the_tokenizer(config, tokenizer_limit))
-
-
-def _signed_maximum(weights: Tensor) -> Tensor:
-    scale = weights.max() / 127
-    return (weights / scale).round() * scale.half().float()
-
-
-def _truncated(weights: Tensor) -> Tensor:
-    scale = weights.abs().max() / 127
-    return (weights / scale).trunc() * scale.half().float()
-
-
-def _whole_numbers(weights: Tensor) -> Tensor:
-    return (weights / (weights.abs().max() / 127)).round()
-
-
-def _scale_kept_in_float32(weights: Tensor) -> Tensor:
-    scale = weights.abs().max() / 127
-    return (weights / scale).round() * scale
-
-
-def _four_bits(weights: Tensor) -> Tensor:
-    scale = weights.abs().max() / 7
-    return (weights / scale).round() * scale.half().float()
-
-
+_TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
+_BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
 _MASKS = [
     torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),  # the notes' picture
     torch.tensor([[1, 1, 1]]),
     torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
 ]
-_NO_LIMIT = 10**30
-_LIMITS: list[tuple[LengthLimits, int]] = [
-    ({"max_position_embeddings": 8192}, 8192),
-    ({"max_position_embeddings": 32768}, 4096),
-    ({"n_positions": 1024}, _NO_LIMIT),
-    ({"max_position_embeddings": 4096, "seq_length": 2048}, _NO_LIMIT),
-    ({"max_position_embeddings": 40960}, _NO_LIMIT),
-    ({}, 512),
-    ({}, _NO_LIMIT),
-]
-_BLOCKS = [
-    torch.linspace(-1.0, 0.83, 32).roll(5),
-    torch.cos(torch.arange(32.0)) * 0.071 - 0.02,
-    torch.tensor([0.013, -0.021, 0.008, 0.017] * 7 + [0.003, -1.7, 0.011, -0.006]),  # one outlier, below zero
-]
-_DTYPE_CASES = [
-    (checkpoint, device, has_bfloat16)
-    for checkpoint in ("float16", "bfloat16", "float32")
-    for device, has_bfloat16 in (("cpu", True), ("cuda", True), ("cuda", False), ("mps", False))
-]
 
 EXERCISES = [
+    Exercise(
+        name="read_tensor",
+        task="one tensor out of a safetensors file",
+        solution=read_tensor_solution,
+        cases=[(_TWO_TENSORS, "a"), (_TWO_TENSORS, "b"), (_BFLOAT16, "w")],
+        generate=_random_file,
+        mistakes=[
+            Mistake(
+                _offsets_from_the_files_beginning,
+                "you count data_offsets from the beginning of the file; they count from the end of the list, so "
+                "add 8 + the list's length",
+            ),
+            Mistake(
+                _forgets_the_eight_bytes,
+                "you add the list's length and forget the 8 bytes before it: all numbers are read 8 bytes too early",
+            ),
+            Mistake(
+                _all_float32,
+                "you read every tensor as float32; the list says the dtype of each, and BF16 has 2 bytes per number",
+            ),
+            Mistake(_flat, "you return the numbers in one row; the list says their shape"),
+            Mistake(_always_the_first, "you return the first tensor of the list, whatever name is asked for"),
+        ],
+        hints=(
+            "Three steps: how long is the list, what does it say of this name, which bytes does it mean?",
+            "data_offsets count from the end of the list. `torch.frombuffer(bytearray(...), dtype=...)` turns bytes "
+            "into numbers; then give them their shape.",
+        ),
+        code=(
+            'start = 8 + int.from_bytes(content[:8], "little")\n'
+            "entry = json.loads(content[8:start])[name]\n"
+            'first, last = entry["data_offsets"]\n'
+            'kinds = {"F32": torch.float32, "BF16": torch.bfloat16}\n'
+            "part = bytearray(content[start + first : start + last])\n"
+            'return torch.frombuffer(part, dtype=kinds[entry["dtype"]]).reshape(entry["shape"])'
+        ),
+    ),
     Exercise(
         name="position_ids",
         task="the positions of left-padded tokens",
         solution=position_ids_solution,
         cases=[(mask,) for mask in _MASKS],
+        generate=_random_mask,
         mistakes=[
             Mistake(
                 _columns,
@@ -168,100 +207,45 @@ EXERCISES = [
         code="return (mask.cumsum(dim=1) - 1).clamp(min=0)",
     ),
     Exercise(
-        name="auto_dtype",
-        task="which dtype does 'auto' stand for?",
-        solution=auto_dtype_solution,
-        cases=_DTYPE_CASES,
+        name="flat_batch",
+        task="the new tokens of several texts in one row",
+        solution=flat_batch_solution,
+        cases=[([[7, 8, 9]], [0]), ([[7, 8, 9], [5, 6]], [0, 0]), ([[7, 8, 9, 4], [5, 6], [3]], [3, 1, 0])],
+        generate=_random_sequences,
         mistakes=[
             Mistake(
-                _notes_dtype,
-                "you do not look at the checkpoint: a model stored in bfloat16 may hold values that float16 cannot; "
-                "and 'mps' takes float16",
+                _one_text,
+                "you count positions over the whole row, as if all were one text; each text has its own, and its "
+                "first new token has position num_computed",
             ),
             Mistake(
-                _always_the_checkpoint,
-                "you always take the checkpoint's dtype: the CPU computes in float32 here, float32 weights take twice "
-                "the room on a GPU for nothing, and an old card has no bfloat16",
+                _every_token_again,
+                "you put every token into the row; those that are computed already lie in the KV cache",
             ),
             Mistake(
-                _any_card_has_bfloat16,
-                "you take bfloat16 on every card; one without it (below compute capability 8.0) must take float16",
+                _positions_from_zero,
+                "you begin each text at position 0; the tokens in the KV cache stand before its new ones, so begin at "
+                "num_computed",
             ),
             Mistake(
-                _float32_stays_wide,
-                "you keep a float32 checkpoint in float32 on CUDA; the rule halves it to the card's 16-bit dtype",
+                _rows_within_each_text,
+                "you count the last rows from the beginning of each text; the logits of all texts come in one row, "
+                "so count from its beginning",
             ),
+            Mistake(_rows_of_the_next, "your last rows are one too far: they are the first rows of the texts behind"),
         ],
         hints=(
-            "Three devices, three rules; the checkpoint matters for one of them.",
-            "CPU: float32. MPS: float16. CUDA: bfloat16, unless the checkpoint is float16 or the card cannot do it.",
+            "Go from text to text and put what is new of it at the end of the row.",
+            "Positions run from num_computed to the text's length. After each text the last row is the length of the "
+            "row so far, minus 1.",
         ),
         code=(
-            'wide = has_bfloat16 and checkpoint != "float16"\n'
-            'on_gpu = "bfloat16" if device == "cuda" and wide else "float16"\n'
-            'return "float32" if device == "cpu" else on_gpu'
+            "token_ids, positions, last_rows = [], [], []\n"
+            "for tokens, done in zip(sequences, num_computed, strict=True):\n"
+            "    token_ids += tokens[done:]\n"
+            "    positions += range(done, len(tokens))\n"
+            "    last_rows.append(len(token_ids) - 1)\n"
+            "return token_ids, positions, last_rows"
         ),
-    ),
-    Exercise(
-        name="max_length",
-        task="how many tokens may prompt and output have together?",
-        solution=max_length_solution,
-        cases=list(_LIMITS),
-        mistakes=[
-            Mistake(
-                _notes_max_length,
-                "you look at one key only: GPT-2 calls it n_positions (1024, you say 2048), another key or the "
-                "tokenizer may be stricter",
-            ),
-            Mistake(
-                _without_tokenizer, "you leave out the tokenizer: its limit of 4096 is stricter than the config's 32768"
-            ),
-            Mistake(_largest, "you take the largest; every limit must hold, so the smallest counts"),
-            Mistake(
-                _believes_the_tokenizer,
-                "you believe the tokenizer: 10**30 means that it knows no limit; where nothing is known, take 2048",
-            ),
-            Mistake(
-                _never_above_the_default,
-                "you never go above 2048; that is only for models that name no limit, the others may be longer",
-            ),
-        ],
-        hints=(
-            "Every limit must hold. Which of them are limits at all?",
-            "Collect what the three keys say, and the tokenizer's if it is below 10**9; take the smallest.",
-        ),
-        code=(
-            'keys = ("max_position_embeddings", "n_positions", "seq_length")\n'
-            "known = [config[key] for key in keys if key in config]\n"
-            "known += [tokenizer_limit] if tokenizer_limit < 10**9 else []\n"
-            "return min(known, default=2048)"
-        ),
-    ),
-    Exercise(
-        name="q8_0",
-        task="what does a Q8_0 block give back?",
-        solution=q8_0_solution,
-        cases=[(block,) for block in _BLOCKS],
-        mistakes=[
-            Mistake(
-                _signed_maximum,
-                "you scale by the largest value; the largest *magnitude* decides, or values far below zero do not fit "
-                "into -127 ... 127",
-            ),
-            Mistake(_truncated, "you cut the fraction off; rounding to the nearest halves the error"),
-            Mistake(
-                _whole_numbers, "you return the whole numbers; multiply by the scale to get back to the size of weights"
-            ),
-            Mistake(
-                _scale_kept_in_float32,
-                "almost: the scale itself is stored in float16, so what comes back is multiplied by the rounded one",
-            ),
-            Mistake(_four_bits, "you divide by 7, which is for 4 bits; 8 bits with a sign reach 127"),
-        ],
-        hints=(
-            "The largest magnitude becomes 127.",
-            "Scale, round, scale back. What is stored of the scale is a float16.",
-        ),
-        code="scale = weights.abs().max() / 127\nreturn (weights / scale).round() * scale.half().float()",
     ),
 ]

@@ -1,59 +1,146 @@
-"""The static figures of chapter 04: what a dtype rounds away, and what padding does."""
+"""The figures of chapter 04: what a model's folder holds, where padding goes, and what an engine does instead."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from IPython.display import Image
-from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from transformers import PreTrainedTokenizerBase
 
-from folovllm.course.padded_batch import POSITIONS, SIDES
+from folovllm.course.padded_batch import POSITIONS, SIDES, PaddedBatch, pad_prompts
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
+from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.engine.detokenizer import decode_token
+from folovllm.models.defaults import resolve_max_model_len
 
-_LOOKS = {"float32": (GREY, "-"), "bfloat16": (GREEN, "--"), "float16": (BLUE, "-")}
-_MAGNITUDES: NDArray[np.float64] = np.exp2(np.arange(-32, 21, dtype=np.float64))
+_LIGHT = {BLUE: "#D6E8F5", ORANGE: "#FBEBC8", GREEN: "#CFEDE3", GREY: "#EEEEEE"}
+_OWNERS = ((BLUE, "///"), (ORANGE, "..."), (GREEN, "xx"))
+"""Colour and hatch of each text of a batch."""
+
+_PURPOSES = {
+    "config.json": ("which class, which sizes", BLUE),
+    "generation_config.json": ("which token ends a text", BLUE),
+    "model.safetensors": ("the weights", ORANGE),
+    "tokenizer.json": ("text to tokens and back", GREEN),
+    "tokenizer_config.json": ("special tokens", GREEN),
+    "chat_template.jinja": ("how a chat becomes one text", GREEN),
+}
 
 
-def rounding_error(dtype: torch.dtype, magnitudes: NDArray[np.float64] = _MAGNITUDES) -> NDArray[np.float64]:
-    """Return the largest relative error of storing a number between m and 2 m, for each magnitude m.
-
-    1 where it becomes 0, infinite where it becomes infinite.
-    """
-    spread = np.linspace(1, 2, 500, endpoint=False)
-    values = torch.from_numpy(magnitudes[:, None] * spread)
-    errors: NDArray[np.float64] = ((values.to(dtype).double() - values).abs() / values).amax(dim=1).numpy()
-    return errors
+def _box(axes: Axes, x: float, y: float, width: float, text: str, color: str, height: float = 0.8) -> None:
+    """Draw a box with a line or two of text in it, its upper left corner at (x, y); y grows downwards."""
+    axes.add_patch(Rectangle((x, y), width, height, facecolor=_LIGHT[color], edgecolor=color, linewidth=2))
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=11)
 
 
-@torch.inference_mode()
-def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Image:
-    """Show each dtype's rounding error by magnitude, and which magnitudes the model's numbers have."""
-    states = model(**tokenizer(prompt, return_tensors="pt").to(model.device), output_hidden_states=True).hidden_states
-    inside = {
-        "weights": torch.cat([each.flatten()[::97] for each in model.parameters()]),
-        "hidden states": torch.cat([each.flatten() for each in states]),
-    }
-    figure, axes = new_figure(9, 4)
-    for dtype, (color, line) in _LOOKS.items():
-        errors = rounding_error(getattr(torch, dtype))
-        finite = np.isfinite(errors)
-        # The marker shows where a dtype has no larger numbers.
-        end = {"marker": "X", "markersize": 11, "markevery": [-1]} if not finite.all() else {}
-        axes.plot(_MAGNITUDES[finite], errors[finite], line, color=color, linewidth=2.5, label=dtype, **end)
-    bounds = {}
-    for height, (name, values) in zip((2e-9, 4e-10), inside.items(), strict=True):
-        sizes = values.float().abs().cpu().numpy()
-        low, high = np.quantile(sizes[sizes > 0], [0.005, 1])
-        bounds[name] = (low, high)
-        axes.plot([low, high], [height, height], color=ORANGE, linewidth=7, solid_capstyle="butt")
-        axes.text(low / 1.5, height, name, ha="right", va="center", fontsize=10)
-    axes.set(xscale="log", yscale="log", ylim=(1e-10, 3), xlabel="size of the number")
-    axes.set(ylabel="largest relative error", title="rounding; orange: sizes in this model")
-    axes.legend(fontsize=11, loc="upper right", bbox_to_anchor=(1, 0.6))
-    told = "; ".join(f"{name} reach {high:,.0f}" for name, (_, high) in bounds.items())
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    arrow = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.6}
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
+
+
+def _blank(width: float, height: float, x: float, y: float) -> tuple[Any, Axes]:
+    """Return a figure for a drawing: no axis, x from left to right, y from top to bottom."""
+    figure, axes = new_figure(width, height)
+    axes.set(xlim=(0, x), ylim=(y, 0))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def plot_folder(folder: Path) -> Image:
+    """Show the files of a model's folder, how large they are, and what is made of each."""
+    figure, axes = _blank(9, 3.9, 10, 6.2)
+    told = []
+    for row, (name, (purpose, color)) in enumerate(_PURPOSES.items()):
+        size = (folder / name).stat().st_size
+        shown = f"{size / 1e6:,.1f} MB" if size > 1e5 else f"{size:,} bytes"
+        _box(axes, 0.04, row + 0.1, 3.5, f"{name}\n{shown}", color)
+        _arrow(axes, (3.6, row + 0.5), (4.0, row + 0.5))
+        axes.text(4.1, row + 0.5, purpose, va="center", fontsize=11)
+        told.append(f"{name}, {shown}: {purpose}")
+    for first, last, text, color in ((0, 2, "the model", ORANGE), (3, 5, "the tokenizer", GREEN)):
+        for row in range(first, last + 1):
+            _arrow(axes, (7.2, row + 0.5), (8.0, (first + last) / 2 + 0.5))
+        _box(axes, 8.05, (first + last) / 2 + 0.05, 1.9, text, color, height=0.9)
+    return show(figure, "Six files, and what is made of each. " + "; ".join(told) + ".")
+
+
+def plot_safetensors(path: Path) -> Image:
+    """Show how a safetensors file is laid out."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+    places = sorted((each["data_offsets"], name) for name, each in entries.items() if name != "__metadata__")
+    size = places[-1][0][1]
+    parts = [
+        ("8 bytes:\nhow long is\nthe list?", 1.3, BLUE),
+        (f"the list, {length:,} bytes:\nname, dtype,\nshape, place", 2.7, GREEN),
+        *((f"{name.split('.')[-2]}\n{first:,} to\n{last:,}", 2.1, ORANGE) for (first, last), name in places[:2]),
+        (f"... {len(places) - 2}\nmore", 1.35, ORANGE),
+    ]
+    figure, axes = _blank(9, 2.2, 10, 3.2)
+    x = 0.05
+    for text, width, color in parts:
+        _box(axes, x, 0.9, width, text, color, height=1.7)
+        x += width + 0.04
+    axes.text(0.05, 0.55, "model.safetensors, from its first byte to its last (not to scale)", fontsize=11)
+    axes.text(4.15, 2.95, "the numbers: places are counted from here", fontsize=11, color="#8A5A00")
     alt = (
-        "Relative rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to 65504, growing "
-        f"below and without numbers above; float32: 0.000006 %. In this model the {told}."
+        f"A file in three parts: 8 bytes with the length of the list; the list, {length:,} bytes; then {size:,} "
+        f"bytes of numbers, {len(places)} tensors one behind the other. The first is {places[0][1]}."
+    )
+    return show(figure, alt)
+
+
+def _draw_rows(axes: Axes, batch: PaddedBatch, names: list[list[str]]) -> None:
+    """Draw a padded batch as cells, with an arrow at the column behind which the next token comes."""
+    num_rows, num_columns = batch.mask.shape
+    for row in range(num_rows):
+        rest = iter(names[row])
+        for column in range(num_columns):
+            real = bool(batch.mask[row, column])
+            look: dict[str, Any] = {
+                "facecolor": _LIGHT[BLUE if real else GREY],
+                "hatch": "" if real else "///",
+                "edgecolor": "#BBBBBB",
+            }
+            axes.add_patch(Rectangle((column + 0.03, row + 0.08), 0.94, 0.84, linewidth=0, **look))
+            text = next(rest) if real else ""
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=11)
+        good = bool(batch.mask[row, -1])
+        next_to: dict[str, Any] = {
+            "fontsize": 13,
+            "va": "center",
+            "color": "#00614A" if good else "#A33B00",
+            "fontweight": "bold",
+        }
+        axes.text(num_columns + 0.12, row + 0.5, "→ next" if good else "→ next?", **next_to)
+    axes.set(xlim=(0, num_columns + 1.3), ylim=(num_rows, 0))
+    axes.set_axis_off()
+
+
+def _token_names(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[str]]:
+    """Return the text of every token of every prompt."""
+    return [
+        [visible_text(decode_token(tokenizer, token)) for token in tokenizer(each)["input_ids"]] for each in prompts
+    ]
+
+
+def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Image:
+    """Show the same prompts padded on the left and on the right, and where the next token is asked for."""
+    names = _token_names(tokenizer, prompts)
+    figure, each_axes = new_figure(10, 4.2, nrows=2)
+    for axes, side in zip(each_axes, SIDES, strict=True):
+        _draw_rows(axes, pad_prompts(tokenizer, prompts, side), names)
+        axes.set_title(f"padding on the {side} (hatched)", loc="left", fontsize=12)
+    lengths = ", ".join(str(len(row)) for row in names)
+    alt = (
+        f"Prompts of {lengths} tokens in a rectangle, twice. With padding on the left every row ends in a real token; "
+        "on the right the short rows end in padding, and the next token is asked for behind it."
     )
     return show(figure, alt)
 
@@ -61,19 +148,125 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
 def plot_padding(explorer: PaddingExplorer) -> Image:
     """Show the error in the last column for every way of padding, for both models of a widget, in float32."""
     ways = [(side, positions) for side in SIDES for positions in POSITIONS]
-    looks = {"given": (BLUE, "///"), "gpt2": (GREY, "")}
+    looks = {"given": (BLUE, "///"), "gpt2": (ORANGE, "")}
     figure, axes = new_figure(9, 3.2)
     told = []
     for i, (name, (color, hatch)) in enumerate(looks.items()):
         errors = [max(explorer.effects[name][(*way, "float32")].at_last_column) for way in ways]
         label = f"{explorer.models[name].config.model_type} ({'rotary' if name == 'given' else 'learned'} positions)"
         places = np.arange(len(ways)) + 0.4 * (i - 0.5)
-        shown = np.maximum(errors, 1e-7)
-        axes.bar(places, shown, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
+        bars = axes.bar(places, errors, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
+        axes.bar_label(bars, ["none" if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)
         told.append(f"{label}: {', '.join('large' if error > 0.1 else 'none to speak of' for error in errors)}")
-    labels = [f"{side}\npositions: {positions}" for side, positions in ways]
+    counted = {"columns": "positions count columns", "mask": "positions from the mask"}
+    labels = [f"padding {side}\n{counted[positions]}" for side, positions in ways]
     axes.set_xticks(range(len(ways)), labels)
-    axes.set(yscale="log", ylim=(5e-8, 3e3), ylabel="largest error", title="logits in the last column, float32")
-    axes.legend(fontsize=10, loc="upper left", ncols=2)
+    axes.set(ylabel="largest error of a logit", title="logits behind the last column, against each prompt alone")
+    axes.margins(y=0.25)
+    axes.legend(fontsize=11, loc="upper left")
     alt = f"Bars of the error for {', '.join(label.replace(chr(10), ', ') for label in labels)}. {'. '.join(told)}."
     return show(figure, alt)
+
+
+def plot_waste(lengths: Sequence[int]) -> Image:
+    """Show a batch of prompts as a padded rectangle and as one row without padding, to the same scale.
+
+    lengths: of the prompts, in tokens.
+    """
+    longest, cells = max(lengths), max(lengths) * len(lengths)
+    figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
+    padding: dict[str, Any] = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
+    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), **padding))
+    rectangle.barh(range(len(lengths)), lengths, 0.8, color=BLUE)
+    rectangle.set(ylim=(len(lengths) - 0.5, -0.5), ylabel=f"{len(lengths)} prompts", yticks=[])
+    rectangle.set_title(f"padded: {cells:,} cells, {sum(lengths):,} of them tokens", loc="left")
+    end = 0
+    for i, length in enumerate(lengths):
+        color, hatch = _OWNERS[i % len(_OWNERS)]
+        flat.add_patch(
+            Rectangle((end, 0), length, 1, facecolor=_LIGHT[color], edgecolor=color, hatch=hatch, linewidth=0.5)
+        )
+        end += length
+    flat.set(ylim=(0, 1), yticks=[], xlim=(0, end * 1.02), xlabel="tokens")
+    flat.set_title(f"flat: {end:,} tokens, one prompt behind the other", loc="left")
+    alt = (
+        f"Above, {len(lengths)} prompts padded to {longest:,} columns: a rectangle that is almost all padding; "
+        f"{100 * sum(lengths) / cells:.0f} % of {cells:,} cells are tokens. Below, the same in one row: {end:,}."
+    )
+    return show(figure, alt)
+
+
+def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Image:
+    """Show prompts as one row of tokens, each with its position in its own text."""
+    names = _token_names(tokenizer, prompts)
+    figure, axes = _blank(10.5, 1.9, sum(map(len, names)), 2.75)
+    place = 0
+    for row, tokens in enumerate(names):
+        color, hatch = _OWNERS[row % len(_OWNERS)]
+        axes.text(place + 0.1, 0.35, f"prompt {row + 1}", fontsize=12)
+        for position, name in enumerate(tokens):
+            look: dict[str, Any] = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
+            axes.add_patch(Rectangle((place + 0.04, 0.7), 0.92, 1.0, **look))
+            axes.add_patch(Rectangle((place + 0.04, 1.7), 0.92, 0.14, facecolor="white", edgecolor=color, hatch=hatch))
+            short = name.removeprefix("␣")
+            axes.text(place + 0.5, 1.2, short, ha="center", va="center", fontsize=11, rotation=55 * (len(short) > 5))
+            last = position == len(tokens) - 1
+            axes.text(
+                place + 0.5, 2.15, str(position), ha="center", fontsize=12, fontweight="bold" if last else "normal"
+            )
+            if last:
+                axes.text(place + 0.5, 2.65, "▲", ha="center", fontsize=12, color=color)
+            place += 1
+    alt = (
+        f"{place} tokens in one row, {' + '.join(str(len(each)) for each in names)}. Below each stands its position, "
+        "which begins at 0 again with every prompt; a triangle marks each prompt's last token."
+    )
+    return show(figure, alt)
+
+
+def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Image:
+    """Show for each case the limits that are written somewhere, and how long a text may be.
+
+    cases: by their names, a model's config and its tokenizer's limit.
+    """
+    figure, axes = new_figure(9, 0.75 * len(cases) + 1.3)
+    told = []
+    for row, (name, (config, tokenizer_limit)) in enumerate(cases.items()):
+        reached = resolve_max_model_len(config, tokenizer_limit)
+        axes.barh(row, reached, 0.5, color=_LIGHT[GREEN], edgecolor=GREEN)
+        written = [value for value in config.values() if isinstance(value, int)]
+        axes.plot(
+            written, [row] * len(written), "o", color=BLUE, markersize=10, label="in config.json" if row == 0 else None
+        )
+        if tokenizer_limit is not None:
+            axes.plot(tokenizer_limit, row, "s", color=ORANGE, markersize=10, label="the tokenizer's")
+        axes.text(110, row, f"{reached:,}", va="center", fontsize=13, fontweight="bold")
+        told.append(f"{name}: {reached:,}")
+    axes.set_yticks(range(len(cases)), list(cases))
+    axes.set(xscale="log", xlim=(100, 300_000), ylim=(len(cases) - 0.5, -0.6), xlabel="tokens")
+    axes.set_xticks([128, 1024, 8192, 65536], ["128", "1,024", "8,192", "65,536"])
+    axes.minorticks_off()
+    axes.set_title("green: how long a text may be", loc="left")
+    axes.legend(fontsize=11, loc="lower right")
+    return show(figure, f"How long a text may be, in tokens. {'; '.join(told)}.")
+
+
+def plot_factory() -> Image:
+    """Show the stations of ``get_model_and_tokenizer``, and what is refused at each."""
+    stations = [
+        ("config.json", "broken, or\ncode inside", BLUE),
+        ("the class", "the engine\ncannot run it", BLUE),
+        ("the dtype", "the model\noverflows in it", BLUE),
+        ("the weights", "missing, or of\nanother shape", ORANGE),
+        ("the tokenizer", "missing\nfiles", GREEN),
+    ]
+    figure, axes = _blank(10, 2.1, 10.1, 3)
+    for i, (name, refused, color) in enumerate(stations):
+        x = 2.05 * i + 0.02
+        _box(axes, x, 0.1, 1.6, name, color, height=0.9)
+        if i:
+            _arrow(axes, (x - 0.45, 0.55), (x, 0.55))
+        _arrow(axes, (x + 0.8, 1.02), (x + 0.8, 1.75))
+        axes.text(x + 0.8, 2.35, f"✗ {refused}", ha="center", va="center", fontsize=11)
+    told = "; ".join(f"{name}: {refused.replace(chr(10), ' ')}" for name, refused, _ in stations)
+    return show(figure, f"Five stations from left to right, and for what a model is refused at each. {told}.")

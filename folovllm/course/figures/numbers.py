@@ -1,0 +1,223 @@
+"""The figures of chapter 04b: the bits of a number, what rounding loses, a near-tie, and blocks of few bits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from folovllm.course.padded_batch import DTYPES
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
+from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.engine.detokenizer import decode_token
+
+_LOOKS = {"float32": (GREY, "-", "s"), "bfloat16": (GREEN, "--", "o"), "float16": (BLUE, "-.", "^")}
+_EXPONENT_BITS = {"float32": 8, "bfloat16": 8, "float16": 5}
+_PARTS = {"sign": (GREY, ""), "exponent": (ORANGE, "///"), "mantissa": (BLUE, "...")}
+_MAGNITUDES: NDArray[np.float64] = np.exp2(np.arange(-32, 21, dtype=np.float64))
+
+
+def stored_as(number: float, dtype: str) -> float:
+    """Return what is left of a number when it is stored."""
+    return float(torch.tensor(number, dtype=torch.float64).to(getattr(torch, dtype)))
+
+
+def bits_of(number: float, dtype: str) -> str:
+    """Return the bits in which a number is stored, sign first: 32 or 16 digits."""
+    stored = torch.tensor(number, dtype=torch.float64).to(getattr(torch, dtype))
+    width = 8 * stored.itemsize
+    whole = stored.view(torch.int32 if width == 32 else torch.int16).item()
+    return f"{int(whole) % 2**width:0{width}b}"
+
+
+class BitsDrawing:
+    """The bits of one number in three formats as boxes, and which number they mean; the boxes stay, the digits change.
+
+    moving: the artists that a new number changes.
+    """
+
+    def __init__(self) -> None:
+        self.figure, self._axes = new_figure(10, 3.4)
+        self._digits = {dtype: self._make_row(row, dtype) for row, dtype in enumerate(DTYPES)}
+        self._meanings = {
+            dtype: self._axes.text(len(row) + 0.4, i + 0.49, "", va="center", fontsize=13, fontweight="bold")
+            for i, (dtype, row) in enumerate(self._digits.items())
+        }
+        self.moving = [*(text for row in self._digits.values() for text in row), *self._meanings.values()]
+        self._axes.set_yticks([0.5, 1.5, 2.5], DTYPES, fontsize=13)
+        self._axes.tick_params(length=0)
+        self._axes.spines[["left", "bottom"]].set_visible(False)
+        self._axes.set(xlim=(-0.2, 40), ylim=(3.05, -0.1), xticks=[])
+        handles = [
+            Rectangle((0, 0), 1, 1, facecolor=color, edgecolor="white", hatch=hatch, label=name)
+            for name, (color, hatch) in _PARTS.items()
+        ]
+        self._axes.legend(handles=handles, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.02), fontsize=12)
+
+    def _make_row(self, row: int, dtype: str) -> list[Text]:
+        """Draw the boxes of one format; return the texts in them, still empty."""
+        texts = []
+        for column in range(len(bits_of(0.0, dtype))):
+            part = "sign" if column == 0 else "exponent" if column <= _EXPONENT_BITS[dtype] else "mantissa"
+            color, hatch = _PARTS[part]
+            box: dict[str, Any] = {"facecolor": "white", "edgecolor": color, "linewidth": 2}
+            mark: dict[str, Any] = {"facecolor": color, "edgecolor": "white", "hatch": hatch}
+            self._axes.add_patch(Rectangle((column, row + 0.2), 0.92, 0.55, **box))
+            self._axes.add_patch(Rectangle((column, row + 0.75), 0.92, 0.12, **mark))
+            middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 12, "family": "monospace"}
+            texts.append(self._axes.text(column + 0.46, row + 0.49, "", **middle))
+        return texts
+
+    def write(self, number: float) -> str:
+        """Write a number into the boxes; return in words what they show."""
+        told = []
+        for dtype, texts in self._digits.items():
+            bits, stored, end = bits_of(number, dtype), stored_as(number, dtype), 1 + _EXPONENT_BITS[dtype]
+            for text, bit in zip(texts, bits, strict=True):
+                text.set_text(bit)
+            self._meanings[dtype].set_text(f"= {stored:.9g}")
+            told.append(f"{dtype} {bits[0]} {bits[1:end]} {bits[end:]} = {stored:.9g}")
+        return f"The bits of {number:.9g}: sign, exponent, mantissa. {'; '.join(told)}."
+
+
+def plot_bits(number: float) -> Image:
+    """Show the bits of one number in three formats, and which number they mean."""
+    drawing = BitsDrawing()
+    alt = drawing.write(number)
+    return show(drawing.figure, alt)
+
+
+def rounding_error(dtype: torch.dtype, magnitudes: NDArray[np.float64] = _MAGNITUDES) -> NDArray[np.float64]:
+    """Return the largest relative error of storing a number between m and 2 m, for each magnitude m.
+
+    1 where it becomes 0. Numbers beyond the dtype's largest are left out; infinite if all are.
+    """
+    values = torch.from_numpy(magnitudes[:, None] * np.linspace(1, 2, 500, endpoint=False))
+    errors = (values.to(dtype).double() - values).abs() / values
+    errors = errors.where(values <= torch.finfo(dtype).max, -torch.inf)
+    largest: NDArray[np.float64] = errors.amax(dim=1).numpy()
+    return np.where(largest < 0, np.inf, largest)
+
+
+@torch.inference_mode()
+def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Image:
+    """Show each dtype's rounding error by magnitude, and below it which magnitudes the model's numbers have."""
+    states = model(**tokenizer(prompt, return_tensors="pt").to(model.device), output_hidden_states=True).hidden_states
+    inside = {
+        "weights": torch.cat([each.flatten()[::97] for each in model.parameters()]),
+        "hidden states": torch.cat([each.flatten() for each in states]),
+    }
+    figure, (axes, sizes) = new_figure(9.5, 4.8, nrows=2, height_ratios=(3, 1), sharex=True)
+    for dtype, (color, line, marker) in _LOOKS.items():
+        kind = getattr(torch, dtype)
+        errors = 100 * rounding_error(kind)
+        finite = np.isfinite(errors)
+        ends = [*_MAGNITUDES[finite], min(torch.finfo(kind).max, 2 * _MAGNITUDES[-1])]
+        shown = [*errors[finite], errors[finite][-1]]
+        every: dict[str, Any] = {"marker": marker, "markevery": 6, "markersize": 6}
+        axes.plot(ends, shown, line, color=color, linewidth=2.5, label=dtype, **every)
+    axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label="float16 ends: 65,504")
+    told = []
+    for row, (name, values) in enumerate(inside.items()):
+        found = values.float().abs().cpu().numpy()
+        low, high = np.quantile(found[found > 0], [0.005, 1])
+        sizes.plot([low, high], [row, row], color=ORANGE, linewidth=12, solid_capstyle="butt")
+        sizes.text(high * 2, row, f"up to {high:,.0f}", va="center", fontsize=12)
+        told.append(f"{name} reach {high:,.0f}")
+    axes.set(xscale="log", yscale="log", ylim=(1e-6, 300), ylabel="largest error in %", title="what rounding loses")
+    axes.set_yticks([1e-5, 1e-3, 0.1, 10], ["0.00001", "0.001", "0.1", "10"])
+    axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, 0.5), ncols=2)
+    sizes.set_yticks([0, 1], list(inside), fontsize=12)
+    sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel="size of the number", title="sizes in this model")
+    alt = (
+        "Rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to its end at 65,504, "
+        f"growing below; float32: 0.000006 %. In this model {' and '.join(told)}."
+    )
+    return show(figure, alt)
+
+
+def plot_errors(errors: Mapping[str, float]) -> Image:
+    """Show how far the logits are off in each way of computing. errors: by the name of the way."""
+    figure, axes = new_figure(9, 0.6 * len(errors) + 0.9)
+    for row, (name, error) in enumerate(errors.items()):
+        whole = "every" in name
+        look: dict[str, Any] = {"color": ORANGE, "hatch": ""} if whole else {"color": BLUE, "hatch": "///"}
+        axes.barh(row, error, 0.6, edgecolor="white", **look)
+        axes.text(error, row, f" {error:.3f}", va="center", fontsize=12)
+    axes.set_yticks(range(len(errors)), list(errors), fontsize=12)
+    axes.set(ylim=(len(errors) - 0.4, -0.6), xlabel="largest error of a logit, against float32")
+    axes.margins(x=0.12)
+    return show(figure, "; ".join(f"{name}: off by {error:.2f}" for name, error in errors.items()) + ".")
+
+
+def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
+    """Show the two largest logits between the numbers that bfloat16 can store. logits: [vocab], float32."""
+    values, tokens = logits.topk(2)
+    step = float(torch.finfo(torch.bfloat16).eps * 2.0 ** np.floor(np.log2(float(values[0]))))
+    stored = values.bfloat16().float()
+    grid = float(stored[0]) + step * np.arange(-2, 3)
+    figure, axes = new_figure(9.5, 2.6)
+    axes.hlines(0, grid[0], grid[-1], color="#555555")
+    axes.plot(grid, np.zeros(5), "|", color=GREEN, markersize=28, markeredgewidth=3)
+    for place in grid:
+        axes.text(place, -0.75, f"{place:.4f}", ha="center", fontsize=12, color="#00614A")
+    told = []
+    for i, (color, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
+        name, value, target = visible_text(decode_token(tokenizer, int(tokens[i]))), float(values[i]), float(stored[i])
+        axes.plot(value, 0, marker, color=color, markersize=13, zorder=3)
+        beside = value + (step if i == 0 else -step) * 0.06
+        side: dict[str, Any] = (
+            {"x": beside, "y": 1.12, "ha": "left"} if i == 0 else {"x": beside, "y": 0.62, "ha": "right"}
+        )
+        axes.text(s=f"“{name}”  {value:.4f}", fontsize=13, **side)
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2}
+        axes.annotate("", xy=(target, 0.1), xytext=(value, 0.5), arrowprops=arrow)
+        told.append(f"{name}: {value:.3f} becomes {target:.4f}")
+    axes.set(ylim=(-1.1, 1.6), xlim=(grid[0] - step / 4, grid[-1] + step / 4))
+    axes.set_axis_off()
+    axes.set_title("the two best logits; green: the numbers that bfloat16 has here", loc="left")
+    return show(figure, f"A line with the numbers that bfloat16 can store, {step} apart. {'; '.join(told)}.")
+
+
+def _draw_block(axes: Axes, weights: NDArray[np.float32], restored: NDArray[np.float32]) -> int:
+    """Draw a block's weights, the values that are left of them, and the steps between; return how many values."""
+    levels = np.unique(restored)
+    axes.hlines(levels, -0.7, 31.7, color=_PARTS["sign"][0], linewidth=0.8)
+    axes.plot(weights, "o", color=BLUE, markersize=8, fillstyle="none", markeredgewidth=2, label="weight")
+    axes.plot(restored, "x", color="#A33B00", markersize=8, markeredgewidth=2, label="what comes back")
+    axes.set(xlim=(-0.7, 31.7), xticks=[0, 10, 20, 31])
+    return len(levels)
+
+
+def plot_blocks(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
+    """Show blocks of 32 weights side by side. blocks: by name, the weights [32] and what comes back [32]."""
+    figure, every = new_figure(4.9 * len(blocks), 3.6, ncols=len(blocks), squeeze=False)
+    told = []
+    for axes, (name, (weights, restored)) in zip(every[0], blocks.items(), strict=True):
+        count = _draw_block(axes, weights.numpy(), restored.numpy())
+        error = float((weights - restored).abs().max())
+        axes.set(title=f"{name}: {count} values", xlabel="number of the weight in its block")
+        told.append(f"{name}: {count} different values, largest error {error:.3f}")
+    every[0][0].set_ylabel("weight")
+    every[0][-1].legend(fontsize=11)
+    return show(figure, f"32 weights of a block, and what comes back. {'; '.join(told)}.")
+
+
+def plot_sizes(megabytes: Mapping[str, float]) -> Image:
+    """Show how much room the weights take in each format."""
+    figure, axes = new_figure(9, 0.55 * len(megabytes) + 0.9)
+    rows = range(len(megabytes))
+    axes.barh(rows, list(megabytes.values()), 0.6, color=BLUE, hatch="///", edgecolor="white")
+    for row, size in zip(rows, megabytes.values(), strict=True):
+        axes.text(size, row, f" {size:,.0f} MB", va="center", fontsize=12)
+    axes.set_yticks(rows, list(megabytes), fontsize=12)
+    axes.set(ylim=(len(megabytes) - 0.4, -0.6), xlabel="MB for the weights")
+    axes.margins(x=0.15)
+    return show(figure, "; ".join(f"{name}: {size:,.0f} MB" for name, size in megabytes.items()) + ".")
