@@ -226,7 +226,6 @@ def main() -> None:
         "load_of_others": round(load, 1),
         "undisturbed": given.undisturbed,
         "versions": {name: worker.call("versions") for name, worker in engines.items()},
-        "seconds_until_ready": {name: round(worker.seconds_to_load, 1) for name, worker in engines.items()},
         "arguments": {name: value for name, value in arguments.items() if name not in ("model", "tokenizer")},
         **_record(engines, params_of, AutoTokenizer.from_pretrained(model), given.undisturbed),
     }
