@@ -46,10 +46,10 @@ from folovllm.course.figures.numbers import (
 from folovllm.course.figures.patterns import (
     plot_cut,
     plot_lantern,
+    plot_memory_growth,
     plot_move,
     plot_patterns,
     plot_place,
-    plot_token_memory,
 )
 from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
 from folovllm.course.figures.sequences import (
@@ -116,6 +116,7 @@ __all__ = [
     "plot_lantern",
     "plot_layers",
     "plot_limits",
+    "plot_memory_growth",
     "plot_move",
     "plot_near_tie",
     "plot_padding",
