@@ -144,7 +144,7 @@ def test_only_the_standard_library_and_declared_packages_are_imported():
     optional = {
         normalized(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["structured"]
     }
-    course = {"ipywidgets", "matplotlib", "ipython", "jupyter-core", "nbformat", "nbclient", "nbconvert"}
+    course = {"ipywidgets", "matplotlib", "pil", "ipython", "jupyter-core", "nbformat", "nbclient", "nbconvert"}
     for path in (ROOT / "folovllm").rglob("*.py"):
         relative = path.relative_to(ROOT / "folovllm").as_posix()
         allowed = declared | brought | (course if relative.startswith(("course/", "doctor.py")) else set())

@@ -196,7 +196,7 @@ def _draw_block(axes: Axes, weights: NDArray[np.float32], restored: NDArray[np.f
     return len(levels)
 
 
-def plot_blocks(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
+def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
     """Show blocks of 32 weights side by side. blocks: by name, the weights [32] and what comes back [32]."""
     figure, every = new_figure(4.9 * len(blocks), 3.6, ncols=len(blocks), squeeze=False)
     told = []

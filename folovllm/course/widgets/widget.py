@@ -9,12 +9,11 @@ from weakref import WeakSet
 
 import ipywidgets
 from IPython.core.getipython import get_ipython
-from traitlets import HasTraits
 
-from folovllm.course.style import png_metadata, to_html
+from folovllm.course.style import png_metadata, to_html, to_keep
 
-# What a widget needs to be one, even when it is closed.
-_MACHINERY = vars(HasTraits()).keys() | {"_model_id", "_repr_mimebundle_"}
+# What a widget needs to be one, even when it is closed: as any object with traits, and as a widget.
+_MACHINERY = vars(ipywidgets.CallbackDispatcher()).keys() | {"_model_id", "_repr_mimebundle_"}
 
 
 class CourseWidget(ipywidgets.VBox):
@@ -96,7 +95,7 @@ class PictureWidget(CourseWidget):
         data = super()._repr_mimebundle_(**kwargs)
         if self.png is None:
             return data, {}
-        return data | {"image/png": self.png}, {"image/png": png_metadata(self.png, self.summary())}
+        return data | {"image/png": to_keep(self.png)}, {"image/png": png_metadata(self.png, self.summary())}
 
 
 def _parts_of(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
