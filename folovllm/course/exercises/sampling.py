@@ -1,6 +1,7 @@
 """The exercises of chapter 02, with their solutions and the mistakes that they catch."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import torch
@@ -107,7 +108,7 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     size = rng.choice([1, 2, 3, 4, 5, 8])
     cuts = sorted(rng.choice([0, 8, 16, 32, 48, _PARTS, rng.randint(0, _PARTS)]) for _ in range(size - 1))
     edges = [0, *cuts, _PARTS]  # equal cuts: tokens of probability 0
-    probs = [(end - start) / _PARTS for start, end in zip(edges, edges[1:], strict=False)]
+    probs = [(end - start) / _PARTS for start, end in pairwise(edges)]
     rng.shuffle(probs)
     # Whether p = 1 keeps what has no probability is nobody's question.
     most = _PARTS - (0.0 in probs)
@@ -385,8 +386,8 @@ _OVERFLOW = (
     "largest logit first"
 )
 _WRONG_WAY = (
-    "`keep[order]` sorts the mask once more; `order[i]` says where the token of rank i belongs: `result[order] = keep`, "
-    "or `scatter`"
+    "`keep[order]` sorts the mask once more; `order[i]` says where the token of rank i belongs: "
+    "`result[order] = keep`, or `scatter`"
 )
 
 EXERCISES = [
@@ -434,7 +435,7 @@ EXERCISES = [
             ),
             Mistake(
                 _along_the_vocabulary,
-                "you divide column by column; a temperature belongs to a row: make them a column, `temperature[:, None]`",
+                "you divide column by column; a temperature belongs to a row: write `temperature[:, None]`",
             ),
             Mistake(
                 _with_greedy(_softmax_over_requests),
@@ -548,7 +549,7 @@ EXERCISES = [
             Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
             Mistake(
                 _minus_min_p,
-                "you subtract min_p itself from the largest logit; the distance that belongs to a ratio is its logarithm",
+                "you subtract min_p itself from the largest logit; what a ratio is among logits is its logarithm",
             ),
             Mistake(
                 _probabilities_returned, "you return probabilities; the next filter wants logits, -inf where dropped"
@@ -613,7 +614,7 @@ EXERCISES = [
             ),
             Mistake(
                 _presence_per_time,
-                "you subtract the presence penalty once per occurrence; that is the frequency penalty, presence is once",
+                "you subtract the presence penalty per occurrence; the frequency penalty does so, presence is once",
             ),
             Mistake(
                 _frequency_once,

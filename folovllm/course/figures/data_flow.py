@@ -70,30 +70,22 @@ def plot_step_parts(llm: LLM) -> Image:
     return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
 
 
-def time_prefill(llm: LLM, lengths: tuple[int, ...], num_rounds: int = 5) -> list[float]:
-    """Return the forward milliseconds of a step that reads a prompt of each length.
+def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[list[float], list[float]]:
+    """Return the forward milliseconds of steps with so many tokens: one per sequence, and all of one prompt.
 
     llm: it records its history.
-    The fastest of some rounds, because other programs can only slow a step down.
+    The fastest of some rounds, because other programs can only slow a step down. In a round both kinds take turns, so
+    that a slow moment does not meet one of them alone.
     """
-    fastest = dict.fromkeys(lengths, math.inf)
+    decode, prefill = dict.fromkeys(sizes, math.inf), dict.fromkeys(sizes, math.inf)
     for _ in range(num_rounds):
-        for length in lengths:
+        for size in sizes:
             llm.llm_engine.reset_prefix_cache()
-            llm.generate(_prompt(5, length), _greedy(1), use_tqdm=False)
-            fastest[length] = min(fastest[length], recorded(llm)[-1].forward_ms)
-    return list(fastest.values())
-
-
-def time_decode(llm: LLM, batch_sizes: tuple[int, ...], num_rounds: int = 3, num_tokens: int = 5) -> list[float]:
-    """Return the forward milliseconds of a step that adds a token to so many sequences: the fastest of some rounds."""
-    fastest = dict.fromkeys(batch_sizes, math.inf)
-    for _ in range(num_rounds):
-        for size in batch_sizes:
-            llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(num_tokens + 1), use_tqdm=False)
-            times = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
-            fastest[size] = min(fastest[size], *times)
-    return list(fastest.values())
+            llm.generate(_prompt(5, size), _greedy(1), use_tqdm=False)
+            prefill[size] = min(prefill[size], recorded(llm)[-1].forward_ms)
+            llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(4), use_tqdm=False)
+            decode[size] = min(decode[size], *(step.forward_ms for step in recorded(llm)[-3:]))
+    return list(decode.values()), list(prefill.values())
 
 
 def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: list[float]) -> Image:

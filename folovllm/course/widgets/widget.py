@@ -9,12 +9,11 @@ from weakref import WeakSet
 
 import ipywidgets
 from IPython.core.getipython import get_ipython
-from traitlets import HasTraits
 
 from folovllm.course.style import png_metadata, to_html, to_keep
 
-# What a widget needs to be one, even when it is closed.
-_MACHINERY = vars(HasTraits()).keys() | {"_model_id", "_repr_mimebundle_"}
+# What a widget needs to be one, even when it is closed: as any object with traits, and as a widget.
+_MACHINERY = vars(ipywidgets.CallbackDispatcher()).keys() | {"_model_id", "_repr_mimebundle_"}
 
 
 class CourseWidget(ipywidgets.VBox):
