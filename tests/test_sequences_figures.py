@@ -3,7 +3,7 @@
 import pytest
 
 from folovllm import BeamSearchParams, SamplingParams
-from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_request, plot_race, plot_states
+from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_race, plot_request, plot_states
 from folovllm.request import ALLOWED_TRANSITIONS
 from tests.tiny_models import tiny_llm
 

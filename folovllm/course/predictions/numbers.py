@@ -73,7 +73,7 @@ PREDICTIONS = [
     ),
     Prediction(
         name="eight_bits_and_the_text",
-        question="We store every matrix in Q8_0, 8 bits per weight, and write both texts again. How many are as before?",
+        question="We store every matrix in Q8_0, 8 bits per weight, and write both texts again. How many stay equal?",
         choices={
             "both": "Nearly. But one of the texts comes to a near-tie, and there a small error is enough.",
             "one": "8 bits are close, and the first text stays. The second comes to a near-tie and takes another turn.",
