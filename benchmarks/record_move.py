@@ -3,8 +3,8 @@
     python benchmarks/record_move.py --python /path/to/vllm/venv/bin/python [--undisturbed]
 
 vLLM gets what ``to_vllm()`` says, and nothing else. Both engines take turns on each request, each in a process of its
-own. What is stored is ``folovllm/course/recorded/vllm_move.json``. ``--undisturbed`` (Linux, as root) is for a machine that others
-use too: for half a minute both engines come before every other program.
+own. What is stored is ``folovllm/course/recorded/vllm_move.json``. ``--undisturbed`` (Linux, as root) is for a machine
+that others use too: for half a minute both engines come before every other program.
 """
 
 import argparse
@@ -226,7 +226,6 @@ def main() -> None:
         "load_of_others": round(load, 1),
         "undisturbed": given.undisturbed,
         "versions": {name: worker.call("versions") for name, worker in engines.items()},
-        "seconds_until_ready": {name: round(worker.seconds_to_load, 1) for name, worker in engines.items()},
         "arguments": {name: value for name, value in arguments.items() if name not in ("model", "tokenizer")},
         **_record(engines, params_of, AutoTokenizer.from_pretrained(model), given.undisturbed),
     }

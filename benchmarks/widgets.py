@@ -71,7 +71,9 @@ def main() -> None:
     """Measure and print."""
     llm = LLM(record_history=True)
     llm.generate(["My cat", "The train"], SamplingParams(n=3, max_tokens=20, ignore_eos=True), use_tqdm=False)
-    explorer, budget, timeline = SamplingExplorer(llm), KVBudget(llm), Timeline(llm)
+    explorer, compared = SamplingExplorer(llm), SamplingExplorer(llm, temperature=0.5)
+    compared.keep_or_forget()
+    budget, timeline = KVBudget(llm), Timeline(llm)
     padding = PaddingExplorer(*get_model_and_tokenizer(ModelConfig(), device="cpu"))
     sides = ("left", "right")
 
@@ -80,6 +82,9 @@ def main() -> None:
 
     moves: dict[str, Callable[[int], None]] = {
         "SamplingExplorer": lambda count: setattr(explorer.knobs["top_p"], "value", 0.2 + 0.01 * count),
+        "SamplingExplorer beside A": lambda count: setattr(compared.knobs["top_p"], "value", 0.2 + 0.01 * count),
+        # Every move makes the probability axis another one: the slowest there is.
+        "SamplingExplorer, its axis": lambda count: setattr(compared.axis, "value", ("log", "linear")[count % 2]),
         "KVBudget": lambda count: setattr(budget.length, "value", 50 + 7 * count),
         "Timeline": lambda count: show(count + 1),
         "PaddingExplorer": lambda count: setattr(padding.controls["side"], "value", sides[(count + 1) % 2]),

@@ -112,7 +112,8 @@ class LabPage:
         self.start_run_all()
         self.page.evaluate("() => window.runAll")
         unnumbered = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_not_text=re.compile(r"\d"))
-        self.wait_until(lambda: unnumbered.count() == 0, "not all cells were run")
+        # An error stops the run; whoever asks for ``errors_in_outputs`` is told which one.
+        self.wait_until(lambda: unnumbered.count() == 0 or bool(self.errors_in_outputs()), "not all cells were run")
 
     def errors_in_outputs(self) -> list[str]:
         """Return the tracebacks that the notebook shows."""

@@ -8,11 +8,11 @@ from folovllm import SamplingParams
 from folovllm.course.exercises.config import seats_needed_solution
 from folovllm.course.figures.config import (
     kv_use,
-    plot_blocks,
+    plot_config_layers,
+    plot_keys_and_values,
     plot_kv_use,
-    plot_layers,
+    plot_shared_blocks,
     plot_step_times,
-    plot_token_memory,
     plot_turns,
     step_ms,
     turns_of,
@@ -82,13 +82,13 @@ def test_the_seats_that_are_needed_are_the_fewest_that_the_engine_needs(llm, num
 
 
 def test_two_readers_with_one_beginning_hold_the_same_blocks(llm):
-    image = plot_blocks(llm, {"Anna": "abcdefgh and more", "Bo": "abcdefgh or less"})
+    image = plot_shared_blocks(llm, {"Anna": "abcdefgh and more", "Bo": "abcdefgh or less"})
     assert "both hold [0, 1, 2]" in image.alt or "both hold [0, 1]" in image.alt
 
 
 def test_what_a_token_leaves_is_counted(llm):
     spec = llm.llm_engine.attention_spec
-    alt = plot_token_memory(llm).alt
+    alt = plot_keys_and_values(llm).alt
     assert f"in each of {spec.num_layers} layers a key and a value" in alt
     assert f"{spec.num_kv_heads} heads of {spec.head_dim} numbers" in alt
 
@@ -100,7 +100,7 @@ def test_the_use_of_blocks_is_told_for_every_engine(llm):
 
 
 def test_the_layers_show_the_settings_and_who_reads_them(llm):
-    alt = plot_layers(llm.llm_engine.config).alt
+    alt = plot_config_layers(llm.llm_engine.config).alt
     assert "CacheConfig for the block manager: block_size = " in alt
     assert "SchedulerConfig for the scheduler: max_num_batched_tokens = " in alt
 

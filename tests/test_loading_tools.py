@@ -24,9 +24,9 @@ from folovllm.course.figures.loading import (
 from folovllm.course.figures.numbers import (
     bits_of,
     plot_bits,
-    plot_blocks,
     plot_errors,
     plot_near_tie,
+    plot_quantised,
     plot_rounding,
     plot_sizes,
     rounding_error,
@@ -154,7 +154,7 @@ def test_the_figures_of_numbers_say_in_words_what_they_show():
     logits[[65, 66]] = torch.tensor([9.02, 9.01])
     assert "9.020 becomes 9.0000; `: 9.010 becomes 9.0000" in plot_near_tie(logits, tokenizer).alt
     block = torch.linspace(-1, 1, 32)
-    assert "same: 32 different values, largest error 0.000" in plot_blocks({"same": (block, block)}).alt
+    assert "same: 32 different values, largest error 0.000" in plot_quantised({"same": (block, block)}).alt
     assert plot_sizes({"float32": 538.1, "half": 269}).alt == "float32: 538 MB; half: 269 MB."
 
 

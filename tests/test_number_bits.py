@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from folovllm.course import NumberBits
-from folovllm.course.figures.numbers import bits_of, stored_as
+from folovllm.course.number_bits import bits_of, stored_as
 
 
 @pytest.mark.parametrize("number", [0.1, -3.0, 257.0, 70000.0, 1e-8, 1e39, math.inf, -0.0])

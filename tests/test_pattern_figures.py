@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from folovllm.course import plot_cut, plot_lantern, plot_patterns, plot_place, plot_token_memory
+from folovllm.course import plot_cut, plot_lantern, plot_memory_growth, plot_patterns, plot_place
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.patterns import epsilon_solution
 from folovllm.models.probe import get_attention
@@ -28,7 +28,7 @@ def test_the_place_of_a_rule_is_between_the_filters_and_the_draw():
 
 def test_the_memory_is_the_models(llm):
     model = llm.llm_engine.model_runner.model
-    assert f"{get_attention(model).bytes_per_token(model.dtype):,} bytes per token" in plot_token_memory(llm).alt
+    assert f"{get_attention(model).bytes_per_token(model.dtype):,} bytes per token" in plot_memory_growth(llm).alt
 
 
 def test_the_cut_is_the_strategys(llm):

@@ -3,7 +3,7 @@
 import pytest
 
 from folovllm import BeamSearchParams, SamplingParams
-from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
+from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_race, plot_request, plot_states
 from folovllm.request import ALLOWED_TRANSITIONS
 from tests.tiny_models import tiny_llm
 
@@ -27,7 +27,7 @@ def test_the_layers_are_those_of_the_live_request(llm):
     request = llm.llm_engine.add_request("bo", PROMPT, THREE)
     for _ in range(3):
         llm.llm_engine.step()
-    words = plot_layers(llm, request).alt
+    words = plot_request(llm, request).alt
     for seq in request.sequences:
         assert f"sequence {seq.seq_id}, running, seed {seq.seed}, blocks {seq.block_ids}" in words
     llm.llm_engine.abort_request("bo")
@@ -36,7 +36,7 @@ def test_the_layers_are_those_of_the_live_request(llm):
 
 def test_the_frames_show_the_recorded_tables(llm):
     [output] = llm.generate([PROMPT], THREE, use_tqdm=False)
-    words = plot_blocks(llm, output, [0, 1]).alt
+    words = plot_block_tables(llm, output, [0, 1]).alt
     for step in llm.llm_engine.history.steps[:2]:
         assert all(f"{seq.seq_id} {list(seq.block_table)}" in words for seq in step.sequences)
     assert words.count("blocks copied: 2") == 1

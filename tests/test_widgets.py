@@ -10,7 +10,8 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 from nbclient import NotebookClient
 
-from folovllm.course import KVBudget, SamplingExplorer, TokenColours
+from folovllm import SamplingParams
+from folovllm.course import KVBudget, SamplingExplorer, StepDebugger, Timeline, TokenColours
 from folovllm.course.widgets import widget as base
 from folovllm.course.widgets.widget import CourseWidget, PictureWidget, choice, slider_with_box
 from tests.tiny_models import tiny_llm
@@ -95,7 +96,13 @@ def test_no_part_stays_open(cell):
     assert set(_instances) == before
 
 
-@pytest.mark.parametrize("make", [SamplingExplorer, KVBudget, TokenColours])
+def make_timeline(llm):
+    recording = llm.with_settings(record_history=True)
+    recording.generate("a", SamplingParams(max_tokens=2), use_tqdm=False)
+    return Timeline(recording)
+
+
+@pytest.mark.parametrize("make", [SamplingExplorer, KVBudget, TokenColours, StepDebugger, make_timeline])
 def test_the_closed_one_lets_go_of_llm_and_figure_even_where_out_remembers_it(cell, make):
     cell("a", "1")
     llm = tiny_llm()

@@ -7,11 +7,11 @@ from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.data_flow import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
 from folovllm.course.figures.config import (
-    plot_blocks,
+    plot_config_layers,
+    plot_keys_and_values,
     plot_kv_use,
-    plot_layers,
+    plot_shared_blocks,
     plot_step_times,
-    plot_token_memory,
     plot_turns,
 )
 from folovllm.course.figures.data_flow import (
@@ -37,22 +37,28 @@ from folovllm.course.figures.loading import (
 )
 from folovllm.course.figures.numbers import (
     plot_bits,
-    plot_blocks,
     plot_errors,
     plot_near_tie,
+    plot_quantised,
     plot_rounding,
     plot_sizes,
 )
 from folovllm.course.figures.patterns import (
     plot_cut,
     plot_lantern,
+    plot_memory_growth,
     plot_move,
     plot_patterns,
     plot_place,
-    plot_token_memory,
 )
 from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
-from folovllm.course.figures.sequences import plot_beams, plot_blocks, plot_layers, plot_race, plot_states
+from folovllm.course.figures.sequences import (
+    plot_beams,
+    plot_block_tables,
+    plot_race,
+    plot_request,
+    plot_states,
+)
 from folovllm.course.figures.start import plot_reading
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
@@ -91,8 +97,10 @@ __all__ = [
     "make_tiny_gpt2",
     "plot_beams",
     "plot_bits",
+    "plot_block_tables",
     "plot_blocks",
     "plot_cache",
+    "plot_config_layers",
     "plot_cut",
     "plot_data_flow",
     "plot_draw",
@@ -103,10 +111,12 @@ __all__ = [
     "plot_flat_batch",
     "plot_folder",
     "plot_kept",
+    "plot_keys_and_values",
     "plot_kv_use",
     "plot_lantern",
     "plot_layers",
     "plot_limits",
+    "plot_memory_growth",
     "plot_move",
     "plot_near_tie",
     "plot_padding",
@@ -114,11 +124,14 @@ __all__ = [
     "plot_penalties",
     "plot_place",
     "plot_probabilities",
+    "plot_quantised",
     "plot_race",
     "plot_reading",
+    "plot_request",
     "plot_rounding",
     "plot_safetensors",
     "plot_seats",
+    "plot_shared_blocks",
     "plot_sides",
     "plot_sizes",
     "plot_states",

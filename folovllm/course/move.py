@@ -30,7 +30,7 @@ class Move:
     """What was recorded.
 
     questions: one of each of eight readers.  greedy, drawn: the answers, at temperature 0 and by chance.
-    tokens_per_second: by who asks, and by engine.  seconds_until_ready: imports, weights and compiling.
+    tokens_per_second: by who asks, and by engine.
     """
 
     machine: str
@@ -42,7 +42,6 @@ class Move:
     prompt: str
     epsilon: list[EpsilonRun]
     tokens_per_second: dict[str, dict[str, float]]
-    seconds_until_ready: dict[str, float]
 
 
 def recorded_move() -> Move:

@@ -131,7 +131,8 @@ class RunStory:
 
     def words(self, step: int, seq_id: str) -> tuple[str, str]:
         """Return a sequence's text so far: what it had before the step, and what the step added."""
-        step = min(step, self._last[seq_id])
+        if step > self._last[seq_id]:
+            return "".join(self.words(self._last[seq_id], seq_id)), ""
         record, before = self.at(step, seq_id), self.at(step - 1, seq_id)
         if record is None:
             return "", ""

@@ -1,6 +1,7 @@
 """The exercises of chapter 02, with their solutions and the mistakes that they catch."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import torch
@@ -107,7 +108,7 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     size = rng.choice([1, 2, 3, 4, 5, 8])
     cuts = sorted(rng.choice([0, 8, 16, 32, 48, _PARTS, rng.randint(0, _PARTS)]) for _ in range(size - 1))
     edges = [0, *cuts, _PARTS]  # equal cuts: tokens of probability 0
-    probs = [(end - start) / _PARTS for start, end in zip(edges, edges[1:], strict=False)]
+    probs = [(end - start) / _PARTS for start, end in pairwise(edges)]
     rng.shuffle(probs)
     # Whether p = 1 keeps what has no probability is nobody's question.
     most = _PARTS - (0.0 in probs)
@@ -120,25 +121,45 @@ def _ranked(probs: Tensor) -> tuple[Tensor, Tensor]:
     return ranked.flip(0), order.flip(0)
 
 
-def _mask(order: Tensor, keep: Tensor) -> Tensor:
-    return torch.zeros_like(keep).scatter(0, order, keep)
+def _sorted_downwards(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same, but of equal ones the first."""
+    ranked, order = probs.sort(descending=True, stable=True)
+    return ranked, order
 
 
-def _notes_top_p(probs: Tensor, p: float) -> Tensor:
-    ranked, order = _ranked(probs)
-    return _mask(order, ranked.cumsum(0) <= p)
+Ranking = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _notes_top_p_and_the_first(probs: Tensor, p: float) -> Tensor:
-    ranked, order = _ranked(probs)
-    keep = ranked.cumsum(0) <= p
+def _keep_by(ranking: Ranking, keep: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Return an answer that ranks, says which ranks stay, and puts that back to where the tokens were.
+
+    keep: says which of the ranked probabilities stay, for a p.
+    """
+
+    def answer(probs: Tensor, p: float) -> Tensor:
+        ranked, order = ranking(probs)
+        kept = keep(ranked, p)
+        return torch.zeros_like(kept).scatter(0, order, kept)
+
+    return answer
+
+
+def _notes_rule(ranked: Tensor, p: float) -> Tensor:
+    return ranked.cumsum(0) <= p
+
+
+def _notes_rule_and_the_first(ranked: Tensor, p: float) -> Tensor:
+    keep = _notes_rule(ranked, p)
     keep[0] = True
-    return _mask(order, keep)
+    return keep
 
 
-def _one_too_many_at_a_tie(probs: Tensor, p: float) -> Tensor:
-    ranked, order = _ranked(probs)
-    return _mask(order, ranked.cumsum(0) - ranked <= p)
+def _one_too_many_at_a_tie(ranked: Tensor, p: float) -> Tensor:
+    return ranked.cumsum(0) - ranked <= p
+
+
+def _right_rule(ranked: Tensor, p: float) -> Tensor:
+    return ranked.cumsum(0) - ranked < p
 
 
 def _unsorted_top_p(probs: Tensor, p: float) -> Tensor:
@@ -150,14 +171,12 @@ def _mask_in_rank_order(probs: Tensor, p: float) -> Tensor:
     return ranked.cumsum(0) - ranked < p
 
 
-def _order_used_the_wrong_way(probs: Tensor, p: float) -> Tensor:
-    ranked, order = probs.sort(descending=True)
-    return (ranked.cumsum(0) - ranked < p)[order]
+def _sorted_twice_by(ranking: Ranking) -> Callable[[Tensor, float], Tensor]:
+    def answer(probs: Tensor, p: float) -> Tensor:
+        ranked, order = ranking(probs)
+        return _right_rule(ranked, p)[order]
 
-
-def _flipped_order_used_the_wrong_way(probs: Tensor, p: float) -> Tensor:
-    ranked, order = _ranked(probs)
-    return (ranked.cumsum(0) - ranked < p)[order]
+    return answer
 
 
 def _threshold_top_p(probs: Tensor, p: float) -> Tensor:
@@ -167,11 +186,6 @@ def _threshold_top_p(probs: Tensor, p: float) -> Tensor:
 def _threshold_on_the_last_kept(probs: Tensor, p: float) -> Tensor:
     ranked, _ = _ranked(probs)
     return probs >= ranked[ranked.cumsum(0) - ranked < p][-1]
-
-
-def _first_of_equal_ones(probs: Tensor, p: float) -> Tensor:
-    ranked, order = probs.sort(descending=True, stable=True)
-    return _mask(order, ranked.cumsum(0) - ranked < p)
 
 
 # -- min-p ---------------------------------------------------------------------------------------------
@@ -384,10 +398,32 @@ _OVERFLOW = (
     "the exponential of a large logit is too large for float32, and the result is NaN; `softmax` subtracts the "
     "largest logit first"
 )
-_WRONG_WAY = (
-    "`keep[order]` sorts the mask once more; `order[i]` says where the token of rank i belongs: `result[order] = keep`, "
-    "or `scatter`"
+_LATER_ONES = "; and of equal tokens at the border the later ones stay"
+_CROSSING_DROPPED = (
+    "you drop the token that crosses p: for [.4 .3 .15 .1 .05] and p = .9 you keep 3 tokens with .85 of the mass, the "
+    "set must reach .9 and hold 4; where the first token is above p you keep none"
 )
+_FIRST_ALWAYS = (
+    "you keep the first token always, but still drop the one that crosses p: for [.4 .3 .15 .1 .05] and p = .9 your 3 "
+    "tokens reach .85 only"
+)
+_REACHED = (
+    "where the sum is exactly p, the set has reached it: for [.5 .25 .25] and p = .5 one token is enough; keep a token "
+    "if the sum before it is *below* p"
+)
+_SORTED_TWICE = (
+    "`keep[order]` sorts the mask once more; `order[i]` says where the token of rank i belongs: "
+    "`result[order] = keep`, or `scatter`"
+)
+
+
+def _in_both_rankings(keep: Callable[[Tensor, float], Tensor], diagnosis: str) -> list[Mistake]:
+    """Return a mistake as those make it who rank equal tokens as the engine does, and as the others make it."""
+    return [
+        Mistake(_keep_by(_ranked, keep), diagnosis),
+        Mistake(_keep_by(_sorted_downwards, keep), diagnosis + _LATER_ONES),
+    ]
+
 
 EXERCISES = [
     Exercise(
@@ -434,7 +470,7 @@ EXERCISES = [
             ),
             Mistake(
                 _along_the_vocabulary,
-                "you divide column by column; a temperature belongs to a row: make them a column, `temperature[:, None]`",
+                "you divide column by column; a temperature belongs to a row: write `temperature[:, None]`",
             ),
             Mistake(
                 _with_greedy(_softmax_over_requests),
@@ -467,21 +503,9 @@ EXERCISES = [
         ],
         generate=_make_top_p_case,
         mistakes=[
-            Mistake(
-                _notes_top_p,
-                "you drop the token that crosses p: for [.4 .3 .15 .1 .05] and p = .9 you keep 3 tokens with .85 of "
-                "the mass, the set must reach .9 and hold 4; where the first token is above p you keep none",
-            ),
-            Mistake(
-                _notes_top_p_and_the_first,
-                "you keep the first token always, but still drop the one that crosses p: for [.4 .3 .15 .1 .05] and "
-                "p = .9 your 3 tokens reach .85 only",
-            ),
-            Mistake(
-                _one_too_many_at_a_tie,
-                "where the sum is exactly p, the set has reached it: for [.5 .25 .25] and p = .5 one token is enough; "
-                "keep a token if the sum before it is *below* p",
-            ),
+            *_in_both_rankings(_notes_rule, _CROSSING_DROPPED),
+            *_in_both_rankings(_notes_rule_and_the_first, _FIRST_ALWAYS),
+            *_in_both_rankings(_one_too_many_at_a_tie, _REACHED),
             Mistake(
                 _unsorted_top_p, "you add up in the order of the vocabulary; sort, the likeliest token comes first"
             ),
@@ -489,8 +513,8 @@ EXERCISES = [
                 _mask_in_rank_order,
                 "your mask is in the order of the sorted tokens; put it back to where each token was (`scatter`)",
             ),
-            Mistake(_order_used_the_wrong_way, _WRONG_WAY),
-            Mistake(_flipped_order_used_the_wrong_way, f"nearly: {_WRONG_WAY}"),
+            Mistake(_sorted_twice_by(_ranked), _SORTED_TWICE),
+            Mistake(_sorted_twice_by(_sorted_downwards), _SORTED_TWICE + _LATER_ONES),
             Mistake(
                 _threshold_top_p,
                 "you compare each probability with 1 - p; p is about the sum of the kept ones, not about single tokens",
@@ -501,7 +525,7 @@ EXERCISES = [
                 "the set must be the smallest, which is two",
             ),
             Mistake(
-                _first_of_equal_ones,
+                _keep_by(_sorted_downwards, _right_rule),
                 "right, but for equal tokens at the border: of these the later ones of the vocabulary stay; "
                 "`probs.sort(stable=True)` and then `.flip(0)` ranks them so",
             ),
@@ -548,7 +572,7 @@ EXERCISES = [
             Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
             Mistake(
                 _minus_min_p,
-                "you subtract min_p itself from the largest logit; the distance that belongs to a ratio is its logarithm",
+                "you subtract min_p itself from the largest logit; what a ratio is among logits is its logarithm",
             ),
             Mistake(
                 _probabilities_returned, "you return probabilities; the next filter wants logits, -inf where dropped"
@@ -613,7 +637,7 @@ EXERCISES = [
             ),
             Mistake(
                 _presence_per_time,
-                "you subtract the presence penalty once per occurrence; that is the frequency penalty, presence is once",
+                "you subtract the presence penalty per occurrence; the frequency penalty does so, presence is once",
             ),
             Mistake(
                 _frequency_once,

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from folovllm.config import EngineConfig
 from folovllm.course.record import phase_of, recorded
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
-from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import SequenceRecord, StepRecord
 from folovllm.llm import LLM
@@ -165,7 +165,7 @@ def _full_steps(llm: LLM, seats: int) -> list[StepRecord]:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def plot_token_memory(llm: LLM) -> Image:
+def plot_keys_and_values(llm: LLM) -> Image:
     """Draw what the model keeps of one token: in each layer a key and a value for each key-value head."""
     spec = llm.llm_engine.attention_spec
     layers = [1, 2, None, spec.num_layers]
@@ -208,7 +208,7 @@ class _Block:
     holders: int
 
 
-def plot_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4) -> Image:
+def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4) -> Image:
     """Run two prompts with one beginning, and draw the blocks in which they lie, with the tokens in their places.
 
     prompts: by the name of the reader; exactly two.
@@ -328,7 +328,7 @@ _READERS = {
 }
 
 
-def plot_layers(config: EngineConfig) -> Image:
+def plot_config_layers(config: EngineConfig) -> Image:
     """Draw the three layers of a config: their first fields with their values, and which part reads them."""
     figure, panels = new_figure(10, 3.0, ncols=3)
     told = []

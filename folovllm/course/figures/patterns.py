@@ -101,7 +101,7 @@ def plot_place() -> Image:
     )
 
 
-def plot_token_memory(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000)) -> Image:
+def plot_memory_growth(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_000, 100_000)) -> Image:
     """Show the bytes that a text of so many tokens needs: as a list of ids, as keys and values, beside the weights."""
     model = llm.llm_engine.model_runner.model
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
@@ -166,25 +166,21 @@ def plot_cut(
 
 
 def plot_move(move: Move) -> Image:
-    """Show tokens per second, and seconds until ready, of this engine and of vLLM, as recorded on one machine."""
-    figure, (speeds, starts) = new_figure(10, 2.9, ncols=2, width_ratios=(3, 2))
+    """Show tokens per second of this engine and of vLLM, as recorded on one machine."""
+    figure, axes = new_figure(9, 2.9)
     looks = {"folovllm": (ORANGE, "..."), "vllm": (BLUE, "///")}
     who = list(move.tokens_per_second)
     told = []
     for i, (name, (color, hatch)) in enumerate(looks.items()):
-        look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
         values = [move.tokens_per_second[each][name] for each in who]
-        bars = speeds.barh(np.arange(len(who)) + 0.38 * (i - 0.5), values, 0.36, label=move.titles[name], **look)
-        speeds.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
-        bars = starts.barh([i], [move.seconds_until_ready[name]], 0.6, **look)
-        starts.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
+        places = np.arange(len(who)) + 0.38 * (i - 0.5)
+        bars = axes.barh(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", label=move.titles[name])
+        axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
         shares = ", ".join(f"{value:.0f} for {each}" for each, value in zip(who, values, strict=True))
-        told.append(f"{move.titles[name]}: {shares}; ready after {move.seconds_until_ready[name]:.0f} s")
-    speeds.set_yticks(range(len(who)), who, fontsize=12)
-    starts.set_yticks(range(len(looks)), [move.titles[name] for name in looks], fontsize=12)
-    for axes, label in ((speeds, "tokens per second"), (starts, "seconds until ready")):
-        axes.invert_yaxis()
-        axes.set(xlabel=label, xlim=(0, 1.15 * axes.get_xlim()[1]))
+        told.append(f"{move.titles[name]}: {shares}")
+    axes.set_yticks(range(len(who)), who, fontsize=12)
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens per second", xlim=(0, 1.1 * axes.get_xlim()[1]))
     figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
     return show(figure, f"Bars of tokens per second, recorded on {move.machine}. {'. '.join(told)}.")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
-from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token, find_stop
 from folovllm.llm import LLM
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
@@ -75,7 +75,8 @@ def plot_filters(
     probs: [num_tokens], together 1.  orders: those of settings that do not run their filters in Hugging Face's.
     """
     rows = {"the model": SamplingParams(), **settings}
-    order: dict[str, SamplingOrder] = {label: "huggingface" for label in rows} | dict(orders or {})
+    order: dict[str, SamplingOrder] = dict.fromkeys(rows, "huggingface")
+    order.update(orders or {})
     names = ascii_uppercase[: len(probs)]
     shapes = [make_distribution(probs.double().log(), params, order[label]) for label, params in rows.items()]
     widest = max(float(shape.after.max()) for shape in shapes) * 1.12
@@ -114,8 +115,7 @@ def plot_penalties(
     num_tokens: int = 6,
 ) -> Image:
     """Show where penalties move the logits of the likeliest next tokens, one marker per setting."""
-    written = [*prompt_token_ids, *output_token_ids]
-    logits = llm.compute_logits({"prompt_token_ids": written}).cpu()
+    logits = llm.compute_logits([*prompt_token_ids, *output_token_ids]).cpu()
     moved = {label: _adjusted(logits, params, prompt_token_ids, output_token_ids) for label, params in settings.items()}
     best = {label: _name(llm, int(each.argmax())) for label, each in moved.items()}
     tokens = logits.topk(num_tokens).indices.tolist()
@@ -175,8 +175,8 @@ def plot_entropy(
     for i, ((label, part), (color, hatch)) in enumerate(zip(parts.items(), _LOOKS, strict=False)):
         bits = []
         for place in range(len(output_token_ids))[part]:
-            written = {"prompt_token_ids": [*prompt_token_ids, *output_token_ids[:place]]}
-            bits.append(make_distribution(llm.compute_logits(written).cpu(), SamplingParams()).entropy)
+            logits = llm.compute_logits([*prompt_token_ids, *output_token_ids[:place]]).cpu()
+            bits.append(make_distribution(logits, SamplingParams()).entropy)
         places = np.arange(len(bits)) + 0.4 * (i - (len(parts) - 1) / 2)
         axes.bar(places, bits, 0.38, color=color, hatch=hatch, edgecolor="white", label=label)
         told.append(f"{label} {np.mean(bits):.1f} on average, {max(bits):.1f} at most")

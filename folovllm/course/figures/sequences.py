@@ -28,7 +28,7 @@ Slots = dict[int, list[str]]
 """What stands in each block: a word for each token, as far as it is filled."""
 
 
-def plot_layers(llm: LLM, request: Request) -> Image:
+def plot_request(llm: LLM, request: Request) -> Image:
     """Draw a live request: its sequences in it, their data in them, and arrows to the KV blocks that they hold."""
     seqs = request.sequences
     slots = _slots(llm, [(seq.get_token_ids()[: seq.num_computed_tokens], tuple(seq.block_ids)) for seq in seqs])
@@ -70,7 +70,7 @@ def plot_layers(llm: LLM, request: Request) -> Image:
     )
 
 
-def plot_blocks(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
+def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
     """Draw the block tables of the one request that ``llm`` recorded, a frame for each of ``steps``."""
     figure, frames = new_figure(11, 3.1 * len(steps), nrows=len(steps), squeeze=False)
     size = _size_of(llm)

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
-from folovllm.course.widgets.sampling_explorer import visible_text
+from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams

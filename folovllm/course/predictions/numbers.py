@@ -49,8 +49,8 @@ PREDICTIONS = [
     ),
     Prediction(
         name="near_tie",
-        question="After Chen's line the two best logits are 14.584 and 14.579. There, the numbers of bfloat16 are "
-        "0.0625 apart. What does bfloat16 make of them?",
+        question="Eleven tokens after Chen's prompt, the two best logits are 14.584 and 14.579. Near them, the "
+        "numbers of bfloat16 are 0.0625 apart. What does bfloat16 make of them?",
         choices={
             "the same number twice": "Both are nearest to 14.5625. The model no longer decides which token wins.",
             "two different numbers": "They are 0.005 apart, a twelfth of the step between two neighbours.",
@@ -73,7 +73,7 @@ PREDICTIONS = [
     ),
     Prediction(
         name="eight_bits_and_the_text",
-        question="We store every weight once more, with 8 bits each, and write two texts. How many are as before?",
+        question="We store every matrix in Q8_0, 8 bits per weight, and write both texts again. How many stay equal?",
         choices={
             "both": "Nearly. But one of the texts comes to a near-tie, and there a small error is enough.",
             "one": "8 bits are close, and the first text stays. The second comes to a near-tie and takes another turn.",

@@ -5,11 +5,11 @@ from folovllm.course.predictions.prediction import Prediction
 PREDICTIONS: list[Prediction] = [
     Prediction(
         name="first_draw",
-        question="The first random number of seed 7 is 0.324. Look at the line above. Which token will the engine draw?",
+        question="The first random number of seed 7 is 0.324. Which token on the line above will the engine draw?",
         choices={
             "␣the": "It is the likeliest, but the number decides: the piece of ␣the ends near 0.24.",
             "␣that": "Yes: 0.324 lies in the piece that goes from about 0.25 to 0.43.",
-            "nobody can know": "The number is known and so is the line. A draw is random only as long as its number is.",
+            "nobody can know": "The number is known, and so is the line: then the token is certain.",
         },
         right="␣that",
         evidence="' that'",
@@ -29,12 +29,10 @@ PREDICTIONS: list[Prediction] = [
     ),
     Prediction(
         name="suspect",
-        question=(
-            "The likeliest token has a probability of 0.773. How many tokens does the line of the notes keep at p = 0.7?"
-        ),
+        question=("The likeliest token has 0.773. How many tokens does the line of the notes keep at p = 0.7?"),
         choices={
             "0": "Yes. The first sum is 0.773 already, and 0.773 <= 0.7 is false.",
-            "1": "That is what the sentence of the notes says, and what the engine does. Read the line of code once more.",
+            "1": "That is what the sentence says, and what the engine does. Read the line of code once more.",
             "2": "The sum only grows: if the first token is refused, so is the second.",
         },
         right="0",
@@ -43,12 +41,12 @@ PREDICTIONS: list[Prediction] = [
     Prediction(
         name="filter_order",
         question=(
-            "Six tokens: 0.4, 0.2, 0.15, 0.1, 0.08, 0.07. With min_p = 0.3 and top_p = 0.7: which order keeps more tokens?"
+            "Tokens of 0.4, 0.2, 0.15, 0.1, 0.08 and 0.07; min_p = 0.3, top_p = 0.7. Which order keeps more of them?"
         ),
         choices={
             "top-p first": "Yes: 3 tokens. Once min-p has shared out what the last three had, 2 tokens reach 0.7.",
             "min-p first": "What min-p drops goes to the others. They are then larger, and fewer of them reach 0.7.",
-            "both the same": "That would be so if a filter did not change what is left. But what it drops is shared out.",
+            "both the same": "It would be so if a filter left the others as they are. But what it drops is shared out.",
         },
         right="top-p first",
         evidence="top_p, then min_p: A 53% B 27% C 20%; min_p, then top_p: A 67% B 33%",
@@ -56,10 +54,10 @@ PREDICTIONS: list[Prediction] = [
     Prediction(
         name="penalty_on_code",
         question=(
-            "Anna is content. Now Chen's function at temperature 0, with repetition_penalty = 1.2. What will come out?"
+            "Anna is content. Now Chen's function at temperature 0, with repetition_penalty = 1.2. What comes out?"
         ),
         choices={
-            "the same function": "Its names and brackets have all been written before, so the penalty meets each of them.",
+            "the same function": "Its names and brackets come more than once, so the penalty meets each of them.",
             "a shorter function": "Nothing makes a text short. A token that would repeat is replaced by another one.",
             "a wrong function": "Yes. Code must repeat its names, and the penalty pushes it to use others.",
         },
@@ -71,7 +69,7 @@ PREDICTIONS: list[Prediction] = [
         question="Bo's poem with seed 9: once alone, once beside 15 other requests. Is it the same text?",
         choices={
             "yes": "Yes. Its numbers belong to its seed alone, and here its logits are the same to the last bit.",
-            "no, the others use up random numbers": "They have streams of their own: nobody takes a number from another.",
+            "no, others use up numbers": "Each of them has numbers of its own: nobody takes one from another.",
             "only at temperature 0": "At 0 nothing is drawn. Above 0 the same numbers point to the same places.",
         },
         right="yes",

@@ -20,6 +20,7 @@ _STYLE = """<style>
 .folovllm-card tr.lit > * { background: #FFE9BF }
 .folovllm-card code { color: #111; background: none; padding: 0; font-size: 13px; white-space: pre-wrap }
 .folovllm-card .text { white-space: pre-wrap; font-family: var(--jp-code-font-family, monospace) }
+.folovllm-card .names { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-bottom: 6px }
 .folovllm-card .new { background: #FFF1B8; color: #111; border-bottom: 2px solid #8A6100 }
 .folovllm-card .label { display: inline-block; min-width: 1.6em; padding: 0 4px; margin-right: 3px; border: 1.5px solid;
   border-radius: 4px; text-align: center; font-weight: 600; color: #111 }
@@ -45,8 +46,8 @@ def label(text: str, color: int) -> str:
 
 def names(pairs: Iterable[tuple[str, str]]) -> str:
     """Return one line that says which label is whose; the pairs are in the order of the colours."""
-    told = (f"{label(letter, i)} {html.escape(name)}" for i, (letter, name) in enumerate(pairs))
-    return f'<div style="margin-bottom: 6px">{" &nbsp; ".join(told)}</div>'
+    told = (f"<span>{label(letter, i)} {html.escape(name)}</span>" for i, (letter, name) in enumerate(pairs))
+    return f'<div class="names">{"".join(told)}</div>'
 
 
 def background(colors: Iterable[int]) -> str:

@@ -2,7 +2,7 @@
 
 import ipywidgets
 
-from folovllm.course.figures.numbers import BitsDrawing, stored_as
+from folovllm.course.number_bits import BitsDrawing, stored_as
 from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import LivePicture
 from folovllm.course.widgets.widget import PictureWidget

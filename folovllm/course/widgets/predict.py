@@ -35,8 +35,9 @@ class Predict(CourseWidget):
         return f"Predict. {self.prediction.question}\n{choices}"
 
 
-_WAITING = "<i>Pick one, before you open the output of the next cell.</i>"
-_OPEN = "<i>Now run the next cell, and click the three dots under it to see its output.</i>"
+_WAITING = "<i>Pick one, before you run the next cell or open its output.</i>"
+# JupyterLab opens a folded output when its cell is run.
+_OPEN = "<i>Now run the next cell, or click the three dots under it, to see its output.</i>"
 
 
 def _button(choice: str) -> ipywidgets.Button:

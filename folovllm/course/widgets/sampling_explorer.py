@@ -10,6 +10,7 @@ import ipywidgets
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ _LONG_PROMPT = 400
 _AXIS_ENDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 _DARK = "#333333"
 _MODEL_LOOK: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "#777777", "linewidth": 0.8}
-_A_LOOK: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "black", "hatch": "//", "linewidth": 0.8}
+_A_LOOK: dict[str, Any] = {"facecolor": ORANGE, "edgecolor": "black", "linewidth": 0.8}
+_A_MARK: dict[str, Any] = {"marker": "s", "color": ORANGE, "markeredgecolor": "black"}
 _NOW_LOOK: dict[str, Any] = {"facecolor": BLUE, "linewidth": 0}
 
 
@@ -52,8 +54,8 @@ class Setting:
 class DistributionPicture(LivePicture):
     """The filters in their order, bars of the likeliest tokens, the cumulative curve, and what all others have.
 
-    Three layers: what belongs to the prompt; what belongs to the probability axis and to the setting A, drawn
-    anew when the axis changes; and what moves with the knobs.
+    Three layers: what belongs to the prompt and to the setting A; the probability axis and the bars that only it
+    moves; and what moves with the knobs.
 
     has_a: whether a second setting is shown beside the one of the knobs.
     """
@@ -80,13 +82,11 @@ class DistributionPicture(LivePicture):
             *self._cuts,
             *self._shares.artists["now"],
         ]
-        self._with_axis: list[Artist] = [self._bars.xaxis, *self._model_bars, *self._shares.artists["model"]]
-        if has_a:
-            self._with_axis += [*self._a_bars, self._a_curve, self._a_end, *self._shares.artists["A"]]
-            self._with_axis += self._strip.texts["A"]
+        self._with_axis: list[Artist] = [self._bars.xaxis, *self._model_bars, *self._a_bars, self._a_marks]
         for artist in self._with_axis:
             artist.set_animated(True)
-        for artist in (*moving, *self._with_axis[1:]):
+        of_the_prompt = [self._a_curve, self._a_end, *self._strip.all_texts(), *self._shares.all_artists()]
+        for artist in (*moving, *self._with_axis[1:], *of_the_prompt):
             artist.set_in_layout(False)
         super().__init__(figure, moving)
 
@@ -99,6 +99,8 @@ class DistributionPicture(LivePicture):
             middle = places + (i - (len(self._names) - 1) / 2) * height
             rows[name] = list(axes.barh(middle, np.zeros(NUM_SHOWN), height * 0.92, label=name, **looks[name]))
         self._model_bars, self._a_bars, self._now_bars = rows["model"], rows.get("A", []), rows["now"]
+        self._a_rows = places
+        [self._a_marks] = axes.plot([], [], linestyle="", markersize=5, clip_on=False, **_A_MARK)
         over_rows = axes.get_yaxis_transform()  # x: part of the width, y: row
         crosses: dict[str, Any] = {"marker": "x", "linestyle": "", "color": _DARK, "markersize": 6, "clip_on": False}
         [self._dropped] = axes.plot([], [], transform=over_rows, **crosses)
@@ -113,12 +115,15 @@ class DistributionPicture(LivePicture):
         self._dropped_word = axes.text(0.55, 1.02, "× dropped", **above)
         self._drawn_word = axes.text(0.82, 1.02, f"{NUM_DRAWS} draws", **above)
         [self._drawn_key] = axes.plot([0.79], [1.047], "D", color="#F0E442", transform=axes.transAxes, **diamonds)
-        _legend_above(axes, [axes.containers[i] for i in range(len(self._names))], list(self._names))
+        handles: dict[str, Any] = dict(zip(self._names, axes.containers, strict=True))
+        if "A" in handles:
+            handles["A"] = Line2D([], [], linewidth=7, markersize=8, **_A_MARK)
+        _legend_above(axes, list(handles.values()), list(self._names))
 
     def _add_curve(self) -> None:
         axes = self._curve
         [self._a_curve] = axes.plot([], [], color=ORANGE, linewidth=2, linestyle="--", label="A")
-        [self._a_end] = axes.plot([], [], "s", color=ORANGE, markeredgecolor="black", markersize=8)
+        [self._a_end] = axes.plot([], [], markersize=8, **_A_MARK)
         [self._cumulative] = axes.plot([], [], color="#777777", linewidth=2, label="all tokens")
         # The marker at its end shows the curve where only one token is kept.
         thick: dict[str, Any] = {"linewidth": 5, "marker": "o", "markersize": 9, "markevery": [-1]}
@@ -133,7 +138,9 @@ class DistributionPicture(LivePicture):
         self._cut_words = {
             "top-k": axes.text(1, 0.03, "", **words, bbox=box, va="bottom"),
             "min-p": axes.text(1, 0.13, "", **words, bbox=box, va="bottom"),
-            "top-p": axes.text(0.99, 1, "", **words, ha="right", va="top", transform=axes.get_yaxis_transform()),
+            "top-p": axes.text(
+                0.99, 1, "", **words, ha="right", va="top", bbox=box, transform=axes.get_yaxis_transform()
+            ),
         }
         self._cuts = [*self._cut_lines.values(), *self._cut_words.values()]
         axes.set(xscale="log", ylim=(0, 1.04), xlabel="number of tokens, likeliest first")
@@ -199,7 +206,9 @@ class DistributionPicture(LivePicture):
         axes.tick_params(labelsize=11)
         _set_widths(self._model_bars, self._before[self._head], start)
         if self._a is not None:
-            _set_widths(self._a_bars, self._a.after[self._head], start)
+            values = self._a.after[self._head]
+            _set_widths(self._a_bars, values, start)
+            self._a_marks.set_data(np.where(values > start, values, np.nan), self._a_rows)
         canvas: Any = self.figure.canvas
         canvas.restore_region(self._of_prompt)
         for artist in self._with_axis:
@@ -265,6 +274,10 @@ class _Strip:
             middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "linespacing": 1.1}
             self.texts[name] = [axes.text(i + 0.42, row + 0.5, "", **middle) for i in range(5)]
 
+    def all_texts(self) -> list[Artist]:
+        """Return the texts of all settings."""
+        return [text for texts in self.texts.values() for text in texts]
+
     def update(self, name: str, shape: Distribution) -> None:
         """Write what each step left of a distribution."""
         for text, step in zip(self.texts[name], shape.steps, strict=False):
@@ -293,6 +306,10 @@ class _Shares:
             others = axes.add_patch(Rectangle((0, row - 0.36), 0, 0.72, facecolor="white", edgecolor="#777777"))
             words = axes.text(1.015, row, "", va="center", fontsize=11)
             self.artists[name] = [these, others, words]
+
+    def all_artists(self) -> list[Artist]:
+        """Return the bars and texts of all distributions."""
+        return [artist for artists in self.artists.values() for artist in artists]
 
     def update(self, name: str, probabilities: NDArray[np.float64], head: NDArray[np.int64]) -> None:
         """Show one distribution."""

@@ -20,20 +20,20 @@ from folovllm.llm import LLM
 
 MAX_BLOCKS = 64
 """How many blocks of a memory are shown at most."""
-# What a sequence does in a step: is the cell filled with its request's colour, and which hatch has it?
+# What a sequence does in a step: the colour and the hatch of its cell; "" is the colour of its request.
 _LOOKS = {
-    "reads its prompt": (True, "..."),
-    "shares a prompt": (True, "\\\\\\"),
-    "gets a token": (True, ""),
-    "stands still": (False, "---"),
-    "waiting": (False, ""),
-    "swapped": (False, "xxx"),
+    "reads its prompt": ("", "..."),
+    "shares a prompt": ("", "\\\\\\"),
+    "gets a token": ("", ""),
+    "stands still": ("white", "---"),
+    "waiting": ("#EEEEEE", ""),
+    "swapped": ("white", "xxx"),
 }
 
 
 def _look(activity: str, color: int, *, edge: bool = True) -> dict[str, Any]:
-    filled, hatch = _LOOKS[activity]
-    style = {"facecolor": TINTS[color] if filled else "white", "edgecolor": EDGES[color], "hatch": hatch}
+    face, hatch = _LOOKS[activity]
+    style = {"facecolor": face or TINTS[color], "edgecolor": EDGES[color], "hatch": hatch}
     return style | {"linewidth": 1 if edge else 0, "linestyle": ":" if activity == "waiting" else "-"}
 
 
@@ -97,8 +97,8 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
     sequences.tick_params(labelbottom=False)
     seen = {story.activity(step, seq_id) for step in range(len(story.steps)) for seq_id in story.seq_ids}
     handles = [
-        Patch(facecolor="#DDDDDD" if filled else "white", edgecolor="#444444", hatch=hatch, label=name)
-        for name, (filled, hatch) in _LOOKS.items()
+        Patch(facecolor=face or "#CCCCCC", edgecolor="#444444", hatch=hatch, label=name)
+        for name, (face, hatch) in _LOOKS.items()
         if name in seen
     ]
     handles += memory.get_legend_handles_labels()[0]

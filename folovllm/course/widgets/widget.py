@@ -9,12 +9,11 @@ from weakref import WeakSet
 
 import ipywidgets
 from IPython.core.getipython import get_ipython
-from traitlets import HasTraits
 
 from folovllm.course.style import png_metadata, to_html, to_keep
 
-# What a widget needs to be one, even when it is closed.
-_MACHINERY = vars(HasTraits()).keys() | {"_model_id", "_repr_mimebundle_"}
+# What a widget needs to be one, even when it is closed: as any object with traits, and as a widget.
+_MACHINERY = vars(ipywidgets.CallbackDispatcher()).keys() | {"_model_id", "_repr_mimebundle_"}
 
 
 class CourseWidget(ipywidgets.VBox):
@@ -146,7 +145,7 @@ def wide() -> ipywidgets.Layout:
 
 def choice(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.ToggleButtons:
     """Return a choice of one among a few; buttons, since in a list JupyterLab takes the arrow keys for itself."""
-    beside_label = ipywidgets.Layout(display="flex", flex_flow="row wrap", width="auto")
+    beside_label = ipywidgets.Layout(display="flex", flex_flow="row wrap", grid_gap="0 6px", width="auto")
     buttons = ipywidgets.ToggleButtons(options=options, description=label, layout=beside_label)
     buttons.style.button_width = "auto"
     if value is not None:
