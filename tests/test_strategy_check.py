@@ -124,7 +124,7 @@ def test_a_field_alone_changes_nothing(llm):
 # -- the parameter -----------------------------------------------------------------------------------------
 
 
-def params_with(check, frozen=True, **namespace):
+def params_with(check, **namespace):
     """Return a class of parameters whose own check is ``check``."""
 
     def __post_init__(self):
@@ -132,7 +132,7 @@ def params_with(check, frozen=True, **namespace):
         check(self.epsilon)
 
     fields = {"__annotations__": {"epsilon": float}, "epsilon": 0.0, "__post_init__": __post_init__}
-    return dataclass(frozen=frozen)(type("Params", (SamplingParams,), fields | namespace))
+    return dataclass(frozen=True)(type("Params", (SamplingParams,), fields | namespace))
 
 
 def refuse_unless(condition, message="epsilon must be in [0, 1), got {!r}"):

@@ -69,9 +69,9 @@ def _draw_factory(axes: Axes) -> None:
 
 
 def _draw_state(axes: Axes) -> None:
-    _box(axes, 0.2, 2.2, 4.0, 2.1, "class Waiting\nnext(): ask", ORANGE)
-    _box(axes, 5.8, 2.2, 4.0, 2.1, "class Running\nnext(): write", BLUE)
-    _arrow(axes, (4.3, 3.25), (5.7, 3.25), "becomes")
+    _box(axes, 0.2, 2.2, 3.6, 2.1, "class Waiting\nnext(): ask", ORANGE)
+    _box(axes, 6.2, 2.2, 3.6, 2.1, "class Running\nnext(): write", BLUE)
+    _arrow(axes, (4.0, 3.25), (6.0, 3.25), "becomes")
 
 
 def plot_place() -> Image:
