@@ -17,8 +17,8 @@ from folovllm.course.padded_batch import (
     measure_padding,
     pad_prompts,
 )
+from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.padding_explorer import PaddingExplorer, visible
-from folovllm.engine.detokenizer import decode_token
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -278,7 +278,7 @@ def test_it_shows_the_token_that_comes_next_on_both_sides_and_alone(explorer, ro
         tokens = rotary(**given, position_ids=batch.position_ids).logits[:, -1].argmax(dim=1).tolist()
         section = explorer.picture.value.split(f"Padding on the {side}: ")[1].split("</table>")[0]
         shown = re.findall(r'<td class="next">. <b class="text">(.*?)</b>', section, re.S)
-        assert shown == [html.escape(visible(decode_token(tokenizer, token))) for token in tokens]
+        assert shown == [html.escape(visible(text_or_bytes(tokenizer, token))) for token in tokens]
         same = sum(token == other for token, other in zip(tokens, alone, strict=True))
         assert section.startswith(f"{same} of 3 prompts get the token that they get alone")
         assert section.count("✓") == same
@@ -308,7 +308,7 @@ def test_every_cell_shows_its_token_and_position(explorer, tokenizer):
             r'<td class="(?:token|pad)(?: read)?"><span class="text">(.*?)</span><small>(\d+)</small>', section, re.S
         )
         expected = [
-            (html.escape(visible(decode_token(tokenizer, int(token)))) if real else "pad", str(int(position)))
+            (html.escape(visible(text_or_bytes(tokenizer, int(token)))) if real else "pad", str(int(position)))
             for row in zip(batch.token_ids, batch.mask, batch.position_ids, strict=True)
             for token, real, position in zip(*row, strict=True)
         ]
