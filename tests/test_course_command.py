@@ -41,8 +41,9 @@ def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
     code = [cell for path in sorted(edition.iterdir()) for cell in code_of(path)]
     assert not any("NotImplementedError" in cell for cell in code)
     namespace = NAMESPACE | {"check": check}
+    answers = [f"def my_{exercise.name}(" for exercise in EXERCISES]
     for cell in code:
-        if cell.startswith(("def my_", "check(")):
+        if cell.startswith((*answers, "check(")):
             exec(cell, namespace)
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{each.name}: ✔ right, on all {len(each.all_cases)} inputs" for each in EXERCISES]
