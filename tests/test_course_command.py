@@ -43,7 +43,7 @@ def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
     namespace = NAMESPACE | {"check": check}
     answers = [f"def my_{exercise.name}(" for exercise in EXERCISES]
     for cell in code:
-        if cell.startswith((*answers, "check(")):
+        if cell.startswith(tuple(answers)) or re.search(r'^check\("', cell, re.MULTILINE):
             exec(cell, namespace)
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{each.name}: ✔ right, on all {len(each.all_cases)} inputs" for each in EXERCISES]
