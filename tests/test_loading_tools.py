@@ -22,7 +22,6 @@ from folovllm.course.figures.loading import (
     plot_waste,
 )
 from folovllm.course.figures.numbers import (
-    bits_of,
     plot_bits,
     plot_errors,
     plot_near_tie,
@@ -32,6 +31,7 @@ from folovllm.course.figures.numbers import (
     rounding_error,
 )
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
+from folovllm.course.number_bits import bits_of
 from folovllm.course.quiet import quiet
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from tests.tiny_models import tiny_model
