@@ -72,8 +72,8 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         axes.text(len(held) - 0.35, story.num_blocks, f"all {story.num_blocks} blocks of the device", **note)
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:2]
-    top *= 1.3 + 0.2 * len(short)
-    axes.set(ylim=(0, top), xlabel="step", ylabel="blocks held")
+    ceiling = (1.3 + 0.2 * len(short)) * top
+    axes.set(ylim=(0, ceiling), xlabel="step", ylabel="blocks held")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     if short:
         first = short[0]
@@ -82,7 +82,7 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         side = "right" if first > 0.4 * len(held) else "left"  # beside the step, so that the cursor does not cross it
         look: dict[str, Any] = {"ha": side, "va": "top", "fontsize": 11, "fontweight": "bold"}
         beside = first + (-0.8 if side == "right" else 0.8)
-        axes.annotate(told, (first, held[first] + host[first]), (beside, 0.98 * top), arrowprops=arrow, **look)
+        axes.annotate(told, (first, held[first] + host[first]), (beside, 0.98 * ceiling), arrowprops=arrow, **look)
 
 
 def _shortage(story: RunStory, step: int) -> str:
