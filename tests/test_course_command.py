@@ -1,10 +1,12 @@
 """``python -m folovllm course``: the instructor's edition solves every exercise; a reset loses nothing."""
 
+import html
 import itertools
 import json
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -13,6 +15,7 @@ import pytest
 from folovllm.__main__ import main
 from folovllm.course.editions.minutes import total_minutes
 from folovllm.course.exercises.checks import EXERCISES, check
+from folovllm.course.exercises.patterns import CLASSES
 from tests.test_course_exercises import NAMESPACE
 
 
@@ -38,8 +41,9 @@ def test_no_stub_is_left_and_every_check_of_the_edition_passes(edition, capsys):
     code = [cell for path in sorted(edition.iterdir()) for cell in code_of(path)]
     assert not any("NotImplementedError" in cell for cell in code)
     namespace = NAMESPACE | {"check": check}
+    answers = [f"def my_{exercise.name}(" for exercise in EXERCISES]
     for cell in code:
-        if "def my_" in cell or cell.startswith("check("):
+        if cell.startswith(tuple(answers)) or re.search(r'^check\("', cell, re.MULTILINE):
             exec(cell, namespace)
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{each.name}: ✔ right, on all {len(each.all_cases)} inputs" for each in EXERCISES]
@@ -67,6 +71,14 @@ def test_the_times_in_the_edition_go_on_from_section_to_section(edition):
     assert starts[0][0] == 0
     assert all(start + minutes == following for (start, minutes), (following, _) in itertools.pairwise(starts))
     assert sum(starts[-1]) == total_minutes(cells_of("02_sampling"))
+
+
+def test_the_classes_of_the_capstone_are_solved_as_their_hints_say(edition):
+    text = "\n".join("".join(cell["source"]) for cell in cells_of("06_patterns_and_next"))
+    for name, code in CLASSES.items():
+        [cell] = [cell for cell in code_of(edition / "06_patterns_and_next.ipynb") if f"class {name}(" in cell]
+        assert textwrap.indent(code, "        ") in cell
+        assert html.escape(code, quote=False) in text
 
 
 def cells_of(notebook):

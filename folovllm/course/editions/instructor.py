@@ -8,10 +8,11 @@ from pathlib import Path
 from folovllm.course.editions.minutes import Cell, section_minutes
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
+from folovllm.course.exercises.patterns import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
 
-_STUB = "    raise NotImplementedError"
+_STUB = re.compile(r"^( *)raise NotImplementedError", re.MULTILINE)
 
 
 def write_edition(notebooks: Path, output: Path) -> list[Path]:
@@ -56,8 +57,19 @@ def with_times(cells: list[Cell]) -> list[Cell]:
 def _exercise_of(cell: Cell) -> Exercise | None:
     """Return the exercise whose stub the cell is."""
     source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
-    stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB in source)
+    stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB.search(source))
     return next(stubs, None)
+
+
+def _solved(cell: Cell) -> str:
+    """Return a cell's code with what belongs into the stub, if it is one."""
+    source, exercise = "".join(cell["source"]), _exercise_of(cell)
+    codes = [exercise.code] if exercise else [code for name, code in CLASSES.items() if f"class {name}(" in source]
+    stub = _STUB.search(source)
+    if stub is None or not codes:
+        return source
+    [code] = codes
+    return source[: stub.start()] + textwrap.indent(code, stub[1]) + source[stub.end() :]
 
 
 def notes_on(cell: Cell) -> str:
@@ -74,9 +86,8 @@ def instructor_cells(cell: Cell) -> list[Cell]:
     if cell["cell_type"] != "code":
         return [cell]
     cell = cell | {"outputs": [], "execution_count": None}
-    notes, exercise = notes_on(cell), _exercise_of(cell)
-    if exercise is not None:
-        cell["source"] = "".join(cell["source"]).replace(_STUB, textwrap.indent(exercise.code, "    "))
+    notes = notes_on(cell)
+    cell["source"] = _solved(cell)
     return [cell, notes_cell(cell, notes)] if notes else [cell]
 
 

@@ -214,3 +214,15 @@ EXERCISES = [
         ),
     ),
 ]
+
+CLASSES = {
+    "MyParams": (
+        "if not (isinstance(self.epsilon, (int, float)) and 0 <= self.epsilon < 1):\n"
+        '    raise ValueError(f"epsilon must be in [0, 1), got {self.epsilon!r}")'
+    ),
+    "MySampler": (
+        'epsilons = [getattr(each, "epsilon", 0.0) for each in params]\n'
+        "return my_epsilon(logits, torch.tensor(epsilons, device=logits.device))"
+    ),
+}
+"""What belongs in place of ``raise NotImplementedError`` in the capstone's classes."""

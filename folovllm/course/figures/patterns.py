@@ -17,8 +17,7 @@ from folovllm.course.exercises.strategy_check import Strategy
 from folovllm.course.move import Move
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
-from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.engine.detokenizer import decode_token
+from folovllm.course.token_text import token_label
 from folovllm.llm import LLM
 from folovllm.models.probe import get_attention
 
@@ -152,7 +151,7 @@ def plot_cut(
         for epsilon in epsilons:
             panel.axhline(epsilon, color="black", ls="--", lw=1.2)
             panel.text(num_tokens - 0.4, epsilon * 1.08, f"epsilon {epsilon:g}", ha="right", fontsize=11)
-        names = [visible_text(decode_token(llm.get_tokenizer(), int(token))) for token in head]
+        names = [token_label(llm.get_tokenizer(), int(token)) for token in head]
         panel.set_xticks(range(num_tokens), names, rotation=55, ha="right", family="monospace", fontsize=11)
         panel.set(title=prompt, yscale="log", ylim=(2e-3, 1))
         panel.yaxis.set_major_formatter(PercentFormatter(1))
