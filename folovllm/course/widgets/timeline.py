@@ -71,18 +71,23 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11}
         axes.text(len(held) - 0.35, story.num_blocks, f"all {story.num_blocks} blocks of the device", **note)
         top = max(top, story.num_blocks)
-    axes.set(ylim=(0, 1.45 * top), xlabel="step", ylabel="blocks held")
+    short = [step for step in steps if story.shortage(step)][:2]
+    ceiling = (1.3 + 0.2 * len(short)) * top
+    axes.set(ylim=(0, ceiling), xlabel="step", ylabel="blocks held")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    short = [step for step in steps if story.shortage(step)]
     if short:
-        step = short[0]
-        needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
-        told = f"{' and '.join(story.gave_way(step))} gives way: {needed} needed, {free} free"
+        first = short[0]
+        told = "\n".join(_shortage(story, step) for step in short)
         arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": "#111111", "linewidth": 1.5}
-        side = "right" if step > 0.4 * len(held) else "left"  # beside the step, so that the cursor does not cross it
+        side = "right" if first > 0.4 * len(held) else "left"  # beside the step, so that the cursor does not cross it
         look: dict[str, Any] = {"ha": side, "va": "top", "fontsize": 11, "fontweight": "bold"}
-        beside = step + (-0.8 if side == "right" else 0.8)
-        axes.annotate(told, (step, held[step] + host[step]), (beside, 1.42 * top), arrowprops=arrow, **look)
+        beside = first + (-0.8 if side == "right" else 0.8)
+        axes.annotate(told, (first, held[first] + host[first]), (beside, 0.98 * ceiling), arrowprops=arrow, **look)
+
+
+def _shortage(story: RunStory, step: int) -> str:
+    needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
+    return f"step {step}: {' and '.join(story.gave_way(step))} gives way: {needed} needed, {free} free"
 
 
 def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
