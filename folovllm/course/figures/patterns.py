@@ -135,7 +135,7 @@ def plot_cut(
     figure, axes = new_figure(10, 4.4, ncols=len(prompts), sharey=True)
     told = []
     for panel, prompt in zip(axes, prompts, strict=True):
-        logits = llm.llm_engine.compute_logits(prompt).cpu().float()
+        logits = llm.compute_logits(prompt).cpu().float()
         kept = strategy(logits.expand(2, -1).clone(), torch.tensor([mild, strict])) > -math.inf
         probs = logits.double().softmax(dim=-1)
         head = probs.argsort(descending=True)[:num_tokens]
