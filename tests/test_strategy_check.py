@@ -9,7 +9,7 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course import check_params, check_strategy, check_tests, finished_capstone
-from folovllm.course.exercises.patterns import EXERCISES, drops_them_all, epsilon_solution, is_min_p
+from folovllm.course.exercises.patterns import EXERCISES, drops_at_epsilon, drops_them_all, epsilon_solution, is_min_p
 from folovllm.course.exercises.strategy_check import WRONG_STRATEGIES, ReferenceParams, ReferenceSampler
 from folovllm.sampling.sampler import Sampler
 from tests.tiny_models import tiny_llm
@@ -53,8 +53,9 @@ def said(capsys, llm, sampler, params_class=EpsilonParams):
 def test_the_solution_passes_and_the_least_likely_tokens_are_told(llm, capsys):
     verdict = said(capsys, llm, EpsilonSampler())
     assert verdict.startswith("✔ right, in batches of 7; the least probable token kept beside the likeliest: ")
-    least = [float(number) for number in re.findall(r"(\S+) with epsilon", verdict)]
-    assert all(each >= epsilon for each, epsilon in zip(least, (0.005, 0.02, 0.1, 0.3), strict=True))
+    told = [tuple(map(float, pair)) for pair in re.findall(r"(\S+) with epsilon=([\d.]+)", verdict)]
+    assert len(told) >= 3
+    assert all(least >= epsilon for least, epsilon in told)
 
 
 def test_the_code_of_the_last_hint_passes(llm, capsys):
@@ -143,7 +144,11 @@ def test_dropping_too_much_is_noticed(llm, capsys):
     assert said(capsys, llm, strict).endswith("is dropped; is that too much?")
 
 
-@pytest.mark.parametrize("mistake", EPSILON.mistakes, ids=lambda mistake: mistake.function.__name__)
+# What happens exactly at epsilon, no model's logits show: the function's own check does.
+_VISIBLE = [each for each in EPSILON.mistakes if each.function is not drops_at_epsilon]
+
+
+@pytest.mark.parametrize("mistake", _VISIBLE, ids=lambda mistake: mistake.function.__name__)
 def test_no_mistake_of_the_exercise_passes_in_the_engine(llm, capsys, mistake):
     assert "✔" not in said(capsys, llm, EpsilonSampler(mistake.function))
 

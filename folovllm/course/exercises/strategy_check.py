@@ -258,7 +258,9 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
         return f"not yet: the engine stopped with {_named(error)}"
     if watched.verdict:
         return f"not yet: {watched.verdict}"
-    told = ", ".join(f"{watched.least[epsilon]:.2g} with epsilon={epsilon}" for epsilon in sorted(_EPSILONS))
+    told = ", ".join(
+        f"{least:.2g} with epsilon={epsilon}" for epsilon, least in sorted(watched.least.items()) if epsilon
+    )
     return f"✔ right, in batches of {num_requests}; the least probable token kept beside the likeliest: {told}"
 
 
