@@ -101,10 +101,9 @@ def test_one_epsilon_for_the_whole_batch_is_named(llm, capsys, choose, which):
 def test_epsilons_that_are_remembered_are_noticed_in_the_second_batch(llm, capsys):
     class Remembers(Sampler):
         def refine(self, logits, params):
-            self.__dict__.setdefault("of_size", {}).setdefault(
-                len(params), torch.tensor([getattr(each, "epsilon", 0.0) for each in params])
-            )
-            return epsilon_solution(logits, self.of_size[len(params)])
+            if not hasattr(self, "epsilons") or len(self.epsilons) != len(params):
+                self.epsilons = torch.tensor([getattr(each, "epsilon", 0.0) for each in params])
+            return epsilon_solution(logits, self.epsilons)
 
     assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in a second one")
 

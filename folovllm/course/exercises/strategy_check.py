@@ -131,6 +131,8 @@ def _kept_problem(params_class: Any) -> str:
 
 _PROMPT = "The best thing about summer is"
 _EPSILONS = (0.1, 0.02, 0.3, 0.005)
+_NUM_TOKENS = 12
+"""Of each request: the second batch begins with as many rows as the first one ended with, and tells who remembers."""
 _ASKING: tuple[dict[str, Any], ...] = (
     {"seed": 0},
     {"seed": 1},
@@ -139,8 +141,8 @@ _ASKING: tuple[dict[str, Any], ...] = (
     {"top_p": 0.9, "min_p": 0.01, "seed": 2},
 )
 _OTHERS = (
-    SamplingParams(seed=3, max_tokens=24, ignore_eos=True),
-    SamplingParams(temperature=0, max_tokens=24),
+    SamplingParams(seed=3, max_tokens=_NUM_TOKENS, ignore_eos=True),
+    SamplingParams(temperature=0, max_tokens=_NUM_TOKENS),
 )
 _Guess = Callable[[Tensor], Tensor]
 """From the epsilons of a step's rows to those that a wrong sampler uses."""
@@ -265,12 +267,12 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
 
 
 def _run(llm: LLM, sampler: Sampler, params_class: type[SamplingParams], epsilons: Sequence[float]) -> int:
-    """Generate one batch of requests that come and go: some with epsilon, one drawn without, one greedy.
+    """Generate one batch of requests: some with epsilon, one drawn without, one greedy.
 
     Returns how many there are.
     """
     asking = [
-        params_class(**settings, epsilon=epsilons[i % len(epsilons)], max_tokens=24 - 3 * i, ignore_eos=True)  # type: ignore[call-arg]
+        params_class(**settings, epsilon=epsilons[i % len(epsilons)], max_tokens=_NUM_TOKENS, ignore_eos=True)  # type: ignore[call-arg]
         for i, settings in enumerate(_ASKING)
     ]
     requests = [*asking, *(params.clone() for params in _OTHERS)]
