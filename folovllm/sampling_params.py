@@ -231,7 +231,8 @@ class SamplingParams:
     def to_vllm(self) -> dict[str, Any]:
         """Return the keyword arguments for vLLM 0.33's class of this name: ``vllm.SamplingParams(**params.to_vllm())``.
 
-        Fields that a subclass adds go to ``extra_args``, which vLLM hands to custom logits processors. A
+        Fields that a subclass adds go to ``extra_args``, which vLLM hands to custom logits processors: without one of
+        yours nobody reads them, and a UserWarning says so. A
         ValueError with a way out for ``best_of`` above ``n``, ``logits_processors`` and ``structured_outputs``. A seed
         fixes the result there too, but it is another one.
         """

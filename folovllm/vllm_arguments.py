@@ -130,11 +130,14 @@ def check_choice_for_vllm(n: int, best_of: int | None, logits_processors: list[A
 def sampling_arguments(params: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Return what :meth:`SamplingParams.to_vllm` promises, of its fields and of those that a subclass adds."""
     arguments = {name: value for name, value in params.items() if name not in ("best_of", "logits_processors")}
+    lost = []
     if extra:
         arguments["extra_args"] = extra
+        lost.append(f"{' and '.join(extra)}: passed in extra_args, where only a logits processor of yours reads it")
     min_p = params["min_p"]
     if params["temperature"] > 0 and min_p > 0 and (params["top_k"] > 0 or params["top_p"] < 1):
-        _warn([f"min_p={min_p:g} after top_k and top_p: vLLM applies it first, as sampling_order='vllm' does"])
+        lost.append(f"min_p={min_p:g} after top_k and top_p: vLLM applies it first, as sampling_order='vllm' does")
+    _warn(lost)
     return arguments
 
 

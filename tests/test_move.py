@@ -43,7 +43,7 @@ def test_the_picture_says_its_numbers_in_words(move):
     ("settings", "answer"),
     [
         (SamplingParams(temperature=0.7, top_p=0.9), "passed on"),
-        (ReferenceParams(epsilon=0.1), "passed on"),
+        (ReferenceParams(epsilon=0.1), "warned"),
         (make_engine_config("Qwen/Qwen3-0.6B"), "passed on"),
         (EngineConfig(), "warned"),
         (SamplingParams(min_p=0.3, top_p=0.7), "warned"),
@@ -51,4 +51,6 @@ def test_the_picture_says_its_numbers_in_words(move):
     ],
 )
 def test_what_becomes_of_settings_is_what_to_vllm_does(settings, answer):
-    assert answer_of_to_vllm(settings) == answer
+    verdict, message = answer_of_to_vllm(settings)
+    assert verdict == answer
+    assert bool(message) == (answer != "passed on")

@@ -23,7 +23,7 @@ def test_each_pattern_has_a_question():
 
 def test_the_place_of_a_rule_is_between_the_filters_and_the_draw():
     alt = plot_place().alt
-    assert alt.index("top-p") < alt.index("refine") < alt.index("draw.")
+    assert alt.index("top-p") < alt.index("refine") < alt.index("the token")
 
 
 def test_the_memory_is_the_models(llm):

@@ -376,6 +376,15 @@ def test_min_p_beside_another_filter_is_warned_about(function, others):
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("function", [SamplingParams.to_vllm, SamplingParams.to_openai])
+def test_a_field_of_a_subclass_is_named_since_nobody_reads_it_by_itself(function):
+    with pytest.warns(UserWarning, match=r"epsilon: passed in extra_args, where only a logits processor of") as caught:
+        function(EpsilonParams(epsilon=0.02, min_p=0.1, top_k=5))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:vLLM has no counterpart to epsilon:UserWarning")
 def test_fields_of_a_subclass_are_extra_arguments():
     params = EpsilonParams(epsilon=0.02, n=2)
     assert params.to_vllm() == SamplingParams(n=2).to_vllm() | {"extra_args": {"epsilon": 0.02}}

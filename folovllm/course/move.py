@@ -52,12 +52,12 @@ def recorded_move() -> Move:
     return Move(**{each.name: data[each.name] for each in fields(Move)})
 
 
-def answer_of_to_vllm(settings: EngineConfig | SamplingParams) -> str:
-    """Say what becomes of settings on the way to vLLM: "passed on", "warned" or "refused"."""
+def answer_of_to_vllm(settings: EngineConfig | SamplingParams) -> tuple[str, str]:
+    """Say what becomes of settings on the way to vLLM: "passed on", "warned" or "refused", and the message."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             settings.to_vllm()
-        except ValueError:
-            return "refused"
-    return "warned" if caught else "passed on"
+        except ValueError as error:
+            return "refused", str(error)
+    return ("warned", str(caught[0].message)) if caught else ("passed on", "")

@@ -75,22 +75,63 @@ def takes_the_mean_epsilon(logits, epsilon):
     return epsilon_solution(logits, epsilon.mean().expand(len(logits)))
 
 
+def takes_small_epsilons_for_off(logits, epsilon):
+    return epsilon_solution(logits, torch.where(epsilon < 1e-3, 0.0, epsilon))
+
+
+def rounds_to_four_decimals(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs.round(decimals=4) < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def leaves_a_margin(logits, epsilon):
+    return epsilon_solution(logits, (epsilon - 1e-4).clamp(min=0))
+
+
+def leaves_a_small_margin(logits, epsilon):
+    return epsilon_solution(logits, (epsilon - 1e-5).clamp(min=0))
+
+
+def takes_near_ties_for_ties(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True), atol=1e-3)
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def takes_nearer_ties_for_ties(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True), atol=1e-4)
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def has_the_smallest_epsilon(logits, epsilon):
+    return epsilon_solution(logits, epsilon.min().expand(len(logits)))
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "epsilon": [
         *WRONG_STRATEGIES.values(),
         changes_its_argument,
         drops_in_place,
+        has_the_smallest_epsilon,
         is_top_p,
         keeps_all_where_none_reaches,
         keeps_everything,
         keeps_one_of_equals,
         keeps_the_first_token,
+        leaves_a_margin,
+        leaves_a_small_margin,
         normalises_what_is_left,
         overflows,
         returns_a_list,
         returns_nothing,
         returns_the_mask,
+        rounds_to_four_decimals,
         rounds_to_three_decimals,
+        takes_near_ties_for_ties,
+        takes_nearer_ties_for_ties,
+        takes_small_epsilons_for_off,
         takes_the_mean_epsilon,
         writes_a_large_negative_number,
     ]

@@ -164,6 +164,8 @@ class _Shown(reprlib.Repr):
         if isinstance(x, Tensor):
             return self.repr1(x.tolist(), level)
         if type(x) is float:
+            if 0 < abs(x) < 10**-self._digits:  # rounded it would be 0, which it is not
+                return f"{x:.2g}"
             return repr(round(x, self._digits)) if abs(x) < 1e6 else f"{x:.{self._digits}e}"
         return super().repr1(x, level)
 

@@ -1,5 +1,6 @@
 """The capstone of chapter 06: a strategy that the engine does not have, with the mistakes that its check knows."""
 
+import math
 import random
 
 import torch
@@ -57,6 +58,18 @@ def has_one_epsilon(logits: Tensor, epsilon: Tensor) -> Tensor:
     return epsilon_solution(logits, epsilon[:1].expand(len(logits)))
 
 
+def has_the_largest_epsilon(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Use the largest epsilon of the batch for every row."""
+    return epsilon_solution(logits, epsilon.max().expand(len(logits)))
+
+
+def drops_at_epsilon(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Drop a token exactly at epsilon too, and so, with epsilon 0, one whose probability rounds to 0."""
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs <= epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
 def keeps_the_best_of_the_batch(logits: Tensor, epsilon: Tensor) -> Tensor:
     """Keep the likeliest token of all rows, instead of each row's."""
     probs = logits.softmax(dim=-1)
@@ -71,6 +84,32 @@ def writes_zeros(logits: Tensor, epsilon: Tensor) -> Tensor:
 def returns_probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
     """Return the softmax of the right logits."""
     return epsilon_solution(logits, epsilon).softmax(dim=-1)
+
+
+def makes_probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Return the softmax, and drop nothing."""
+    return logits.softmax(dim=-1)
+
+
+def masks_probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Mask the right tokens, of the probabilities."""
+    return logits.softmax(dim=-1).masked_fill(epsilon_solution(logits, epsilon) == -torch.inf, -torch.inf)
+
+
+def masks_probabilities_with_zeros(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Set the right probabilities to 0."""
+    return logits.softmax(dim=-1).masked_fill(epsilon_solution(logits, epsilon) == -torch.inf, 0.0)
+
+
+def returns_log_probabilities(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Mask the right tokens, of the log-probabilities."""
+    return logits.log_softmax(dim=-1).masked_fill(epsilon_solution(logits, epsilon) == -torch.inf, -torch.inf)
+
+
+def writes_the_smallest_number(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Set what is dropped to the smallest finite number."""
+    smallest = torch.finfo(logits.dtype).min
+    return torch.where(epsilon_solution(logits, epsilon) == -torch.inf, smallest, logits)
 
 
 def takes_columns_for_rows(logits: Tensor, epsilon: Tensor) -> Tensor:
@@ -99,14 +138,19 @@ def _keeps_the_unlikely(logits: Tensor, epsilon: Tensor) -> Tensor:
 
 
 def _case(rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Return a batch: ties, tokens already dropped, large logits, and epsilons that nothing or all reaches."""
+    """Return a batch: ties and near ties, tokens already dropped, large logits, epsilons of all sizes and near them."""
     num_seqs, vocab = rng.choice([1, 2, 3, 5]), rng.choice([1, 2, 5, 9, 40])
     spread = rng.choice([0.5, 2.0, 30.0])
-    rows = [[rng.gauss(0, spread) for _ in range(vocab)] for _ in range(num_seqs)]
-    epsilons = [rng.choice([0.0, 0.0, 0.005, 0.02, 0.1, 0.3, 0.9, rng.random()]) for _ in rows]
+    epsilons = [rng.choice([0.0, 0.0, 3e-4, 0.005, 0.02, 0.1, 0.3, 0.9, rng.random()]) for _ in range(num_seqs)]
+    rows = [
+        _row_about(epsilon, vocab, rng) if rng.random() < 0.4 else [rng.gauss(0, spread) for _ in range(vocab)]
+        for epsilon in epsilons
+    ]
     for row in rows:
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             row[:] = [rng.choice(row) for _ in row]  # ties, of the likeliest too
+        if rng.random() < 0.3:
+            row[-1] = max(row) - rng.choice([2e-3, 3e-4])  # nearly as likely as the likeliest is less likely
         if rng.random() < 0.4:
             best = max(row)
             row[:] = [each if each == best or rng.random() < 0.7 else -torch.inf for each in row]
@@ -114,6 +158,14 @@ def _case(rng: random.Random) -> tuple[Tensor, Tensor]:
         row[:] = [each + shift for each in row]
     logits, epsilon = torch.tensor(rows), torch.tensor(epsilons)
     return logits, _apart_from_ties(logits, epsilon)
+
+
+def _row_about(epsilon: float, vocab: int, rng: random.Random) -> list[float]:
+    """Return a row whose last tokens are as probable as epsilon, a little more or less; its first takes the rest."""
+    near = [max(epsilon, 1e-4) * rng.choice([0.6, 0.98, 1.02, 1.4]) for _ in range(vocab - 1)]
+    while sum(near) > 0.9:
+        near = [each / 2 for each in near]
+    return [math.log(each) for each in (1 - sum(near), *near)]
 
 
 def _apart_from_ties(logits: Tensor, epsilon: Tensor) -> Tensor:
@@ -129,6 +181,8 @@ _SHIFTED = _BATCH + torch.tensor([[5.0], [-3.0], [0.5]])
 _FILTERED = _SHIFTED.clone()
 _FILTERED[0, 0] = -torch.inf
 _TO_ROUND = torch.tensor([[0.56, 0.2, 0.146, 0.094]]).log()
+_SMALL = torch.tensor([[0.9992, 0.0004, 0.00026, 0.00014]]).log()
+_NEARLY_TIED = torch.tensor([[0.3333, 0.3328, 0.3339]]).log()
 
 EXERCISES = [
     Exercise(
@@ -136,6 +190,8 @@ EXERCISES = [
         task="drop tokens less probable than epsilon",
         solution=epsilon_solution,
         cases=[
+            (torch.tensor([[0.0, 0.0]]), torch.tensor([0.5])),
+            (torch.tensor([[0.0, -200.0]]), torch.tensor([0.0])),
             (_BATCH[:1], torch.tensor([0.12])),
             *[
                 (logits, torch.tensor(epsilon))
@@ -145,6 +201,8 @@ EXERCISES = [
             (_TO_ROUND, torch.tensor([0.148])),
             (_TO_ROUND, torch.tensor([0.092])),
             (torch.tensor([[1.0, 1.0, 1.0, -4.0]]), torch.tensor([0.4])),
+            (_NEARLY_TIED, torch.tensor([0.5])),
+            (_SMALL, torch.tensor([0.0003])),
         ],
         generate=_case,
         mistakes=[
@@ -175,6 +233,15 @@ EXERCISES = [
                 "you use the first sequence's epsilon for all; every row of the batch has its own: epsilon[:, None]",
             ),
             Mistake(
+                has_the_largest_epsilon,
+                "you use the largest epsilon of the batch for all; every row has its own: epsilon[:, None]",
+            ),
+            Mistake(
+                drops_at_epsilon,
+                "a token exactly at epsilon stays: compare with <, not with <=; else epsilon 0, which is off, drops "
+                "tokens whose probability rounds to 0",
+            ),
+            Mistake(
                 keeps_the_best_of_the_batch,
                 "you keep the likeliest token of the whole batch; every row must keep its own: amax(dim=-1)",
             ),
@@ -183,8 +250,28 @@ EXERCISES = [
                 "you set dropped tokens to 0, which is a logit like any other; -inf is the one that is never drawn",
             ),
             Mistake(
+                writes_the_smallest_number,
+                "you set dropped tokens to the smallest finite number; only -inf says to everybody: dropped",
+            ),
+            Mistake(
                 returns_probabilities,
-                "you return probabilities; the stages after this one expect logits, with -inf where you dropped",
+                "you return probabilities; refine must return logits, so leave out the last softmax",
+            ),
+            Mistake(
+                makes_probabilities,
+                "you return probabilities; refine must return logits: the given ones, and -inf for what is dropped",
+            ),
+            Mistake(
+                masks_probabilities,
+                "you return probabilities; refine must return logits: mask those, not the probabilities",
+            ),
+            Mistake(
+                masks_probabilities_with_zeros,
+                "you return probabilities, with 0 for what is dropped; refine must return logits, with -inf",
+            ),
+            Mistake(
+                returns_log_probabilities,
+                "you return log-probabilities; a kept token keeps the logit that it had",
             ),
             Mistake(
                 takes_columns_for_rows,
@@ -217,7 +304,7 @@ EXERCISES = [
 
 CLASSES = {
     "MyParams": (
-        "if not (isinstance(self.epsilon, (int, float)) and 0 <= self.epsilon < 1):\n"
+        "if not (type(self.epsilon) in (int, float) and 0 <= self.epsilon < 1):\n"
         '    raise ValueError(f"epsilon must be in [0, 1), got {self.epsilon!r}")'
     ),
     "MySampler": (

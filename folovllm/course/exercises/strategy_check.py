@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from folovllm.course.exercises import patterns
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns import epsilon_solution
 from folovllm.llm import LLM
-from folovllm.outputs import CompletionOutput
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 from folovllm.validation import real_number
@@ -46,8 +45,21 @@ class ReferenceSampler(Sampler):
 # -- the parameter -----------------------------------------------------------------------------------------
 
 
-_ALLOWED: tuple[Any, ...] = (0, 0.0, 0.02, 0.5, 0.999)
-_REFUSED: tuple[Any, ...] = (-0.1, 1, 1.0, 1.5, math.nan, math.inf, "0.1", None)
+_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999)
+_REFUSED: tuple[Any, ...] = (
+    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf),
+    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False),
+)
+_OTHER_SETTINGS: dict[str, Any] = {
+    "n": 2,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.1,
+    "seed": 3,
+    "max_tokens": 24,
+    "stop": ["."],
+}
 
 
 def check_params(params_class: type[SamplingParams]) -> None:
@@ -91,7 +103,8 @@ def _own_problem(params_class: Any) -> str:
         except Exception as error:
             return f"not yet: epsilon={value!r} must be refused with a ValueError, not with {_named(error)}"
         else:
-            return f"not yet: epsilon={value!r} is accepted; what would a draw make of it?"
+            why = "True and False are no numbers (chapter 01)" if isinstance(value, bool) else "what would a draw do?"
+            return f"not yet: epsilon={value!r} is accepted; {why}"
     return ""
 
 
@@ -103,6 +116,13 @@ def _kept_problem(params_class: Any) -> str:
         except ValueError:
             continue
         return f"not yet: {name}={value!r} is accepted; SamplingParams' own checks run in super().__post_init__()"
+    for epsilon in _ALLOWED:
+        for settings in ({}, _OTHER_SETTINGS):
+            made, plain = params_class(epsilon=epsilon, **settings), SamplingParams(**settings)
+            for each in fields(SamplingParams):
+                given, wanted = getattr(made, each.name), getattr(plain, each.name)
+                if given != wanted:
+                    return f"not yet: with epsilon={epsilon!r} your class makes {each.name}={given!r} of {wanted!r}"
     return "" if params_class(epsilon=0.02).clone().epsilon == 0.02 else "not yet: clone() loses the epsilon"
 
 
@@ -110,69 +130,159 @@ def _kept_problem(params_class: Any) -> str:
 
 
 _PROMPT = "The best thing about summer is"
-_EPSILONS = (0.1, 0.02)
-_OTHERS = (
-    SamplingParams(seed=3, max_tokens=24, ignore_eos=True, logprobs=0),
-    SamplingParams(temperature=0, max_tokens=24),
+_EPSILONS = (0.1, 0.02, 0.3, 0.005)
+_NUM_TOKENS = 12
+"""Of each request: the second batch begins with as many rows as the first one ended with, and tells who remembers."""
+_ASKING: tuple[dict[str, Any], ...] = (
+    {"seed": 0},
+    {"seed": 1},
+    {"temperature": 0.5},
+    {"top_k": 20},
+    {"top_p": 0.9, "min_p": 0.01, "seed": 2},
 )
+_OTHERS = (
+    SamplingParams(seed=3, max_tokens=_NUM_TOKENS, ignore_eos=True),
+    SamplingParams(temperature=0, max_tokens=_NUM_TOKENS),
+)
+_Guess = Callable[[Tensor], Tensor]
+"""From the epsilons of a step's rows to those that a wrong sampler uses."""
+_GUESSES: dict[str, _Guess] = {
+    "your sampler uses the first request's epsilon for all; each row has its own": (
+        lambda epsilons: epsilons[:1].expand_as(epsilons)
+    ),
+    "your sampler uses the largest epsilon of the batch for all; each row has its own": (
+        lambda epsilons: epsilons.max().expand_as(epsilons)
+    ),
+    "your sampler drops nothing: does it read each request's epsilon, and call my_epsilon?": (
+        lambda epsilons: torch.zeros_like(epsilons)
+    ),
+}
 
 
 def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
     """Generate with a sampler in the engine's place, and print what to make of it.
 
-    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch.
-    The engine has its own sampler back afterwards.
+    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. A second batch
+    brings the epsilons in another order. The engine has its own sampler back afterwards.
     """
     print(f"epsilon in the engine: {_judge(llm, sampler, params_class)}")
 
 
+class _Watched(Sampler):
+    """Calls a learner's ``refine``, and compares each of its answers with the reference's to the same question."""
+
+    def __init__(self, own: Sampler) -> None:
+        super().__init__()
+        self.own = own
+        self.problem = ""
+        self.batch = 1
+        self.least: dict[float, float] = {}
+        self._guesses = dict(_GUESSES)
+
+    def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+        """Return what the learner's sampler makes of the logits."""
+        given = self.own.refine(logits.clone(), params)
+        if isinstance(given, Tensor) and given.shape == logits.shape:
+            self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
+        return given
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong in all steps together; "" if nothing."""
+        if not self.problem:
+            return ""
+        return next(iter(self._guesses), self.problem)
+
+    def _compare(self, logits: Tensor, asked: list[float], given: Tensor) -> None:
+        epsilons = torch.tensor(asked, device=logits.device)
+        right = epsilon_solution(logits, epsilons)
+        self._guesses = {
+            title: guess
+            for title, guess in self._guesses.items()
+            if torch.equal(given, epsilon_solution(logits, guess(epsilons)))
+        }
+        if not self.problem:
+            found = _problem_of_a_step(logits, epsilons, given, right)
+            if found and self.batch > 1:
+                found = f"right in the first batch; in a second one, with the epsilons in another order: {found}"
+            self.problem = found
+        probs = logits.softmax(dim=-1)
+        for row, epsilon in enumerate(asked):
+            kept = probs[row][given[row] > -torch.inf]
+            if len(kept) > 1:
+                self.least[epsilon] = min(self.least.get(epsilon, 1.0), float(kept.min()))
+
+
+def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: Tensor) -> str:
+    """Say what is wrong with the logits that a sampler returned in one step; "" if nothing.
+
+    A token within rounding of its epsilon may stay or go.
+    """
+    probs = logits.softmax(dim=-1)
+    decided = ((probs - epsilons[:, None]).abs() > 1e-6 * epsilons[:, None]) | (epsilons == 0)[:, None]
+    is_kept, should_stay = given > -torch.inf, right > -torch.inf
+    is_same = torch.allclose(given[is_kept], logits[is_kept])
+    sums = given.masked_fill(~is_kept, 0.0).sum(dim=-1)
+    if not is_same and (given[is_kept] >= 0).all() and (sums < 1.001).all():
+        return "you return probabilities; refine must return logits, with -inf for what is dropped"
+    wrongly_kept = is_kept & ~should_stay & decided
+    if wrongly_kept.any():
+        row, token = wrongly_kept.nonzero()[0].tolist()
+        if given[row, token] != logits[row, token]:
+            return f"a dropped token gets the logit {given[row, token]:.2g}; only -inf is never drawn"
+        worst = probs[row][wrongly_kept[row]].min()
+        return f"with epsilon={epsilons[row]:.2g} a token of probability {worst:.2g} is kept"
+    wrongly_dropped = ~is_kept & should_stay & decided
+    if wrongly_dropped.any():
+        row = int(wrongly_dropped.nonzero()[0, 0])
+        best = probs[row][wrongly_dropped[row]].max()
+        if epsilons[row] == 0:
+            return f"a request that does not ask for epsilon loses a token of probability {best:.2g}"
+        return f"with epsilon={epsilons[row]:.2g} a token of probability {best:.2g} is dropped; is that too much?"
+    if not is_same:
+        return "the logits of kept tokens are changed; they stay as they are, and only dropped ones become -inf"
+    return ""
+
+
 def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    if not isinstance(sampler, Sampler):
+        return f"not yet: give an object of your class, MySampler(); got {sampler!r}"
+    watched = _Watched(sampler)
     try:
-        given = _run(llm, sampler, params_class)
+        _run(llm, watched, params_class, _EPSILONS)
+        watched.batch = 2
+        num_requests = _run(llm, watched, params_class, _EPSILONS[::-1])
     except NotImplementedError:
         return NOT_ATTEMPTED
     except Exception as error:
         if "has no attribute 'epsilon'" in str(error):
             return "not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0"
         return f"not yet: the engine stopped with {_named(error)}"
-    expected = _run(llm, ReferenceSampler(), ReferenceParams)
-    for epsilon, completion in zip(_EPSILONS, given, strict=False):
-        least = min(_probabilities_beside_the_likeliest(completion))
-        if least < epsilon * 0.999:
-            return f"not yet: with epsilon={epsilon} a token of probability {least:.4f} was drawn"
-    tokens, wanted = ([completion.token_ids for completion in run] for run in (given, expected))
-    if tokens[len(_EPSILONS) :] != wanted[len(_EPSILONS) :]:
-        return "not yet: requests that do not ask for epsilon got other tokens than without your sampler"
-    if tokens != wanted:
-        return "not yet: no token was too unlikely, but they are not the reference's; do you drop too much?"
+    if watched.verdict:
+        return f"not yet: {watched.verdict}"
     told = ", ".join(
-        f"{min(_probabilities_beside_the_likeliest(completion)):.2g} with epsilon={epsilon}"
-        for epsilon, completion in zip((*_EPSILONS, 0), given, strict=False)
+        f"{least:.2g} with epsilon={epsilon}" for epsilon, least in sorted(watched.least.items()) if epsilon
     )
-    return f"✔ right, in a batch of {len(given)}; the least probable draw, first choices apart: {told}"
+    return f"✔ right, in batches of {num_requests}; the least probable token kept beside the likeliest: {told}"
 
 
-def _run(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> list[CompletionOutput]:
-    """Return the completions of one batch: two with epsilon, one drawn without, one greedy."""
+def _run(llm: LLM, sampler: Sampler, params_class: type[SamplingParams], epsilons: Sequence[float]) -> int:
+    """Generate one batch of requests: some with epsilon, one drawn without, one greedy.
+
+    Returns how many there are.
+    """
     asking = [
-        params_class(epsilon=epsilon, seed=seed, max_tokens=24, ignore_eos=True, logprobs=0)  # type: ignore[call-arg]
-        for seed, epsilon in enumerate(_EPSILONS)
+        params_class(**settings, epsilon=epsilons[i % len(epsilons)], max_tokens=_NUM_TOKENS, ignore_eos=True)  # type: ignore[call-arg]
+        for i, settings in enumerate(_ASKING)
     ]
-    others = [params.clone() for params in _OTHERS]
+    requests = [*asking, *(params.clone() for params in _OTHERS)]
     engine = llm.llm_engine
     own, engine.sampler = engine.sampler, sampler
     try:
-        outputs = llm.generate([_PROMPT] * (len(asking) + len(others)), [*asking, *others], use_tqdm=False)
+        llm.generate([_PROMPT] * len(requests), requests, use_tqdm=False)
     finally:
         engine.sampler = own
-    return [output.outputs[0] for output in outputs]
-
-
-def _probabilities_beside_the_likeliest(completion: CompletionOutput) -> list[float]:
-    """Return how probable each token was that was not the likeliest; 1.0 at the end, so that it is never empty."""
-    assert completion.logprobs is not None, "the check asks for log-probabilities"
-    own = [entry[token_id] for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)]
-    return [math.exp(each.logprob) for each in own if each.rank != 1] + [1.0]
+    return len(requests)
 
 
 # -- the tests ---------------------------------------------------------------------------------------------
@@ -214,29 +324,30 @@ def check_tests(tests: Callable[[Strategy], Any]) -> None:
 
 def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
     for strategy in _RIGHT:
-        error = _complaint(tests, strategy)
+        error, returned = _try_tests(tests, strategy)
         if isinstance(error, NotImplementedError):
             return NOT_ATTEMPTED
         if error is not None:
             return f"not yet: they reject a strategy that is right, with {_named(error)}"
-    slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _complaint(tests, strategy) is None]
+        if returned is not None:
+            return f"not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
+    slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
     num_wrong = len(WRONG_STRATEGIES)
     if not slipped:
         return f"✔ they accept what is right and catch all {num_wrong} wrong strategies"
-    told = "; ".join(f"one that {title}" for title in slipped[:3])
-    more = f"; and {len(slipped) - 3} more" if len(slipped) > 3 else ""
-    return f"they catch {num_wrong - len(slipped)} of {num_wrong} wrong strategies.\nSlipped through: {told}{more}"
+    doubt = " Does your test assert anything?" if len(slipped) == num_wrong else ""
+    told = "".join(f"\n    one that {title}" for title in slipped)
+    return f"they catch {num_wrong - len(slipped)} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}"
 
 
-def _complaint(tests: Callable[[Strategy], Any], strategy: Strategy) -> Exception | None:
-    """Return what the tests raise for a strategy; None if they are content."""
+def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Exception | None, Any]:
+    """Return what the tests raise for a strategy, None if they are content, and what they return."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tests(strategy)
+            return None, tests(strategy)
     except Exception as error:
-        return error
-    return None
+        return error, None
 
 
 # -- the reward --------------------------------------------------------------------------------------------
@@ -257,12 +368,11 @@ def finished_capstone(llm: LLM, function: Strategy, sampler: Sampler, params_cla
     verdicts = {
         "the function": exercise.judge(function)[0],
         "the parameter": _judge_params(params_class).startswith("✔"),
+        "the place": _judge(llm, sampler, params_class).startswith("✔"),
     }
-    if all(verdicts.values()):
-        verdicts["the sampler"] = _judge(llm, sampler, params_class).startswith("✔")
     missing = [part for part, is_right in verdicts.items() if not is_right]
     if missing:
-        print(f"the course's strategy writes; yours will when it is right: {', '.join(missing)}")
+        print(f"The course's strategy writes. Still to do: {', '.join(missing)}.")
         return Capstone(epsilon_solution, ReferenceSampler(), ReferenceParams)
     print("your own strategy writes")
     return Capstone(function, sampler, params_class)

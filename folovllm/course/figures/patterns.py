@@ -27,8 +27,8 @@ _LINES = (("weights", GREY, "s"), ("keys and values", ORANGE, "o"), ("token ids 
 _QUESTIONS = {
     "Builder": "Is a thing unfinished first,\nand finished by a last step?",
     "Strategy": "Can one part take another's place,\nand the caller does not notice?",
-    "Factory": "Do data decide\nof which class a thing is made?",
-    "State": "Has each state a class\nwith a behaviour of its own?",
+    "Factory": "Does data decide\nwhich class is used?",
+    "State": "Does each state have a class,\nwith a behaviour of its own?",
 }
 
 
@@ -42,27 +42,32 @@ def plot_patterns() -> Image:
         panel.set_title(name, fontsize=14, fontweight="bold")
         panel.text(5, 0.75, question, ha="center", va="center", fontsize=12)
     told = "; ".join(f"{name}: {' '.join(question.split())}" for name, question in _QUESTIONS.items())
-    return show(figure, f"Four small drawings, one per pattern, each with its question. {told}")
+    return show(
+        figure,
+        "Four small drawings, one per pattern, each with its question. Orange is what there is first, blue what is "
+        f"used in the end; a dashed border is unfinished or not in use. {told}",
+    )
 
 
 def _draw_builder(axes: Axes) -> None:
-    _box(axes, 0.3, 1.9, 3.6, 2.7, "seats = 8\nlength = ?\ndtype = ?", ORANGE, "--")
-    _arrow(axes, (4, 3.25), (6, 3.25), "finish")
-    _box(axes, 6.1, 1.9, 3.6, 2.7, "seats = 8\nlength = 8192\ndtype = float32", BLUE)
+    _box(axes, 0.1, 1.9, 4.1, 2.7, "a dict\nmax_num_seqs = 8\ndtype = ?", ORANGE, "--")
+    _arrow(axes, (4.25, 3.25), (5.75, 3.25), "finish")
+    _box(axes, 5.8, 1.9, 4.1, 2.7, "EngineConfig\nmax_num_seqs = 8\ndtype = float32", BLUE)
 
 
 def _draw_strategy(axes: Axes) -> None:
-    _box(axes, 0.3, 2.2, 3.2, 2.1, "caller", GREY)
-    _arrow(axes, (3.5, 3.25), (5.6, 3.25), "call")
-    for low, name, style in ((3.4, "part A", "-"), (1.9, "part B", "--")):
+    _box(axes, 0.3, 2.2, 3.2, 2.1, "LLMEngine", GREY)
+    _arrow(axes, (3.5, 3.25), (5.6, 3.25), "calls")
+    for low, name, style in ((3.4, "Sampler", "-"), (1.9, "another one", "--")):
         _box(axes, 5.9, low, 3.6, 1.2, name, BLUE, style)
 
 
 def _draw_factory(axes: Axes) -> None:
-    _box(axes, 0.3, 2.45, 2.5, 1.6, "a file\nsays B", ORANGE)
-    _arrow(axes, (2.9, 3.25), (4.1, 3.25))
+    _box(axes, 0.3, 2.45, 2.5, 1.6, "config.json\nsays B", ORANGE)
+    _arrow(axes, (2.9, 3.25), (4.1, 3.25), "asks")
     _box(axes, 4.1, 2.45, 1.9, 1.6, "table", GREY)
-    _arrow(axes, (6.0, 3.0), (7.1, 2.6))
+    _arrow(axes, (6.0, 3.0), (7.1, 2.6), "")
+    axes.text(6.5, 2.05, "chooses", ha="center", fontsize=11)
     _box(axes, 7.2, 3.5, 2.5, 1.1, "class A", GREY, "--")
     _box(axes, 7.2, 1.9, 2.5, 1.2, "class B", BLUE)
 
@@ -83,19 +88,23 @@ def plot_place() -> Image:
         ("temperature", GREY, "-"),
         ("top-k, top-p,\nmin-p", GREY, "-"),
         ("refine:\nyour rule", ORANGE, "--"),
-        ("draw", BLUE, "-"),
+        ("token", BLUE, "-"),
     )
     for i, (name, color, style) in enumerate(stages):
         _box(axes, 0.2 + 3.5 * i, 2.6, 2.8, 2.2, name, color, style)
         if i:
             _arrow(axes, (3.5 * i - 0.45, 3.7), (3.5 * i + 0.15, 3.7))
+    axes.text(17.35, 4.95, "draw", ha="center", fontsize=12)
     axes.plot([5.1, 5.1, 19.1], [2.5, 0.9, 0.9], color="black", lw=1.4)
     _arrow(axes, (19.1, 0.9), (19.1, 2.5))
-    axes.text(12, 1.25, "temperature 0: the likeliest token, no filter, no refine", ha="center", fontsize=12)
+    axes.text(
+        12, 1.25, "temperature 0: the likeliest token, without filters and without refine", ha="center", fontsize=12
+    )
     return show(
         figure,
         "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and min-p; refine, with a "
-        "dashed border, the place for your rule; draw. A line goes from the second box past all others to the last: "
+        "dashed border, the place for your rule; the token, which is drawn. A line goes from the second "
+        "box past all others to the last: "
         "with temperature 0 the likeliest token is taken, without any filter and without refine.",
     )
 
@@ -111,11 +120,16 @@ def plot_memory_growth(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_
     for (label, color, marker), values in zip(_LINES, sizes, strict=True):
         axes.loglog(tokens, values / 1e6, color=color, marker=marker, lw=2.5, label=label)
         axes.annotate(label, (tokens[-1], values[-1] / 1e6), (9, -4), textcoords="offset points", fontsize=12)
+    equal = weights / per_token
+    axes.plot([equal, equal], [1e-5, weights / 1e6], color="black", ls=":", lw=1.6)
+    axes.text(equal * 1.15, 3e-5, f"{round(equal, -2):,.0f} tokens", fontsize=12)
+    between = {"arrowstyle": "<->", "lw": 1.6, "color": "black"}
+    axes.annotate("", (100, _BYTES_PER_ID / 1e4), (100, per_token / 1e4), arrowprops=between)
+    axes.text(115, 0.06, f"{per_token / _BYTES_PER_ID:,.0f} times", fontsize=12)
     axes.set_xticks(tokens, [f"{each:,}" for each in tokens])
     axes.set_yticks([1e-4, 1e-2, 1, 100, 1e4], ["100 bytes", "10 kB", "1 MB", "100 MB", "10 GB"])
     axes.minorticks_off()
     axes.set(xlabel="tokens of all texts together", ylabel="memory", xlim=(0.7, 3e6), ylim=(1e-5, 3e4))
-    equal = weights / per_token
     alt = (
         f"Memory against tokens, both axes logarithmic. The weights are a flat line at {weights / 1e6:.0f} MB. Keys "
         f"and values rise by {per_token:,} bytes per token and cross it at about {round(equal, -2):,.0f} tokens. "
@@ -140,20 +154,21 @@ def plot_cut(
         probs = logits.double().softmax(dim=-1)
         head = probs.argsort(descending=True)[:num_tokens]
         looks = {
-            "kept by both": (kept[1, head], BLUE, "///"),
-            f"kept by {mild:g}": ((kept[0] & ~kept[1])[head], ORANGE, "..."),
-            "dropped by both": (~kept[0, head], "#dddddd", ""),
+            "kept by both": (kept[1, head], BLUE, "o"),
+            f"kept by {mild:g} only": ((kept[0] & ~kept[1])[head], ORANGE, "s"),
+            "dropped by both": (~kept[0, head], GREY, "X"),
         }
-        for label, (mask, color, hatch) in looks.items():
+        for label, (mask, color, marker) in looks.items():
             places = np.flatnonzero(mask.numpy())
             heights = probs[head][mask].numpy()
-            panel.bar(places, heights, 0.8, color=color, hatch=hatch, edgecolor="white", label=label)
+            panel.plot(places, heights, marker, color=color, ms=8, label=label)
         for epsilon in epsilons:
             panel.axhline(epsilon, color="black", ls="--", lw=1.2)
             panel.text(num_tokens - 0.4, epsilon * 1.08, f"epsilon {epsilon:g}", ha="right", fontsize=11)
         names = [token_label(llm.get_tokenizer(), int(token)) for token in head]
         panel.set_xticks(range(num_tokens), names, rotation=55, ha="right", family=token_fonts(), fontsize=11)
-        panel.set(title=prompt, yscale="log", ylim=(2e-3, 1))
+        panel.set(title=prompt, yscale="log", ylim=(2e-3, 1), xlim=(-0.7, num_tokens - 0.3))
+        panel.grid(axis="x", color="#eeeeee")
         panel.yaxis.set_major_formatter(PercentFormatter(1))
         many, few = (int(each.sum()) for each in kept)
         told.append(f"After {prompt!r}, {mild:g} keeps {many} tokens and {strict:g} {few}.")
@@ -161,7 +176,7 @@ def plot_cut(
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
     lines = f"with dashed lines at {mild:g} and {strict:g}"
-    return show(figure, f"Bars of the {num_tokens} likeliest next tokens, logarithmic, {lines}. {' '.join(told)}")
+    return show(figure, f"Dots for the {num_tokens} likeliest next tokens, logarithmic, {lines}. {' '.join(told)}")
 
 
 def plot_move(move: Move) -> Image:
@@ -179,7 +194,7 @@ def plot_move(move: Move) -> Image:
         told.append(f"{move.titles[name]}: {shares}")
     axes.set_yticks(range(len(who)), who, fontsize=12)
     axes.invert_yaxis()
-    axes.set(xlabel="tokens per second", xlim=(0, 1.1 * axes.get_xlim()[1]))
+    axes.set(xlabel="tokens per second, all readers together", xlim=(0, 1.1 * axes.get_xlim()[1]))
     figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
     return show(figure, f"Bars of tokens per second, recorded on {move.machine}. {'. '.join(told)}.")
 
@@ -219,7 +234,7 @@ def _course_in_numbers() -> list[str]:
         f"{len(EXERCISES)} exercises, and a rule of your own",
         "135 million weights, read in each step",
         "46,080 bytes, kept for each token",
-        "vLLM's words at temperature 0, exactly",
+        "8 of 8 texts as on vLLM, at temperature 0",
     ]
 
 

@@ -6,7 +6,7 @@ PREDICTIONS = [
     Prediction(
         name="second_choice",
         question=(
-            "A sampler of one line forbids the likeliest token in every step and takes the second likeliest. How does "
+            "A small sampler forbids the likeliest token in every step, and takes the second likeliest. How does "
             "'The capital of France is' go on?"
         ),
         choices={
@@ -22,22 +22,18 @@ PREDICTIONS = [
         evidence="the largest metropolitan city",
     ),
     Prediction(
-        name="who_decides_the_class",
+        name="unknown_model_type",
         question=(
-            "Chen brings a folder. Its config.json says model_type gpt2. Where is it decided that an object of the "
-            "class GPT2LMHeadModel is made?"
+            "Chen brings a folder. Its config.json says model_type lantern, a word that nobody knows. The tensors have "
+            "the names and shapes of a Llama model. What happens when it is loaded?"
         ),
         choices={
-            "In our get_model_and_tokenizer": (
-                "It is one line, which hands the config to ModelLoader. It never names a class of a model."
-            ),
-            "In a table of transformers": (
-                "Yes: the name in the file is looked up in a table from configs to classes. That is the factory."
-            ),
-            "In the file with the weights": "That file holds names and numbers of tensors, but no class.",
+            "It is loaded as a Llama model": "Nobody looks at the tensors to choose a class: they are read later.",
+            "A general class is used": "There is none. A class of model is code for one architecture.",
+            "An error": "Yes. The word is looked up in a table, and the table does not know it.",
         },
-        right="In a table of transformers",
-        evidence="gpt2 -> GPT2LMHeadModel",
+        right="An error",
+        evidence="lantern -> Unrecognized",
     ),
     Prediction(
         name="a_new_status",
@@ -48,7 +44,7 @@ PREDICTIONS = [
         choices={
             "Those that are running": "Who would allow it? The enum is a list of names. No move is written there.",
             "All of them": "An enum alone lets everything happen, but here each move is looked up in a table first.",
-            "None": "Yes. The table of moves has no way to it, and nobody makes the move. Three places need a change.",
+            "None": "Yes. The table of moves has no way to it, and no code makes the move. Three places need a change.",
         },
         right="None",
         evidence="moves to paused: none",
