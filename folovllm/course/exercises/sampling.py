@@ -673,8 +673,8 @@ EXERCISES = [
             ),
             Mistake(
                 _frequency_once,
-                "you subtract the frequency penalty once per token; it grows with every occurrence in the output (with a "
-                "list as index, PyTorch writes each place only once)",
+                "you subtract the frequency penalty once per token; it grows with every occurrence in the output "
+                "(with a list as index, PyTorch writes each place only once)",
             ),
         ],
         hints=(
@@ -718,7 +718,9 @@ EXERCISES = [
                 "you take the one that begins first; of 'abcd' and 'bc' in 'an abcd' the text completes 'bc' first, "
                 "and generation ends there",
             ),
-            Mistake(_any_case, "you find a stop string in capitals too; 'THE' is not 'the': the letters must be the same"),
+            Mistake(
+                _any_case, "you find a stop string in capitals too; 'THE' is not 'the': the letters must be the same"
+            ),
             Mistake(_stripped, "you take white space off the end too; the text before the stop string stays as it is"),
             Mistake(_kept_in_the_text, "you keep the stop string; by default the text ends where it begins"),
             Mistake(
