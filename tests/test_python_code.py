@@ -13,6 +13,7 @@ FUNCTION = "def add(a, b):\n    return a + b\n"
         (FUNCTION, True),
         (f"Here it is:\n```python\n{FUNCTION}```\nIt adds.", True),
         (f"```python\n{FUNCTION}", True),  # cut off, or ended by a stop string
+        (f"```python\n{FUNCTION}```\nOr, longer:\n```python\ndef add(", True),  # the first block counts
         ("```python\nprint(1 + 2)\n```", False),
         ("def take((-6lex", False),
         (f"```python\n{FUNCTION}    return a b\n```", False),

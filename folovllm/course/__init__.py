@@ -51,7 +51,14 @@ from folovllm.course.figures.patterns import (
     plot_patterns,
     plot_place,
 )
-from folovllm.course.figures.sampling import plot_draw, plot_entropy, plot_filters, plot_kept, plot_penalties, plot_stop
+from folovllm.course.figures.sampling import (
+    plot_draw,
+    plot_filters,
+    plot_kept,
+    plot_penalties,
+    plot_repetition,
+    plot_stop,
+)
 from folovllm.course.figures.sequences import (
     plot_beams,
     plot_block_tables,
@@ -103,7 +110,6 @@ __all__ = [
     "plot_cut",
     "plot_data_flow",
     "plot_draw",
-    "plot_entropy",
     "plot_errors",
     "plot_factory",
     "plot_filters",
@@ -125,6 +131,7 @@ __all__ = [
     "plot_quantised",
     "plot_race",
     "plot_reading",
+    "plot_repetition",
     "plot_request",
     "plot_rounding",
     "plot_safetensors",

@@ -5,7 +5,8 @@ import ast
 
 def has_function(answer: str) -> bool:
     """Read the first fenced block of an answer as Python, or all of it without one; nothing is run."""
-    code = answer.split("```python")[-1].split("```")[0]
+    _, fence, fenced = answer.partition("```python")
+    code = (fenced if fence else answer).split("```")[0]
     try:
         return any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError):

@@ -48,6 +48,22 @@ def temperature_as_a_list(logits, temperature):
     return [row.tolist() for row in (logits / temperature[:, None]).softmax(dim=-1)]
 
 
+def temperature_small_is_greedy(logits, temperature):
+    probs = (logits / temperature[:, None]).softmax(dim=-1)
+    greedy = torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    return torch.where(temperature[:, None] > 0.02, probs, greedy)
+
+
+def top_p_a_little_less(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p - 1e-3)
+
+
+def top_p_a_little_more(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p + 1e-3)
+
+
 def top_p_one_more(probs, p):
     ranked, order = (each.flip(0) for each in probs.sort(stable=True))
     count = int((ranked.cumsum(0) <= p).sum()) + 1
@@ -101,6 +117,21 @@ def min_p_exp_overflows(logits, min_p):
 
 def min_p_strict(logits, min_p):
     return logits.masked_fill(logits <= logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None], -torch.inf)
+
+
+def min_p_border_dropped_but_the_largest(logits, min_p):
+    threshold = logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]
+    return logits.masked_fill((logits <= threshold) & (logits < logits.amax(dim=-1, keepdim=True)), -torch.inf)
+
+
+def min_p_never_one(logits, min_p):
+    threshold = logits.amax(dim=-1, keepdim=True) + min_p.clamp(max=0.99).log()[:, None]
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def min_p_a_little_less(logits, min_p):
+    threshold = logits.amax(dim=-1, keepdim=True) + (min_p * 0.99).log()[:, None]
+    return logits.masked_fill(logits < threshold, -torch.inf)
 
 
 def min_p_log10(logits, min_p):
@@ -222,6 +253,28 @@ def stop_none_without(text, stop):
 def stop_stripped(text, stop):
     found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
     return text[: min(found)[0] - len(stop[min(found)[1]])].rstrip(".") if found else text
+
+
+def _stop_found(text, stop):
+    found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]])] if found else text
+
+
+def stop_newlines_stripped(text, stop):
+    return _stop_found(text, stop).rstrip("\n")
+
+
+def stop_newlines_stripped_where_it_cuts(text, stop):
+    cut = _stop_found(text, stop)
+    return cut if cut == text else cut.rstrip("\n")
+
+
+def stop_spaces_stripped(text, stop):
+    return _stop_found(text, stop).rstrip(" ")
+
+
+def stop_in_any_case(text, stop):
+    return text[: len(_stop_found(text.lower(), [each.lower() for each in stop]))]
 
 
 def stop_by_find_of_minus_one(text, stop):

@@ -1,5 +1,6 @@
 """The exercises of chapter 02, with their solutions and the mistakes that they catch."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
@@ -15,6 +16,8 @@ from folovllm.sampling.sampler import apply_min_p, apply_temperature, choose_gre
 _INF = float("inf")
 _PARTS = 64
 """Generated probabilities are so many parts of 1: float32 adds them without rounding, so a tie is a tie."""
+_BESIDE = 1 / 32
+"""So little of a part is p above or below a sum: 0.0005 of the whole."""
 
 # -- temperature -------------------------------------------------------------------------------------
 
@@ -27,7 +30,7 @@ def temperature_solution(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
-    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([1.0, 5.0, 300.0])
+    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([0.05, 1.0, 5.0, 300.0])
     rows = []
     for _ in range(rng.choice([1, 2, 3])):
         row = [round(rng.uniform(-width, width), 2) for _ in range(size)]
@@ -35,7 +38,7 @@ def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
         if size > 1 and rng.random() < 0.3:
             row[row.index(min(row))] = -_INF
         rows.append(row)
-    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.0, 0.05, 0.5, 0.7, 1.0, 1.5, 2.0]) for _ in rows])
+    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.0, 0.01, 0.05, 0.5, 0.7, 1.0, 1.5, 2.0]) for _ in rows])
 
 
 def _with_greedy(rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -112,7 +115,9 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     rng.shuffle(probs)
     # Whether p = 1 keeps what has no probability is nobody's question.
     most = _PARTS - (0.0 in probs)
-    return torch.tensor(probs), min(most, rng.choice([8, 16, 32, 48, 56, _PARTS, rng.randint(1, _PARTS)])) / _PARTS
+    parts = min(most, rng.choice([8, 16, 32, 48, 56, _PARTS, rng.randint(1, _PARTS)]))
+    beside = rng.choice([0.0, -_BESIDE, _BESIDE if parts < _PARTS else 0.0])
+    return torch.tensor(probs), (parts + beside) / _PARTS
 
 
 def _ranked(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,16 +203,21 @@ def min_p_solution(logits: Tensor, min_p: Tensor) -> Tensor:
 
 def _make_min_p_case(rng: Random) -> tuple[Tensor, Tensor]:
     size = rng.choice([1, 2, 3, 5, 8])
-    rows = []
+    rows, all_min_p = [], []
     for _ in range(rng.choice([1, 2, 3])):
         top = rng.choice([-20.0, -2.0, 0.0, 3.0, 1000.0])
-        # Halves lie far from the logarithm of every min_p below: no rounding decides.
+        # Halves lie far from the logarithm of every min_p, and the first token 0.2 % from the border: neither is
+        # decided by rounding.
         row = [top - 0.5 * rng.choice([0, 1, 2, 3, 5, 7, 9]) for _ in range(size)]
+        min_p = rng.choice([0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0, 1.0])
+        if size > 1 and min_p > 0:
+            row[0] = top + math.log(min_p) + rng.choice([-0.002, 0.002] if min_p < 1 else [-0.002])
         row[rng.randrange(size)] = top
-        if size > 1 and rng.random() < 0.3:
+        if size > 2 and rng.random() < 0.3:
             row[row.index(min(row))] = -_INF
         rows.append(row)
-    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0]) for _ in rows])
+        all_min_p.append(min_p)
+    return torch.tensor(rows), torch.tensor(all_min_p)
 
 
 def _drop(logits: Tensor, is_dropped: Tensor) -> Tensor:
@@ -232,6 +242,11 @@ def _maximum_of_the_batch(logits: Tensor, min_p: Tensor) -> Tensor:
 
 def _dropped_instead_of_kept(logits: Tensor, min_p: Tensor) -> Tensor:
     return _drop(logits, logits >= _largest(logits) + min_p.log()[:, None])
+
+
+def _border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
+    largest = _largest(logits)
+    return _drop(logits, (logits <= largest + min_p.log()[:, None]) & (logits < largest))
 
 
 def _share_of_the_mean(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -338,9 +353,10 @@ def stop_solution(text: str, stop: list[str]) -> str:
 
 
 def _make_stop_case(rng: Random) -> tuple[str, list[str]]:
-    text = "".join(rng.choice("ab.") for _ in range(rng.choice([0, 3, 6, 12])))
+    letters = rng.choice(["ab.", "ab\n", "aAb", " ab"])
+    text = "".join(rng.choice(letters) for _ in range(rng.choice([0, 3, 6, 12])))
     end = rng.randint(0, len(text))
-    stop = ["".join(rng.choice("ab.") for _ in range(rng.choice([1, 2, 3]))) for _ in range(rng.choice([0, 1, 2]))]
+    stop = ["".join(rng.choice(letters) for _ in range(rng.choice([1, 2, 3]))) for _ in range(rng.choice([0, 1, 2]))]
     together = [text[max(0, end - length) : end] for length in rng.sample([1, 2, 3, 4], 2)]
     stop += [each for each in dict.fromkeys(together) if each]  # often two that the same letter completes
     rng.shuffle(stop)
@@ -358,6 +374,14 @@ def _earliest_beginning(text: str, stop: list[str]) -> str:
 def _kept_in_the_text(text: str, stop: list[str]) -> str:
     found = find_stop(text, stop)
     return text if found is None else text[: found[0] + len(found[1])]
+
+
+def _any_case(text: str, stop: list[str]) -> str:
+    return text[: len(stop_solution(text.lower(), [each.lower() for each in stop]))]
+
+
+def _stripped(text: str, stop: list[str]) -> str:
+    return stop_solution(text, stop).rstrip()
 
 
 def _only_at_the_end(text: str, stop: list[str]) -> str:
@@ -398,7 +422,7 @@ _OVERFLOW = (
     "the exponential of a large logit is too large for float32, and the result is NaN; `softmax` subtracts the "
     "largest logit first"
 )
-_LATER_ONES = "; and of equal tokens at the border the later ones stay"
+_FIRST_THIS = ". There is a second fault: mend this one first"
 _CROSSING_DROPPED = (
     "you drop the token that crosses p: for [.4 .3 .15 .1 .05] and p = .9 you keep 3 tokens with .85 of the mass, the "
     "set must reach .9 and hold 4; where the first token is above p you keep none"
@@ -421,7 +445,7 @@ def _in_both_rankings(keep: Callable[[Tensor, float], Tensor], diagnosis: str) -
     """Return a mistake as those make it who rank equal tokens as the engine does, and as the others make it."""
     return [
         Mistake(_keep_by(_ranked, keep), diagnosis),
-        Mistake(_keep_by(_sorted_downwards, keep), diagnosis + _LATER_ONES),
+        Mistake(_keep_by(_sorted_downwards, keep), diagnosis + _FIRST_THIS),
     ]
 
 
@@ -466,7 +490,8 @@ EXERCISES = [
             ),
             Mistake(
                 _almost_zero,
-                "a tiny number in place of 0 lets two equal logits share the probability; greedy takes the first",
+                "right, but for equal logits: at temperature 0 yours share the probability, and the first should get "
+                "all of it; a tiny number in place of 0 shares it too",
             ),
             Mistake(
                 _along_the_vocabulary,
@@ -514,7 +539,7 @@ EXERCISES = [
                 "your mask is in the order of the sorted tokens; put it back to where each token was (`scatter`)",
             ),
             Mistake(_sorted_twice_by(_ranked), _SORTED_TWICE),
-            Mistake(_sorted_twice_by(_sorted_downwards), _SORTED_TWICE + _LATER_ONES),
+            Mistake(_sorted_twice_by(_sorted_downwards), _SORTED_TWICE + _FIRST_THIS),
             Mistake(
                 _threshold_top_p,
                 "you compare each probability with 1 - p; p is about the sum of the kept ones, not about single tokens",
@@ -551,6 +576,8 @@ EXERCISES = [
             (torch.tensor([[3.0, 2.5, 0.0], [-5.0, -5.5, -20.0]]), torch.tensor([0.1, 0.1])),
             (torch.tensor([[1.0, 0.0, -50.0]]), torch.tensor([0.0])),
             (torch.tensor([[1.0, 1.0, -_INF]]), torch.tensor([1.0])),
+            (torch.tensor([[1.0, 0.5, 0.25]]).log(), torch.tensor([0.5])),  # at the border: stays
+            (torch.tensor([[0.125, 1.0, 0.25]]).log(), torch.tensor([0.25])),
         ],
         generate=_make_min_p_case,
         mistakes=[
@@ -569,6 +596,11 @@ EXERCISES = [
                 "you compare with the largest logit of the whole batch; each request has a likeliest token of its own",
             ),
             Mistake(_dropped_instead_of_kept, "you drop the likely tokens and keep the others; turn the comparison"),
+            Mistake(
+                _border_dropped,
+                "you drop tokens at the border too; min-p keeps those with *at least* min_p times what the likeliest "
+                "has: drop where the logit is below the threshold (<)",
+            ),
             Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
             Mistake(
                 _minus_min_p,
@@ -641,7 +673,8 @@ EXERCISES = [
             ),
             Mistake(
                 _frequency_once,
-                "you subtract the frequency penalty once per token; it grows with every occurrence in the output",
+                "you subtract the frequency penalty once per token; it grows with every occurrence in the output "
+                "(with a list as index, PyTorch writes each place only once)",
             ),
         ],
         hints=(
@@ -667,6 +700,8 @@ EXERCISES = [
             ("one, two, three", ["two"]),
             ("one, two, three", ["three", "two"]),
             ("Nothing to see.", ["###"]),
+            ("a\n\nHuman: b", ["Human:"]),
+            ("THE END the end", ["the"]),
             ("an abcd", ["abcd", "bc"]),
             ("two, two", ["two"]),
             ("a STOP", ["STOP", "TOP"]),
@@ -683,6 +718,10 @@ EXERCISES = [
                 "you take the one that begins first; of 'abcd' and 'bc' in 'an abcd' the text completes 'bc' first, "
                 "and generation ends there",
             ),
+            Mistake(
+                _any_case, "you find a stop string in capitals too; 'THE' is not 'the': the letters must be the same"
+            ),
+            Mistake(_stripped, "you take white space off the end too; the text before the stop string stays as it is"),
             Mistake(_kept_in_the_text, "you keep the stop string; by default the text ends where it begins"),
             Mistake(
                 _only_at_the_end,

@@ -29,10 +29,11 @@ _IN_FRONT = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "n
 def plot_draw(
     llm: LLM, prompt: str, settings: Mapping[str, SamplingParams], numbers: Sequence[float] = (), num_named: int = 3
 ) -> Image:
-    """Show what a draw is: the vocabulary side by side on a line from 0 to 1, one line per setting.
+    """Show what a draw is: the vocabulary side by side on a strip from 0 to 1, one strip per setting.
 
-    numbers: places on the line that random numbers point to.  num_named: likeliest tokens that get a name; all
-    others are grey. Tokens stand in the order of their ids, as the engine's draw adds them up.
+    numbers: places on the strip that random numbers point to; the tokens that they draw are named.
+    num_named: likeliest tokens that get a name; all others are grey. Tokens stand in the order of their ids, as the
+    engine's draw adds them up.
     """
     logits = llm.compute_logits(prompt).cpu()
     shapes = [make_distribution(logits, params) for params in settings.values()]
@@ -41,22 +42,25 @@ def plot_draw(
     figure, axes = new_figure(10, 1.6 + 0.75 * len(shapes))
     told = []
     for row, (label, shape) in enumerate(zip(settings, shapes, strict=True)):
-        _draw_line(axes, row, shape, named, names)
+        _draw_strip(axes, row, shape, named, names)
         rest = max(0.0, 1 - float(shape.after[named].sum()))
         shares = ", ".join(f"{name} {shape.after[token]:.0%}" for name, token in zip(names, named, strict=True))
-        told.append(f"{label}: {shares}, all others {rest:.0%}")
+        drawn = [_name(llm, token) for token in shape.draw(numbers)] if numbers else []
+        for number, name in zip(numbers, drawn, strict=True):
+            axes.text(number + 0.008, row - 0.31, f"draws {name}", va="bottom", fontsize=12, family="monospace")
+        told.append(f"{label}: {shares}, all others {rest:.0%}" + "".join(f", drawn: {name}" for name in drawn))
     for number in numbers:
         axes.axvline(number, color="black", linestyle="--", linewidth=1.5)
         axes.text(number, -0.64, f"{number:.3f}", ha="center", va="bottom", fontsize=12)
     axes.set_yticks(range(len(shapes)), list(settings), fontsize=12)
-    axes.set(xlim=(-0.005, 1.005), ylim=(len(shapes) - 0.55, -0.6), xlabel="place on the line")
+    axes.set(xlim=(-0.005, 1.005), ylim=(len(shapes) - 0.55, -0.6), xlabel="place on the strip")
     axes.set_title(f"{prompt} …    (grey: the other {len(logits) - num_named:,} tokens)", pad=24 if numbers else 8)
     pointed = f" Random numbers point to {', '.join(f'{number:.3f}' for number in numbers)}." if numbers else ""
-    return show(figure, f"After {prompt!r}, the line from 0 to 1 divided among tokens. {'; '.join(told)}.{pointed}")
+    return show(figure, f"After {prompt!r}, the strip from 0 to 1 divided among tokens. {'; '.join(told)}.{pointed}")
 
 
-def _draw_line(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Draw one distribution as a line: all of it in grey, the named tokens over it, each where it stands."""
+def _draw_strip(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Draw one distribution as a strip: all of it in grey, the named tokens over it, each where it stands."""
     upper = np.cumsum(shape.after)
     axes.barh(row, 1, 0.6, color=_PALE)
     for token, name, (color, hatch) in zip(named, names, cycle(_LOOKS), strict=False):
@@ -94,7 +98,7 @@ def plot_filters(
     for place, name in enumerate(names):
         axes.text(place, -0.72, f"token {name}", fontsize=12, fontweight="bold")
     axes.set(xlim=(-0.05, len(probs)), ylim=(len(rows) - 0.45, -0.85))
-    axes.set_xlabel("dotted outline: what the model gave.  filled: what the token is drawn with")
+    axes.set_xlabel("dotted outline: what the model gave.  filled: what the token is drawn with.  (rounded)")
     return show(figure, f"{len(probs)} tokens under several settings, with what is left of each. {'; '.join(told)}.")
 
 
@@ -128,7 +132,7 @@ def plot_penalties(
     counts = [list(output_token_ids).count(token) for token in tokens]
     labels = [f"{_name(llm, token)}  ×{count}" for token, count in zip(tokens, counts, strict=True)]
     axes.set_yticks(range(num_tokens), labels, family="monospace", fontsize=12)
-    axes.set(xlabel="logit of the next token", ylabel="token × times written", ylim=(num_tokens - 0.5, -0.5))
+    axes.set(xlabel="logit of the next token", ylabel="token × times in the output", ylim=(num_tokens - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.4)
     looks_of_legend = {"ncols": 2, "fontsize": 11, "title_fontsize": 11, "frameon": False}
     figure.legend(loc="outside upper center", title="setting: the token with the largest logit", **looks_of_legend)
@@ -145,7 +149,7 @@ def _adjusted(logits: Tensor, params: SamplingParams, prompt: Sequence[int], out
 
 
 def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParams]) -> Image:
-    """Show how many tokens each setting keeps, for several prompts: on a log scale, one bar each."""
+    """Show how many tokens each setting keeps, for several prompts: one bar each."""
     figure, axes = new_figure(10, 1.2 + 0.6 * len(settings))
     told = []
     for i, (prompt, (color, hatch)) in enumerate(zip(prompts, _LOOKS, strict=False)):
@@ -156,56 +160,56 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
         axes.bar_label(bars, padding=4, fontsize=11)
         told.append(f"after {prompt!r}: " + ", ".join(map(str, kept)))
     axes.set_yticks(range(len(settings)), list(settings), fontsize=12)
-    axes.set(xscale="log", xlabel="tokens kept (logarithmic axis)", xlim=(0.5, None))
+    axes.set(xlabel="tokens kept")
     axes.set_ylim(len(settings) - 0.45, -0.55)
-    axes.xaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=11, frameon=False)
     return show(figure, f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}.")
 
 
-def plot_entropy(
+def plot_repetition(
     llm: LLM, prompt_token_ids: Sequence[int], output_token_ids: Sequence[int], parts: Mapping[str, slice]
 ) -> Image:
-    """Show how open the choice was before each token, in bits, under the model itself.
+    """Show which probability the model itself gave to each token, when it came first and when it came again.
 
     parts: pieces of the output that have the same tokens, to be compared.
     """
-    figure, axes = new_figure(10, 3.8)
+    figure, axes = new_figure(10, 4.2)
     told = []
-    for i, ((label, part), (color, hatch)) in enumerate(zip(parts.items(), _LOOKS, strict=False)):
-        bits = []
+    for (label, part), marker, (color, _) in zip(parts.items(), _MARKERS, _LOOKS, strict=False):
+        shares = []
         for place in range(len(output_token_ids))[part]:
-            logits = llm.compute_logits([*prompt_token_ids, *output_token_ids[:place]]).cpu()
-            bits.append(make_distribution(logits, SamplingParams()).entropy)
-        places = np.arange(len(bits)) + 0.4 * (i - (len(parts) - 1) / 2)
-        axes.bar(places, bits, 0.38, color=color, hatch=hatch, edgecolor="white", label=label)
-        told.append(f"{label} {np.mean(bits):.1f} on average, {max(bits):.1f} at most")
+            logits = llm.compute_logits([*prompt_token_ids, *output_token_ids[:place]])
+            shares.append(float(logits.double().softmax(dim=-1)[output_token_ids[place]]))
+        together = f"multiplied: {np.format_float_positional(np.prod(shares), precision=2, fractional=False)}"
+        axes.plot(shares, marker=marker, color=color, markersize=9, linewidth=1.2, label=f"{label} ({together})")
+        told.append(f"{label} {min(shares):.2f} to {max(shares):.2f}, {together}")
     names = [_name(llm, token) for token in output_token_ids[part]]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", family="monospace", fontsize=11)
-    axes.set(ylabel="entropy before the token, bits", xlabel="the tokens, in the order of the text")
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.legend(fontsize=11)
-    return show(figure, f"Entropy in bits before each of {len(names)} tokens: {'; '.join(told)}.")
+    axes.set(ylabel="probability of the token", xlabel="the tokens, in the order of the text")
+    axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(-0.04, 1.04))
+    axes.grid(axis="y", alpha=0.4)
+    figure.legend(loc="outside upper center", ncols=len(parts), fontsize=11, frameon=False)
+    return show(figure, f"The probability of each of {len(names)} tokens. {'; '.join(told)}.")
 
 
 def plot_stop(text: str, stop: list[str]) -> Image:
     """Show where each stop string begins and is complete in a text that grows letter by letter."""
     found = find_stop(text, stop)
     kept = len(text) if found is None else found[0]
-    figure, axes = new_figure(10, 0.8 + 0.6 * (1 + len(stop)))
+    figure, axes = new_figure(8, 0.8 + 0.6 * (1 + len(stop)))
     for place, letter in enumerate(text):
         color, hatch = (BLUE, "") if place < kept else (_PALE, "...")
         axes.barh(0, 0.94, 0.7, left=place + 0.03, color=color, hatch=hatch, edgecolor="white")
         axes.text(place + 0.5, 0, visible_text(letter), ha="center", va="center", fontsize=13, bbox=_IN_FRONT)
-    told = []
+    told, labels = [], ["the text"]
     for row, each in enumerate(stop, start=1):
         start, end = text.index(each), text.index(each) + len(each)
         axes.barh(row, len(each), 0.5, left=start, color=ORANGE, hatch="///", edgecolor="white")
         axes.plot([end, end], [0.5, row + 0.3], color="black", linestyle="--")
-        axes.text(end + 0.15, row, f"complete after {end} characters", va="center", fontsize=12)
+        labels.append(f"{each!r}\ncomplete after {end}")
         told.append(f"{each!r} begins after {start} characters and is complete after {end}")
-    axes.set_yticks(range(len(stop) + 1), ["the text", *map(repr, stop)], fontsize=12)
-    axes.set(xlim=(-0.2, len(text) + 5), ylim=(len(stop) + 0.5, -0.6), xticks=[])
+    axes.set_yticks(range(len(stop) + 1), labels, fontsize=12)
+    axes.set(xlim=(-0.1, len(text) + 0.1), ylim=(len(stop) + 0.5, -0.6), xticks=[])
     axes.spines["bottom"].set_visible(False)
     axes.set_xlabel("blue: what stays.  dotted grey: what is cut off")
     return show(figure, f"The text {text!r} letter by letter. {'; '.join(told)}. What stays is {text[:kept]!r}.")
@@ -213,4 +217,5 @@ def plot_stop(text: str, stop: list[str]) -> Image:
 
 def _name(llm: LLM, token: int) -> str:
     """Return a token's text as a label."""
-    return visible_text(decode_token(llm.get_tokenizer(), int(token)))
+    text = decode_token(llm.get_tokenizer(), int(token))
+    return "new line" if text == "\n" else visible_text(text)

@@ -5,11 +5,11 @@ from folovllm.course.predictions.prediction import Prediction
 PREDICTIONS: list[Prediction] = [
     Prediction(
         name="first_draw",
-        question="The first random number of seed 7 is 0.324. Which token on the line above will the engine draw?",
+        question="The first random number of seed 7 is 0.324. Which token on the strip above will the engine draw?",
         choices={
             "␣the": "It is the likeliest, but the number decides: the piece of ␣the ends near 0.24.",
             "␣that": "Yes: 0.324 lies in the piece that goes from about 0.25 to 0.43.",
-            "nobody can know": "The number is known, and so is the line: then the token is certain.",
+            "nobody can know": "The number is known, and so is the strip: then the token is certain.",
         },
         right="␣that",
         evidence="' that'",
@@ -17,11 +17,11 @@ PREDICTIONS: list[Prediction] = [
     Prediction(
         name="hot_tail",
         question=(
-            "At temperature 1 the grey tail of all other tokens owns 49 % of the line. How much at temperature 1.5?"
+            "At temperature 1 the grey tail of all other tokens owns 49 % of the strip. How much at temperature 1.5?"
         ),
         choices={
             "49 %": "The order of the tokens stays the same, but not their lengths.",
-            "about 60 %": "Too little. Each grey token gains only a little, but there are 49,149 of them.",
+            "about 60 %": "Too little. Nearly every grey token gains a little, and there are 49,149 of them.",
             "more than 80 %": "Yes. Unlikely tokens gain most, and there are very many of them.",
         },
         right="more than 80 %",
@@ -29,10 +29,10 @@ PREDICTIONS: list[Prediction] = [
     ),
     Prediction(
         name="suspect",
-        question=("The likeliest token has 0.773. How many tokens does the line of the notes keep at p = 0.7?"),
+        question=("The likeliest token has 0.773. How many tokens does the rule of the notes keep at p = 0.7?"),
         choices={
             "0": "Yes. The first sum is 0.773 already, and 0.773 <= 0.7 is false.",
-            "1": "That is what the sentence says, and what the engine does. Read the line of code once more.",
+            "1": "That is what the sentence says, and what the engine does. Read the rule in the code once more.",
             "2": "The sum only grows: if the first token is refused, so is the second.",
         },
         right="0",
@@ -73,20 +73,20 @@ PREDICTIONS: list[Prediction] = [
             "only at temperature 0": "At 0 nothing is drawn. Above 0 the same numbers point to the same places.",
         },
         right="yes",
-        evidence="temperature 1.5: the same text: True",
+        evidence="the same text:   True",
     ),
     Prediction(
         name="stop_special",
         question=(
             "This model ends its answers with the special token <|im_end|>. "
-            "We give it as a stop string. What will stop_reason be?"
+            "We give it as a stop string. What ends the text, and what is stop_reason?"
         ),
         choices={
-            "<|im_end|>": "A stop string is looked for in the text, and special tokens are left out of the text.",
-            "None": "Yes. The model's own end token ended the text, before and without any stop string.",
-            "there is none, the text ends by length": "The end token still ends the text: it is found by its number.",
+            "the stop string; <|im_end|>": "A stop string is looked for in the text, which has no special tokens.",
+            "the end token; None": "Yes. The model's own end token ended it, and no stop string was found.",
+            "max_tokens; None": "The end token still ends the text: it is found by its number, not in the text.",
         },
-        right="None",
+        right="the end token; None",
         evidence="'Yes.' | stop, None",
     ),
 ]
