@@ -186,7 +186,7 @@ _PLACES = {
 _WHY = {
     ("waiting", "running"): ("blocks and a seat are free", (32.0, 46.0), 0.0),
     ("running", "waiting"): (
-        "no block left: single text,\nor no room on the host; or\na step was interrupted:\nblocks are dropped",
+        "no block left (single text, or\nno room on the host), or\na step was interrupted:\nblocks are dropped",
         (32.0, 57.4),
         0.46,
     ),
