@@ -198,3 +198,9 @@ def test_a_static_figure_of_the_same_idea_follows_every_widget(path):
             for cell in code[i + 1 : i + 3]
             for output in cell["outputs"]
         )
+
+
+def test_the_course_exports_what_it_imports_and_nothing_that_no_notebook_uses():
+    used = "\n".join(source(cell) for path in NOTEBOOKS for cell in cells(path, "code"))
+    assert [name for name in folovllm.course.__all__ if not hasattr(folovllm.course, name)] == []
+    assert [name for name in folovllm.course.__all__ if not re.search(rf"\b{name}\b", used)] == []
