@@ -3,7 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ipywidgets
 from IPython.display import Image
@@ -41,7 +41,7 @@ def _look(activity: str, color: int, *, edge: bool = True) -> dict[str, Any]:
     return style | {"linewidth": 1 if edge else 0, "linestyle": _line(activity)}
 
 
-def _line(activity: str) -> str:
+def _line(activity: str) -> Literal["-", ":"]:
     return ":" if activity == "waiting" else "-"
 
 
