@@ -100,6 +100,7 @@ def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: 
         height = (1.22 + 0.25 * row) * top
         axes.annotate("", (step, heights[step]), (step, height), arrowprops=arrow)
         look: dict[str, Any] = {"ha": "right" if on_the_right else "left", "va": "bottom", "fontsize": 11}
+        look["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # over the cursor
         edge = step + (0.3 if on_the_right else -0.3)
         told = f"step {step}: {gave}: {needed} needed, {free} free"
         axes.text(edge, height, told, fontweight="bold", **look)
