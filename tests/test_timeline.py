@@ -145,7 +145,31 @@ def test_without_a_cache_who_gave_way_is_read_again():
     llm.generate(prompts, SamplingParams(temperature=0, max_tokens=14, ignore_eos=True), use_tqdm=False)
     story = RunStory(llm)
     told = [story.in_words(number, "1-0") for number in range(len(story.steps))]
-    assert any(re.fullmatch(r"reads \d+ tokens again, gets token \d+", each) for each in told)
+    assert any(re.fullmatch(r"reads \d+ tokens again, then its newest, gets token \d+", each) for each in told)
+
+
+@pytest.fixture(scope="module")
+def evening():
+    """Chapter 03's evening by its lengths: C waits from step 7, B is swapped from step 8, A ends in step 11."""
+    llm = tiny_llm(block_size=4, num_gpu_blocks_override=13, record_history=True)
+    prompts = [{"prompt_token_ids": [5 + i] * length} for i, length in enumerate((6, 5, 2))]
+    params = [SamplingParams(n=n, seed=n, max_tokens=12, ignore_eos=True) for n in (1, 3, 1)]
+    llm.generate(prompts, params, use_tqdm=False)
+    return RunStory(llm)
+
+
+def test_what_a_swapped_one_needs_depends_on_whether_others_run(evening):
+    assert evening.in_words(10, "1-0").endswith("it needs 10 free blocks (its own 7, and 1 per text, as others run)")
+    assert evening.in_words(11, "1-0").endswith("it needs 7 free blocks (its own; nobody runs beside it)")
+    assert evening.steps[10].num_free_blocks == 9
+    assert evening.steps[12].blocks_swapped_in == 7
+
+
+def test_nobody_is_let_in_while_somebody_is_swapped(evening):
+    assert evening.in_words(7, "2-0") == "gives way: waits, and is computed again later"
+    assert {evening.in_words(number, "2-0") for number in range(8, 12)} == {"waits: somebody is swapped"}
+    assert evening.activity(12, "2-0") == "reads again"
+    assert evening.in_words(12, "2-0") == "reads 8 tokens again, then its newest, gets token 8"
 
 
 def test_who_is_swapped_comes_back_when_what_it_needs_is_free(story):

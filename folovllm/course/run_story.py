@@ -84,7 +84,9 @@ class RunStory:
             return None
         phase = phase_of(record)
         if phase is not None:
-            return {"prefill": "reads its prompt", "decode": "gets a token"}[phase]
+            if phase == "decode":
+                return "gets a token"
+            return "reads again" if record.num_output_tokens > 1 else "reads its prompt"
         if record.num_output_tokens > (before.num_output_tokens if before else 0):
             return "shares a prompt"
         if record.status.is_finished():
@@ -99,11 +101,15 @@ class RunStory:
         did = self.activity(step, seq_id)
         if record.status == SequenceStatus.SWAPPED:
             how = "gives way: its blocks move" if record.preempted else "swapped: its blocks moved"
-            return f"{how} to host memory; to come back it needs {self._needed_to_return(step, record)} free blocks"
+            return f"{how} to host memory; to come back it needs {self._needed_to_return(step, record)}"
         if record.status == SequenceStatus.WAITING:
-            return "gives way: waits, and is computed again later" if record.preempted else "waits for its turn"
+            if record.preempted:
+                return "gives way: waits, and is computed again later"
+            # The scheduler lets nobody in meanwhile, or newcomers could take the place of those for ever.
+            return "waits: somebody is swapped" if self._anybody(step, SequenceStatus.SWAPPED) else "waits for its turn"
         said = {
             "reads its prompt": self._reading(record),
+            "reads again": self._reading(record),
             "gets a token": f"{self._coming_back(step, record)}gets token {record.num_output_tokens}",
             "shares a prompt": f"shares the prompt, gets token {record.num_output_tokens}",
             "stands still": "stands still in this step",
@@ -124,10 +130,11 @@ class RunStory:
         known = record.num_prompt_tokens + record.num_output_tokens - 1
         if record.num_computed_tokens < record.num_prompt_tokens and not record.status.is_finished():
             return f"reads its prompt: {record.num_computed_tokens} of {record.num_prompt_tokens} tokens so far"
-        again = " again" if record.num_output_tokens > 1 else ""
-        found = known - record.num_scheduled_tokens
+        count, found = record.num_scheduled_tokens, known - record.num_scheduled_tokens
+        # Whoever gave way had computed all but its newest token.
+        read = _tokens(count) if record.num_output_tokens == 1 else f"{_tokens(count - 1)} again, then its newest"
         cached = f", {found} more are in the cache" if found > 0 else ""
-        return f"reads {record.num_scheduled_tokens} tokens{again}{cached}, gets token {record.num_output_tokens}"
+        return f"reads {read}{cached}, gets token {record.num_output_tokens}"
 
     def words(self, step: int, seq_id: str) -> tuple[str, str]:
         """Return a sequence's text so far: what it had before the step, and what the step added."""
@@ -198,12 +205,20 @@ class RunStory:
         # Of r holders of a block that all write into it, r - 1 need a copy.
         return needed + sum(min(count, holders[block] - 1) for block, count in writers.items())
 
-    def _needed_to_return(self, step: int, record: SequenceRecord) -> int:
+    def _needed_to_return(self, step: int, record: SequenceRecord) -> str:
+        """Say how many free blocks a swapped request needs. Beside others the scheduler asks for one more per text.
+
+        Else it might have to move again at once.
+        """
         family = [each for each in self._records[step].values() if each.request_id == record.request_id]
         living = [each for each in family if not each.status.is_finished()]
-        others = any(each.status == SequenceStatus.RUNNING for each in self._records[step].values())
-        # Beside others the scheduler keeps one block more per sequence, so that it is not moved again at once.
-        return len({block for each in living for block in each.block_table}) + (len(living) if others else 0)
+        own = len({block for each in living for block in each.block_table})
+        if not self._anybody(step, SequenceStatus.RUNNING):
+            return f"{own} free {_blocks(own)} (its own; nobody runs beside it)"
+        return f"{own + len(living)} free blocks (its own {own}, and 1 per text, as others run)"
+
+    def _anybody(self, step: int, status: SequenceStatus) -> bool:
+        return any(record.status == status for record in self._records[step].values())
 
     # -- in sentences ----------------------------------------------------------------------------------
 
@@ -225,9 +240,9 @@ class RunStory:
     def sentence(self, step: int) -> str:
         """Say in one line how a step ended."""
         held, shared, free = self.count(step)
-        needed, tokens = self.needed_next(step), self.steps[step].num_batched_tokens
+        needed = self.needed_next(step)
         said = (
-            f"Step {step}: {tokens} {'token' if tokens == 1 else 'tokens'} through the model. {held} {_blocks(held)} "
+            f"Step {step}: {_tokens(self.steps[step].num_batched_tokens)} through the model. {held} {_blocks(held)} "
             f"held, {shared} of them shared, {free} free; the next tokens need {needed} new {_blocks(needed)}."
         )
         return f"{said} {self.shortage(step)}".rstrip()
@@ -236,6 +251,10 @@ class RunStory:
 def on_device(record: SequenceRecord) -> bool:
     """Say whether a sequence's blocks are the device's."""
     return record.status != SequenceStatus.SWAPPED
+
+
+def _tokens(count: int) -> str:
+    return f"{count} {'token' if count == 1 else 'tokens'}"
 
 
 def _blocks(count: int) -> str:

@@ -102,6 +102,7 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
             shown = "" if given.value is None else f", {show(given.value)}"
             return f"your function returns {kinds[0]}{shown}; right: {kinds[1]}, {show(expected.value)}{reason}"
         told, wanted = (f"returns {each}" for each in show_apart(given.value, expected.value))
+        wanted += _kinds_apart(given.value, expected.value)
     return f"your function {told}; right: it {wanted}"
 
 
@@ -139,9 +140,26 @@ def show_apart(given: Any, expected: Any) -> tuple[str, str]:
     return tuple(f"{show(each, _DIGITS[-1])} at {place}" for each in (one, other))  # type: ignore[return-value]
 
 
+def _kinds_apart(given: Any, expected: Any) -> str:
+    """Say where two values of one kind have parts of two kinds, and which; "" if they differ otherwise first."""
+    place, one, other = _first_difference(given, expected)
+    if not place.startswith("[") or type(one) is type(other):
+        return ""
+    return f"; at {place}: {_part(one)}; right: {_part(other)}"
+
+
+def _part(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = "a tensor" if isinstance(value, Tensor) else kind_of(value)
+    return f"{kind}, {show([value])[1:-1]}"
+
+
 def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:
-    """Return where two values of one kind, too long to be shown, differ first, and what stands there."""
-    one, other = (each.tolist() if isinstance(each, Tensor) else each for each in (given, expected))
+    """Return where two values of one kind differ first, and what stands there."""
+    one, other = given, expected
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        one, other = one.tolist(), other.tolist()
     if isinstance(other, list | tuple) and isinstance(one, list | tuple):
         if len(one) != len(other):
             return f"{place or 'its'} length", len(one), len(other)
@@ -152,7 +170,7 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
 
 
 class _Shown(reprlib.Repr):
-    """reprlib's short forms, with tensors as lists and numbers rounded."""
+    """reprlib's short forms, with numbers rounded and tensors as lists; in another value they say what they are."""
 
     def __init__(self, digits: int) -> None:
         super().__init__()
@@ -162,7 +180,8 @@ class _Shown(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, Tensor):
-            return self.repr1(x.tolist(), level)
+            numbers = self.repr1(x.tolist(), level)
+            return numbers if level == self.maxlevel else f"tensor({numbers})"
         if type(x) is float:
             if 0 < abs(x) < 10**-self._digits:  # rounded it would be 0, which it is not
                 return f"{x:.2g}"

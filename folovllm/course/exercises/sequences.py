@@ -14,6 +14,7 @@ from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.scheduler import Scheduler
 from folovllm.request import BeamState, Request, Sequence, SequenceData, SequenceStatus
 from folovllm.sampling_params import BeamSearchParams, SamplingParams
+from folovllm.step import SchedulerOutput
 
 Fork = tuple[list[int], list[int], int]
 Running = list[tuple[str, int, int, int]]
@@ -62,6 +63,10 @@ def _only_the_new(tokens: list[int], seed: int, num_forks: int, new_token: int) 
     return tokens, [new_token], seed + num_forks + 1
 
 
+def _both_grow(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
+    return [*tokens, new_token], [*tokens, new_token], seed + num_forks + 1
+
+
 def _child_first(tokens: list[int], seed: int, num_forks: int, new_token: int) -> Fork:
     return [*tokens, new_token], tokens, seed + num_forks + 1
 
@@ -103,6 +108,7 @@ FORK = Exercise(
             "parent and fork are the same list, so the parent got the token too: `child = tokens` gives the list "
             "a second name, it copies nothing",
         ),
+        Mistake(_both_grow, "the parent stays as it was: the fork alone gets the new token"),
         Mistake(_only_the_new, "your fork forgets what came before: it begins with its parent's tokens"),
         Mistake(_child_first, "right lists in the wrong order: the parent's tokens come first, then the fork's"),
         Mistake(
@@ -143,17 +149,22 @@ def copies_solution(tables: list[list[int]], lengths: list[int], block_size: int
     return [source for source, _ in copies]
 
 
-def _copies_by(wants: Callable[[list[list[int]], int, int], bool], always: bool = False) -> Callable[..., list[int]]:
+def _copies_by(
+    wants: Callable[[list[list[int]], int, int], bool],
+    may: Callable[[int, int], bool] = lambda length, block_size: length % block_size > 0,
+    *,
+    only_last: bool = False,
+) -> Callable[..., list[int]]:
     """Return a rule that copies the last block where ``wants(tables, block, holders left)`` says so.
 
-    always: also where the last block is full.
+    may: whether a length and a block size allow it at all.  only_last: a block has holders where it is the last one.
     """
 
     def rule(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
-        left = [block for table in tables for block in table]
+        left = [block for table in tables for block in (table[-1:] if only_last else table)]
         copied = []
         for table, length in zip(tables, lengths, strict=True):
-            if table and (always or length % block_size) and wants(tables, table[-1], left.count(table[-1])):
+            if table and may(length, block_size) and wants(tables, table[-1], left.count(table[-1])):
                 left.remove(table[-1])
                 copied.append(table[-1])
         return copied
@@ -174,12 +185,17 @@ def _each_block_once(tables: list[list[int]], lengths: list[int], block_size: in
 
 
 _every_writer_copies = _copies_by(lambda tables, block, left: _holders(tables, block) > 1)
-_full_ones_too = _copies_by(lambda tables, block, left: left > 1, always=True)
+_full_ones_too = _copies_by(lambda tables, block, left: left > 1, lambda length, block_size: True)
+_counts_the_new_token = _copies_by(lambda tables, block, left: left > 1, lambda length, size: (length + 1) % size > 0)
+_last_blocks_alone = _copies_by(lambda tables, block, left: left > 1, only_last=True)
 _unshared_too = _copies_by(lambda tables, block, left: True)
 
 
 def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
-    """Return the tables of up to three families: just forked, grown apart, at a block's end, one ahead of its forks."""
+    """Return the tables of up to three families: just forked, grown apart, at a block's end, one ahead of its forks.
+
+    The one that reads prompt and own words again may be ahead: its forks share the prompt's blocks only.
+    """
     block_size = random.choice((1, 2, 3, 4, 4, 16))
     fresh = 0
     sequences: list[tuple[list[int], int]] = []
@@ -192,9 +208,10 @@ def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
         for i in range(n):
             own = list(range(fresh, fresh + num_blocks - num_shared))
             fresh += len(own)
-            # The one that reads a prompt again may be ahead of the forks that share its last block.
-            ahead = random.choice((0, 0, 1)) if i == 0 and length % block_size else 0
-            sequences.append((shared + own, length + ahead))
+            ahead = random.choice((0, 0, 1, random.randint(1, 2 * block_size))) if i == 0 else 0
+            further = list(range(fresh, fresh - (-(length + ahead) // block_size) - num_blocks))
+            fresh += len(further)
+            sequences.append((shared + own + further, length + ahead))
     random.shuffle(sequences)
     return [table for table, _ in sequences], [length for _, length in sequences], block_size
 
@@ -208,6 +225,7 @@ COPIES = Exercise(
         ([[0, 1], [0, 1]], [8, 8], 4),
         ([[0, 1], [0, 2]], [6, 6], 4),
         ([[0, 1], [0, 1]], [8, 6], 4),
+        ([[0, 1, 2], [0, 1]], [9, 6], 4),
         ([[3], [3], [7]], [2, 2, 1], 4),
         ([], [], 4),
     ],
@@ -221,6 +239,15 @@ COPIES = Exercise(
         Mistake(
             _full_ones_too,
             "you copy blocks that are full: nobody writes there again, the next token opens a new block",
+        ),
+        Mistake(
+            _last_blocks_alone,
+            "a block may be another table's last but one: count it in all tables, not only where it is the last",
+        ),
+        Mistake(
+            _counts_the_new_token,
+            "`length + 1` counts the new token too; whether the last block has a free place depends on the tokens "
+            "that are in it already: `length % block_size`",
         ),
         Mistake(_unshared_too, "you copy a block that one sequence alone holds; it may simply write there"),
         Mistake(_all_shared_blocks, "you copy every shared block; a sequence writes only into its last one"),
@@ -362,7 +389,10 @@ def preempt_solution(running: Running, free: int, host_free: int) -> Moved:
     config = SchedulerConfig(max_num_batched_tokens=1000, max_num_seqs=1000)
     scheduler = Scheduler(config, BlockManager(2, num_blocks, host_free, enable_prefix_caching=False))
     scheduler.running = [_make_running(scheduler.block_manager, *each) for each in running]
-    return [(name, status.value) for name, status in scheduler.schedule().preempted.items()]
+    # Not schedule(), which relies on it that the oldest can run alone: the engine refuses whoever cannot.
+    step = SchedulerOutput()
+    scheduler._schedule_running(step)
+    return [(name, status.value) for name, status in step.preempted.items()]
 
 
 def _make_running(manager: BlockManager, name: str, live: int, held: int, needed: int) -> Request:
@@ -385,21 +415,25 @@ def _preempts(
     *,
     host_fills: bool = True,
     need_stays: bool = False,
+    frees: bool = True,
+    enough: int = 0,
+    stays: int = 0,
     once: bool = False,
 ) -> Callable[..., Moved]:
     """Return a rule that differs from the scheduler's in one respect.
 
     last: place of who gives way.  swaps: of its living sequences, its blocks, and the host's free ones.
-    host_fills: the host's room is used up.  need_stays: of who gave way.  once: nobody after the first.
+    host_fills: the host's room is used up.  need_stays: of who gave way.  frees: blocks that are given back are free.
+    enough: how many blocks may be missing.  stays: how many requests never give way.  once: nobody after the first.
     """
 
     def rule(running: Running, free: int, host_free: int) -> Moved:
         running = list(running)
         moved: Moved = []
         missing = sum(needed for *_, needed in running) - free
-        while missing > 0 and running and not (once and moved):
+        while missing > enough and len(running) > stays and not (once and moved):
             name, live, held, needed = running.pop(last(running))
-            missing -= held + (0 if need_stays else needed)
+            missing -= (held if frees else 0) + (0 if need_stays else needed)
             swap = swaps(live, held, host_free)
             host_free -= held if swap and host_fills else 0
             moved.append((name, "swapped" if swap else "waiting"))
@@ -416,7 +450,18 @@ _all_recomputed = _preempts(swaps=lambda live, held, host: False)
 _single_ones_swapped = _preempts(swaps=lambda live, held, host: held <= host)
 _host_is_endless = _preempts(swaps=lambda live, held, host: live > 1)
 _host_never_fills = _preempts(host_fills=False)
+_host_is_never_filled_up = _preempts(swaps=lambda live, held, host: live > 1 and held < host)
 _need_stays = _preempts(need_stays=True)
+_frees_nothing = _preempts(frees=False)
+_just_enough_is_short = _preempts(enough=-1)
+_oldest_always_stays = _preempts(stays=1)
+
+
+def _just_enough_is_short_unguarded(running: Running, free: int, host_free: int) -> Moved:
+    moved = _just_enough_is_short(running, free, host_free)
+    if len(moved) == len(running) and sum(held for _, _, held, _ in running) + free <= 0:
+        raise IndexError("pop from empty list")
+    return moved
 
 
 def _in_order_of_arrival(running: Running, free: int, host_free: int) -> Moved:
@@ -429,12 +474,10 @@ def _some_evening(random: Random) -> tuple[Running, int, int]:
     for name in names:
         live = random.choice((1, 1, 2, 3, 4))
         running.append((name, live, live + random.choice((0, 0, 1, 6)), random.choice((0, 1, live, live))))
-    free = random.choice((0, 0, 1, 2, 8))
-    if running:  # the oldest can always go on once all the others gave way
-        free = max(free, running[0][3] - sum(held for _, _, held, _ in running[1:]))
-    return running, free, random.choice((0, 3, 5, 8, 100))
+    return running, random.choice((0, 0, 1, 2, 8)), random.choice((0, 3, 5, 8, 100))
 
 
+_ENOUGH = "somebody gives way only if more is needed than is free; as many free blocks as needed are enough"
 PREEMPT = Exercise(
     name="preempt",
     task="who gives way when blocks are short, and how",
@@ -445,6 +488,7 @@ PREEMPT = Exercise(
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 6),
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 3, 10),
         ([("Anna", 2, 4, 2), ("Bo", 3, 4, 3), ("Chen", 2, 3, 2)], 0, 5),
+        ([("Anna", 1, 4, 1)], 0, 10),
         ([], 4, 4),
     ],
     generate=_some_evening,
@@ -460,6 +504,14 @@ PREEMPT = Exercise(
             "you swap single sequences too; only a family is swapped, a single one waits and is computed again",
         ),
         Mistake(_host_is_endless, "you swap without asking whether the host has room for all the blocks"),
+        Mistake(_host_is_never_filled_up, "the host may become full: blocks that just fit there are moved"),
+        Mistake(_frees_nothing, "whoever gives way gives its blocks back: they are free for the others"),
+        Mistake(_just_enough_is_short, _ENOUGH),
+        Mistake(_just_enough_is_short_unguarded, _ENOUGH + " (and nobody can be taken from an empty list)"),
+        Mistake(
+            _oldest_always_stays,
+            "your last one never gives way; if its need is not met although it is alone, it has to, too",
+        ),
         Mistake(_host_never_fills, "whoever was swapped fills the host; the next one finds less room there"),
         Mistake(
             _need_stays,

@@ -23,7 +23,7 @@ _PALE = {BLUE: "#d6e8f4", ORANGE: "#fcefd0", GREEN: "#d3efe6"}
 
 # -- request > sequences > data, and the blocks ---------------------------------------------------------------
 
-_BLOCK_WIDTH, _SLOT_HEIGHT = 12.4, 4.2
+_BLOCK_WIDTH, _BLOCK_GAP, _SLOT_HEIGHT = 12.4, 1.6, 4.2
 Slots = dict[int, list[str]]
 """What stands in each block: a word for each token, as far as it is filled."""
 
@@ -72,27 +72,30 @@ def plot_request(llm: LLM, request: Request) -> Image:
 
 def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
     """Draw the block tables of the one request that ``llm`` recorded, a frame for each of ``steps``."""
-    figure, frames = new_figure(11, 3.1 * len(steps), nrows=len(steps), squeeze=False)
-    size = _size_of(llm)
+    size, chosen = _size_of(llm), [recorded(llm)[number] for number in steps]
+    num_blocks = max(len({block for seq in step.sequences for block in seq.block_table}) for step in chosen)
+    blocks_width = (_BLOCK_WIDTH + _BLOCK_GAP) * num_blocks
+    width = max(blocks_width, 20.0 * max(len(step.sequences) for step in chosen)) + 2
+    figure, frames = new_figure(0.11 * width, 3.1 * len(steps), nrows=len(steps), squeeze=False)
     told = []
-    for axes, number in zip(frames[:, 0], steps, strict=True):
-        step = recorded(llm)[number]
+    for axes, step in zip(frames[:, 0], chosen, strict=True):
         tables = [seq.block_table for seq in step.sequences]
         slots = _slots(llm, _computed(output, step))
         starts = []
         for i, seq in enumerate(step.sequences):
             color, line = _OWNERS[i]
-            place = (14 + 36.0 * i, 29.0)
+            place = (width * (i + 0.5) / len(tables), 29.0)
             _box(axes, (place[0] - 9, 29), 18, 5, color, line)
             axes.text(place[0], 31.5, f"sequence {seq.seq_id}", ha="center", va="center", fontsize=12)
             starts.append(place)
-        _draw_blocks(axes, tables, slots, size, starts)
+        _draw_blocks(axes, tables, slots, size, starts, (width - blocks_width) / 2)
         copied = f", blocks copied: {step.blocks_copied}" if step.blocks_copied else ""
         axes.set_title(f"after step {step.step}{copied}", loc="left", fontsize=12, weight="bold")
-        axes.set(xlim=(0, 100), ylim=(-3, 35))
+        axes.set(xlim=(0, width), ylim=(-3, 35))
         axes.axis("off")
         each = ", ".join(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
         told.append(f"after step {step.step} the block tables are {each}{copied}")
+    frames[0, 0].set_title("grey: shared, ×3: three holders", loc="right", fontsize=12)
     return show(figure, f"Block tables of {len(tables)} sequences of one request: {'; '.join(told)}.")
 
 
@@ -116,10 +119,18 @@ def _slots(llm: LLM, computed: list[tuple[list[int], tuple[int, ...]]]) -> Slots
 
 
 def _draw_blocks(
-    axes: Axes, tables: Listed[tuple[int, ...]], slots: Slots, size: int, starts: Listed[tuple[float, float]]
+    axes: Axes,
+    tables: Listed[tuple[int, ...]],
+    slots: Slots,
+    size: int,
+    starts: Listed[tuple[float, float]],
+    first: float = 1.0,
 ) -> None:
-    """Draw the blocks below, each a column of ``size`` slots, and an arrow to each from whoever holds it."""
-    left = {block: 1 + (_BLOCK_WIDTH + 1.6) * place for place, block in enumerate(sorted(slots))}
+    """Draw the blocks below, each a column of ``size`` slots, and an arrow to each from whoever holds it.
+
+    first: how far from the left the first block stands.
+    """
+    left = {block: first + (_BLOCK_WIDTH + _BLOCK_GAP) * place for place, block in enumerate(sorted(slots))}
     top = size * _SLOT_HEIGHT
     for block, words in slots.items():
         holders = [i for i, table in enumerate(tables) if block in table]
@@ -173,8 +184,12 @@ _PLACES = {
     "finished_ignored": (126.0, 46.0),
 }
 _WHY = {
-    ("waiting", "running"): ("blocks and a seat are free", (32.0, 50.8), -0.26),
-    ("running", "waiting"): ("no block left, single text:\nits blocks are dropped", (32.0, 41.2), -0.26),
+    ("waiting", "running"): ("blocks and a seat are free", (32.0, 46.0), 0.0),
+    ("running", "waiting"): (
+        "no block left (single text, or\nno room on the host), or\na step was interrupted:\nblocks are dropped",
+        (32.0, 57.4),
+        0.46,
+    ),
     ("running", "swapped"): ("no block left,\nseveral texts:\nblocks move\nto the host", (61.5, 26.0), -0.25),
     ("swapped", "running"): ("blocks\nare free\nagain", (50.5, 26.0), -0.25),
     ("swapped", "waiting"): ("a step was\ninterrupted", (22.0, 34.0), 0.0),
@@ -244,7 +259,7 @@ def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
 
 _FATES: dict[str, dict[str, Any]] = {
     "lives to the end": {"edgecolor": BLUE, "linestyle": "-", "linewidth": 3},
-    "the greedy text, while it lives": {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 3},
+    "the greedy text, where it goes alone": {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 3},
     "dies": {"edgecolor": GREY, "linestyle": ":", "linewidth": 2},
 }
 
@@ -258,7 +273,7 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
     alive = [[seq for seq in seqs if seq.data.get_output_len() == i] for i, seqs in enumerate(alive, start=1)]
     rows: list[list[tuple[int, ...]]] = [[()], *([tuple(seq.data.output_token_ids) for seq in step] for step in alive)]
     most = max(map(len, rows))
-    figure, axes = new_figure(12, 0.9 + 0.95 * most)
+    figure, axes = new_figure(12, 1.2 + 0.95 * most)
     for step, (before, after) in enumerate(pairwise(rows)):
         for row, text in enumerate(after):
             look = _FATES[_fate(text, rows[-1], greedy)]
@@ -271,7 +286,11 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
             axes.text(step + 1, row, label, bbox=box, **how)
     handles = [Patch(facecolor="white", label=name, **look | {"linewidth": 2}) for name, look in _FATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
-    axes.set(xlim=(-0.1, len(rows) - 0.5), ylim=(most - 0.5, -0.5))
+    for step in range(1, len(rows)):
+        axes.text(step, -0.6, f"step {step}", ha="center", va="center", fontsize=12, weight="bold")
+    axes.plot(0, 0, "o", color="black", markersize=9)
+    axes.text(-0.08, 0, "prompt", ha="right", va="center", fontsize=12)
+    axes.set(xlim=(-0.6, len(rows) - 0.5), ylim=(most - 0.5, -0.8))
     axes.axis("off")
     told = [f"step {i}: {', '.join(repr(_text(llm, text)) for text in step)}" for i, step in enumerate(rows) if i]
     return show(figure, f"The texts that live after each step of a beam search, best first. {'; '.join(told)}.")
@@ -281,7 +300,7 @@ def _fate(text: tuple[int, ...], winners: list[tuple[int, ...]], greedy: Listed[
     """Say what becomes of a text, a key of the legend."""
     if any(winner[: len(text)] == text for winner in winners):
         return "lives to the end"
-    return "the greedy text, while it lives" if text == tuple(greedy[: len(text)]) else "dies"
+    return "the greedy text, where it goes alone" if text == tuple(greedy[: len(text)]) else "dies"
 
 
 def _text(llm: LLM, token_ids: Listed[int]) -> str:

@@ -15,16 +15,6 @@ PREDICTIONS = [
         evidence="same as text 1: True",
     ),
     Prediction(
-        name="waiting_to_swapped",
-        question="Memory is short, and a sequence waits for its first step. May it become swapped?",
-        choices={
-            "Yes, as the notes draw it": "Swapping moves blocks to the host. But this sequence has no block yet.",
-            "No": "Right: who waits holds no block, so there is nothing to move.",
-        },
-        right="No",
-        evidence="is waiting and cannot become swapped",
-    ),
-    Prediction(
         name="notes_fork",
         question="The engine forks by the notes' rule, and Bo asks for n=3 with seed=2. What does he get?",
         choices={
@@ -79,6 +69,17 @@ PREDICTIONS = [
         },
         right="Nobody's",
         evidence="same texts: True",
+    ),
+    Prediction(
+        name="steps_without_host",
+        question="With host memory this evening takes 17 steps. Without it, Bo's family waits too. How many steps?",
+        choices={
+            "16": "Yes: nobody is swapped, so nobody has to wait until a swapped one is back.",
+            "17": "The same tokens are drawn, but others wait, and not as long.",
+            "More than 17": "More tokens are computed, but one step takes many of them at once.",
+        },
+        right="16",
+        evidence="no host   16 steps",
     ),
     Prediction(
         name="greedy_or_beam",

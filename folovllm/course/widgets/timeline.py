@@ -3,7 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ipywidgets
 from IPython.display import Image
@@ -20,21 +20,29 @@ from folovllm.llm import LLM
 
 MAX_BLOCKS = 64
 """How many blocks of a memory are shown at most."""
+MAX_NOTES = 3
+"""How many shortages are told in a picture at most; its alternative text tells all."""
 # What a sequence does in a step: the colour and the hatch of its cell; "" is the colour of its request.
 _LOOKS = {
     "reads its prompt": ("", "..."),
+    "reads again": ("", "++"),
     "shares a prompt": ("", "\\\\\\"),
     "gets a token": ("", ""),
     "stands still": ("white", "---"),
     "waiting": ("#EEEEEE", ""),
     "swapped": ("white", "xxx"),
 }
+_IN_LEGEND = {"swapped": "swapped (above), in host memory (below)"}
 
 
 def _look(activity: str, color: int, *, edge: bool = True) -> dict[str, Any]:
     face, hatch = _LOOKS[activity]
     style = {"facecolor": face or TINTS[color], "edgecolor": EDGES[color], "hatch": hatch}
-    return style | {"linewidth": 1 if edge else 0, "linestyle": ":" if activity == "waiting" else "-"}
+    return style | {"linewidth": 1 if edge else 0, "linestyle": _line(activity)}
+
+
+def _line(activity: str) -> Literal["-", ":"]:
+    return ":" if activity == "waiting" else "-"
 
 
 def draw_sequences(axes: Axes, story: RunStory) -> None:
@@ -63,7 +71,7 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     style: dict[str, Any] = {"width": 0.92 if len(held) <= 80 else 1, "linewidth": 0}
     axes.bar(steps, held, color="#8FA3B0", label="on the device", **style)
     if any(host):
-        grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx", "label": "in host memory"}
+        grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx"}
         axes.bar(steps, host, bottom=held, **(style | grey | {"linewidth": 1}))
     top = max(1, *map(sum, zip(held, host, strict=True)))
     if story.num_blocks <= 2 * top:
@@ -71,23 +79,31 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11}
         axes.text(len(held) - 0.35, story.num_blocks, f"all {story.num_blocks} blocks of the device", **note)
         top = max(top, story.num_blocks)
-    short = [step for step in steps if story.shortage(step)][:2]
-    ceiling = (1.3 + 0.2 * len(short)) * top
-    axes.set(ylim=(0, ceiling), xlabel="step", ylabel="blocks held")
+    short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
+    axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel="step", ylabel="blocks held\nafter the step")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    if short:
-        first = short[0]
-        told = "\n".join(_shortage(story, step) for step in short)
-        arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": "#111111", "linewidth": 1.5}
-        side = "right" if first > 0.4 * len(held) else "left"  # beside the step, so that the cursor does not cross it
-        look: dict[str, Any] = {"ha": side, "va": "top", "fontsize": 11, "fontweight": "bold"}
-        beside = first + (-0.8 if side == "right" else 0.8)
-        axes.annotate(told, (first, held[first] + host[first]), (beside, 0.98 * ceiling), arrowprops=arrow, **look)
+    _tell_shortages(axes, story, short, [device + moved for device, moved in zip(held, host, strict=True)], top)
 
 
-def _shortage(story: RunStory, step: int) -> str:
-    needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
-    return f"step {step}: {' and '.join(story.gave_way(step))} gives way: {needed} needed, {free} free"
+def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: Sequence[int], top: int) -> None:
+    """Write one line per shortage, with an arrow straight down to its bar. heights: of all bars; top: of the highest.
+
+    The lines are steps of a stair, so that no arrow crosses a line.
+    """
+    arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": "#111111", "linewidth": 1.5, "shrinkA": 0}
+    on_the_right = bool(short) and short[0] > 0.4 * len(heights)
+    for i, step in enumerate(short):
+        needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
+        losers = list(story.gave_way(step))
+        gave = f"{' and '.join(losers)} {'gives' if len(losers) == 1 else 'give'} way"
+        row = i if on_the_right else len(short) - 1 - i
+        height = (1.22 + 0.25 * row) * top
+        axes.annotate("", (step, heights[step]), (step, height), arrowprops=arrow)
+        look: dict[str, Any] = {"ha": "right" if on_the_right else "left", "va": "bottom", "fontsize": 11}
+        look["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # over the cursor
+        edge = step + (0.3 if on_the_right else -0.3)
+        told = f"step {step}: {gave}: {needed} needed, {free} free"
+        axes.text(edge, height, told, fontweight="bold", **look)
 
 
 def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
@@ -102,7 +118,13 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
     sequences.tick_params(labelbottom=False)
     seen = {story.activity(step, seq_id) for step in range(len(story.steps)) for seq_id in story.seq_ids}
     handles = [
-        Patch(facecolor=face or "#CCCCCC", edgecolor="#444444", hatch=hatch, label=name)
+        Patch(
+            facecolor=face or "#CCCCCC",
+            edgecolor="#444444",
+            hatch=hatch,
+            linestyle=_line(name),
+            label=_IN_LEGEND.get(name, name),
+        )
         for name, (face, hatch) in _LOOKS.items()
         if name in seen
     ]
