@@ -98,7 +98,6 @@ __all__ = [
     "plot_beams",
     "plot_bits",
     "plot_block_tables",
-    "plot_blocks",
     "plot_cache",
     "plot_config_layers",
     "plot_cut",
