@@ -123,7 +123,7 @@ def test_the_figures_of_padding_say_in_words_what_they_show():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     alt = plot_padding(PaddingExplorer(model, tokenizer, PROMPTS)).alt
-    assert "the given model (rotary positions): none to speak of, none to speak of, large, large." in alt
+    assert "the loaded model (rotary positions): none to speak of, none to speak of, large, large." in alt
     assert "tiny GPT-2 (learned positions): large, none to speak of, large, large." in alt
     assert f"Prompts of {lengths[0]}, {lengths[1]} tokens" in plot_sides(tokenizer, PROMPTS).alt
     assert f"{sum(lengths)} tokens in one row" in plot_flat_batch(tokenizer, PROMPTS).alt

@@ -149,7 +149,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     """Show the error in the last column for every way of padding, for both models of a widget, in float32."""
     ways = [(side, positions) for side in SIDES for positions in POSITIONS]
     looks = {
-        "given": (BLUE, "///", "the given model (rotary positions)"),
+        "given": (BLUE, "///", "the loaded model (rotary positions)"),
         "gpt2": (ORANGE, "", "tiny GPT-2 (learned positions)"),
     }
     figure, axes = new_figure(9, 3.2)

@@ -75,8 +75,9 @@ PREDICTIONS = [
         name="eight_bits_and_the_text",
         question="We store every matrix in Q8_0, 8 bits per weight, and write both texts again. How many stay equal?",
         choices={
-            "both": "Nearly. But one of the texts comes to a near-tie, and there a small error is enough.",
-            "one": "8 bits are close, and the first text stays. In the second, two tokens come close enough to change places.",
+            "both": "Nearly. But in one of the texts two tokens are close, and there a small error is enough.",
+            "one": "8 bits are close, and the first text stays. In the second, two tokens are close enough to change "
+            "places.",
             "none": "8 bits are better than that: a weight is off by about 1/254 of the largest in its block at most.",
         },
         right="one",
