@@ -7,7 +7,7 @@ import torch
 
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.outcome import same, show_apart, try_out
+from folovllm.course.exercises.outcome import same, show, show_apart, try_out
 
 
 def exercise(solution, *cases, **further):
@@ -96,6 +96,15 @@ def test_numbers_are_shown_with_the_digits_that_they_need():
     assert show_apart(0.33333, 0.33334) == ("0.33333", "0.33334")
     assert show_apart(list(range(50)), [*range(49), 0]) == ("49 at [49]", "0 at [49]")
     assert show_apart([[0] * 20, [1] * 20], [[0] * 20, [1] * 21]) == ("20 at [1] length", "21 at [1] length")
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0.000412, "0.000412"), (-0.00039999, "-0.0004"), (0.0000123456, "1.23e-05"), (0.05, "0.05"), (4e-9, "0.0")],
+)
+def test_small_numbers_keep_their_digits(number, shown):
+    assert show(number) == shown
+    assert show(torch.tensor([number], dtype=torch.float64)) == f"[{shown}]"
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_the_figures_of_padding_say_in_words_what_they_show():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
     alt = plot_padding(PaddingExplorer(model, tokenizer, PROMPTS)).alt
-    assert "llama (rotary positions): none to speak of, none to speak of, large, large." in alt
-    assert "gpt2 (learned positions): large, none to speak of, large, large." in alt
+    assert "the loaded model (rotary positions): none to speak of, none to speak of, large, large." in alt
+    assert "tiny GPT-2 (learned positions): large, none to speak of, large, large." in alt
     assert f"Prompts of {lengths[0]}, {lengths[1]} tokens" in plot_sides(tokenizer, PROMPTS).alt
     assert f"{sum(lengths)} tokens in one row" in plot_flat_batch(tokenizer, PROMPTS).alt
     assert "100 columns" in plot_waste([100, 4, 6]).alt
@@ -139,7 +139,7 @@ def test_the_figures_of_files_say_in_words_what_they_show(tmp_path):
     save_file({"a.weight": torch.zeros(4), "b.bias": torch.zeros(2, 3)}, tmp_path / "two.safetensors")
     assert "then 40 bytes of numbers, 2 tensors" in plot_safetensors(tmp_path / "two.safetensors").alt
     assert (
-        "short: 512; long: 4,096."
+        "short: 512, by the notes' rule 2,048; long: 4,096, by the notes' rule 8,192."
         in plot_limits({"short": ({"n_positions": 512}, None), "long": ({"max_position_embeddings": 8192}, 4096)}).alt
     )
     assert "the weights: missing, or of another shape" in plot_factory().alt
@@ -154,7 +154,7 @@ def test_the_figures_of_numbers_say_in_words_what_they_show():
     logits[[65, 66]] = torch.tensor([9.02, 9.01])
     assert "9.020 becomes 9.0000; `: 9.010 becomes 9.0000" in plot_near_tie(logits, tokenizer).alt
     block = torch.linspace(-1, 1, 32)
-    assert "same: 32 different values, largest error 0.000" in plot_quantised({"same": (block, block)}).alt
+    assert "same: 32 different values, largest error 0.0000" in plot_quantised({"same": (block, block)}).alt
     assert plot_sizes({"float32": 538.1, "half": 269}).alt == "float32: 538 MB; half: 269 MB."
 
 

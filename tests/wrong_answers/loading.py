@@ -63,6 +63,10 @@ def _behind_its_place(content: bytes, name: str) -> Tensor:
     return torch.frombuffer(rest[: len(rest) // 4 * 4], dtype=torch.float32)
 
 
+def _always_float32(content: bytes, name: str) -> Tensor:
+    return read_tensor_solution(content, name).float()
+
+
 def _bfloat16_as_float16(content: bytes, name: str) -> Tensor:
     tensor = read_tensor_solution(content, name)
     return tensor.view(torch.float16) if tensor.dtype == torch.bfloat16 else tensor
@@ -105,6 +109,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _transposed,
         _big_endian,
         _behind_its_place,
+        _always_float32,
         _bfloat16_as_float16,
     ],
     "position_ids": [

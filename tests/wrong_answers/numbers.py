@@ -99,23 +99,29 @@ def _lost_shape(weights: Tensor) -> Tensor:
     return q8_0_solution(weights).reshape(-1, 32)
 
 
-def _one_scale_per_row(weights: Tensor) -> Tensor:
-    scale = weights.abs().amax(dim=1, keepdim=True) / 127
-    return torch.where(scale > 0, (weights / scale).round() * scale.half().float(), 0)
-
-
-def _divided_by_128(weights: Tensor) -> Tensor:
-    blocks = weights.reshape(-1, 32)
-    scale = blocks.abs().amax(dim=1, keepdim=True) / 128
-    whole = torch.where(scale > 0, blocks / scale, 0).round()
-    return (whole * scale.half().float()).reshape(weights.shape)
-
-
 def _rounded_by_the_stored_scale_upwards(weights: Tensor) -> Tensor:
     blocks = weights.reshape(-1, 32)
     scale = blocks.abs().amax(dim=1, keepdim=True) / 127
     whole = torch.where(scale > 0, blocks / scale, 0).ceil()
     return (whole * scale.half().float()).reshape(weights.shape)
+
+
+def _scale_not_below_a_thousandth(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = (blocks.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-3)
+    return ((blocks / scale).round() * scale.half().float()).reshape(weights.shape)
+
+
+def _small_scales_are_one(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.abs().amax(dim=1, keepdim=True) / 127
+    scale = torch.where(scale < 1e-3, 1, scale)
+    return ((blocks / scale).round() * scale.half().float()).reshape(weights.shape)
+
+
+def _small_blocks_are_zeros(weights: Tensor) -> Tensor:
+    largest = weights.reshape(-1, 32).abs().amax(dim=1, keepdim=True)
+    return torch.where(largest > 0.002, q8_0_solution(weights).reshape(-1, 32), 0).reshape(weights.shape)
 
 
 def _zero_blocks_stay_and_others_vanish(weights: Tensor) -> Tensor:
@@ -159,9 +165,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _four_bits_of_gguf,
         _unchanged,
         _lost_shape,
-        _one_scale_per_row,
-        _divided_by_128,
         _rounded_by_the_stored_scale_upwards,
+        _scale_not_below_a_thousandth,
+        _small_scales_are_one,
+        _small_blocks_are_zeros,
         _zero_blocks_stay_and_others_vanish,
         _overwrites_the_weights,
         _scale_in_bfloat16,

@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 
@@ -70,6 +71,14 @@ def _always_the_first(content: bytes, name: str) -> Tensor:
     return next(_read(content, each) for each in json.loads(content[8 : 8 + length]) if each != "__metadata__")
 
 
+def _another_dtype(case: Case, outcome: Outcome) -> str:
+    """Complain of a tensor whose numbers are right and take another number of bytes than in the file."""
+    stored = read_tensor_solution(*case).dtype
+    if not isinstance(outcome.value, Tensor) or outcome.value.dtype == stored:
+        return ""
+    return f"the numbers are right, but your tensor is {outcome.value.dtype}; the list says {stored}, so keep that"
+
+
 def _columns(mask: Tensor) -> Tensor:
     return torch.arange(mask.shape[1]).expand(mask.shape)
 
@@ -111,6 +120,14 @@ def _rows_of_the_next(sequences: list[list[int]], num_computed: list[int]) -> Fl
     return token_ids, positions, [row + 1 for row in rows]
 
 
+def _looked_up_by_content(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    return flat_batch_solution(sequences, [num_computed[sequences.index(tokens)] for tokens in sequences])
+
+
+def _as_tensors(sequences: list[list[int]], num_computed: list[int]) -> tuple[Tensor, ...]:
+    return tuple(map(torch.tensor, flat_batch_solution(sequences, num_computed)))
+
+
 def _random_file(random: Random) -> tuple[bytes, str]:
     """Return a safetensors file of one to four tensors, and the name of one."""
     tensors = {}
@@ -129,8 +146,12 @@ def _random_mask(random: Random) -> tuple[Tensor]:
 
 
 def _random_sequences(random: Random) -> tuple[list[list[int]], list[int]]:
-    """Return sequences of which some are new, some in the midst of their prompt, some about to get their next token."""
+    """Return sequences of which some are new, some in the midst of their prompt, some about to get their next token.
+
+    Two may be equal, as when two readers ask the same.
+    """
     sequences = [[random.randrange(99) for _ in range(random.randint(1, 9))] for _ in range(random.randint(1, 5))]
+    sequences += random.choice([[], [list(random.choice(sequences))]])
     return sequences, [random.choice([0, len(each) - 1, random.randrange(len(each))]) for each in sequences]
 
 
@@ -149,6 +170,7 @@ EXERCISES = [
         solution=read_tensor_solution,
         cases=[(_TWO_TENSORS, "a"), (_TWO_TENSORS, "b"), (_BFLOAT16, "w")],
         generate=_random_file,
+        complaint=_another_dtype,
         mistakes=[
             Mistake(
                 _offsets_from_the_files_beginning,
@@ -210,7 +232,12 @@ EXERCISES = [
         name="flat_batch",
         task="the new tokens of several texts in one row",
         solution=flat_batch_solution,
-        cases=[([[7, 8, 9]], [0]), ([[7, 8, 9], [5, 6]], [0, 0]), ([[7, 8, 9, 4], [5, 6], [3]], [3, 1, 0])],
+        cases=[
+            ([[7, 8, 9]], [0]),
+            ([[7, 8, 9], [5, 6]], [0, 0]),
+            ([[7, 8, 9, 4], [5, 6], [3]], [3, 1, 0]),
+            ([[7, 8, 9], [7, 8, 9]], [0, 2]),
+        ],
         generate=_random_sequences,
         mistakes=[
             Mistake(
@@ -232,6 +259,12 @@ EXERCISES = [
                 "you count the last rows from the beginning of each text; the logits of all texts come in one row, "
                 "so count from its beginning",
             ),
+            Mistake(
+                _looked_up_by_content,
+                "almost: you look for each text among all of them, and find the first of two equal ones; go through "
+                "both lists together, with zip",
+            ),
+            Mistake(_as_tensors, "you return tensors; three lists of whole numbers are asked for"),
             Mistake(_rows_of_the_next, "your last rows are one too far: they are the first rows of the texts behind"),
         ],
         hints=(

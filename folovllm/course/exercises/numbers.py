@@ -78,6 +78,11 @@ def _down_the_columns(x: Tensor) -> Tensor:
     return _normed(x, dim=0)
 
 
+def _without_keepdim(x: Tensor) -> Tensor:
+    wide = x.float()
+    return wide / (wide.square().mean(dim=-1) + _EPSILON).sqrt()
+
+
 def _sum_of_squares(x: Tensor) -> Tensor:
     wide = x.float()
     return wide / (wide.square().sum(dim=-1, keepdim=True) + _EPSILON).sqrt()
@@ -115,6 +120,27 @@ def _nan_for_zeros(weights: Tensor) -> Tensor:
 def _one_scale_for_all(weights: Tensor) -> Tensor:
     scale = weights.abs().max() / 127
     return _back((weights / scale).round(), scale, weights)
+
+
+def _one_scale_per_row(weights: Tensor) -> Tensor:
+    scale = weights.abs().amax(dim=1, keepdim=True) / 127
+    return torch.where(scale > 0, (weights / scale).round() * scale.half().float(), 0)
+
+
+def _divided_by_128(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    scale = scale * 127 / 128
+    return _back((blocks / scale).round(), scale, weights)
+
+
+def _divided_by_the_stored_scale(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return _back((blocks / scale.half().float()).round(), scale, weights)
+
+
+def _rounded_down(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return _back((blocks / scale).floor(), scale, weights)
 
 
 def _signed_maximum(weights: Tensor) -> Tensor:
@@ -160,8 +186,8 @@ def _random_states(random: Random) -> tuple[Tensor]:
 
 def _random_block(random: Random) -> list[float]:
     """Return 32 weights of which none lies half-way between two steps, so that no rule for ties is needed."""
-    step = random.choice([0.0, 0.004, 0.1, 1.0, 3.0])
-    whole = [random.randint(-126, 126) + random.uniform(-0.4, 0.4) for _ in range(32)]
+    step = random.choice([0.0, 0.00001, 0.00008, 0.0004, 0.004, 0.1, 1.0, 3.0])
+    whole = [random.randint(-126, 126) + random.uniform(-0.49, 0.49) for _ in range(32)]
     whole[random.randrange(32)] = random.choice([-127, 127])
     return [step * each for each in whole]
 
@@ -178,6 +204,7 @@ _WEIGHTS = [
     torch.zeros(1, 32),
     torch.stack([torch.cos(torch.arange(32.0)) * 7.1 - 2, torch.linspace(0.5, -90.0, 32)]),
     torch.tensor([[0.013, -0.021, 0.008, 0.017] * 7 + [0.003, -1.7, 0.011, -0.006] + [0.0] * 32]),
+    torch.tensor([[0.05], [0.01], [0.001], [0.0]]) * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
 ]
 
 EXERCISES = [
@@ -225,7 +252,7 @@ EXERCISES = [
         task="the norm of float16 numbers whose squares are no float16",
         solution=rms_norm_solution,
         cases=[
-            (torch.tensor([[3.0, 4.0]]).half(),),
+            (torch.tensor([[1.0, 2.0, 2.0], [3.0, 0.0, -4.0]]).half(),),
             (torch.tensor([[20000.0, -300.0, 8.0]]).half(),),
             (torch.tensor([[0.0, 0.0], [0.0004, -0.0003]]).half(),),
             (torch.tensor([[1.0, 2.0, 3.0], [400.0, 0.5, -2.0]]).half(),),
@@ -240,6 +267,11 @@ EXERCISES = [
             Mistake(
                 _all_in_float16,
                 "you compute in float16 and widen at the end; by then the squares are infinite, so widen first",
+            ),
+            Mistake(
+                _without_keepdim,
+                "your means are [rows], and the division lays them along the columns; `keepdim=True` keeps them "
+                "[rows, 1], so that each row is divided by its own",
             ),
             Mistake(
                 _without_epsilon,
@@ -278,6 +310,10 @@ EXERCISES = [
                 "weight spoils only its own block",
             ),
             Mistake(
+                _one_scale_per_row,
+                "you take one scale per row; every 32 weights of a row have their own",
+            ),
+            Mistake(
                 _signed_maximum,
                 "you scale by the largest value; the largest *magnitude* decides, or values far below zero do not fit "
                 "into -127 ... 127",
@@ -290,11 +326,18 @@ EXERCISES = [
                 _scale_kept_in_float32,
                 "almost: the scale itself is stored in float16, so what comes back is multiplied by the rounded one",
             ),
+            Mistake(
+                _divided_by_the_stored_scale,
+                "almost: you divide by the scale as it is stored; GGUF divides by the exact one and multiplies by the "
+                "stored one",
+            ),
+            Mistake(_divided_by_128, "you divide by 128; the largest magnitude becomes 127, on both sides of 0"),
+            Mistake(_rounded_down, "you round down; rounding to the nearest halves the error"),
             Mistake(_four_bits, "you divide by 7, which is for 4 bits; 8 bits with a sign reach 127"),
         ],
         hints=(
             "In each block the largest magnitude becomes 127. And if all are 0?",
-            "`reshape(-1, 32)` gives the blocks. Scale, round, scale back; what is stored of the scale is a float16.",
+            "`reshape(-1, 32)` gives the blocks. Divide by the exact scale, round, multiply by the scale as a float16.",
         ),
         code=(
             "blocks = weights.reshape(-1, 32)\n"

@@ -183,10 +183,15 @@ class _Shown(reprlib.Repr):
             numbers = self.repr1(x.tolist(), level)
             return numbers if level == self.maxlevel else f"tensor({numbers})"
         if type(x) is float:
-            if 0 < abs(x) < 10**-self._digits:  # rounded it would be 0, which it is not
-                return f"{x:.2g}"
-            return repr(round(x, self._digits)) if abs(x) < 1e6 else f"{x:.{self._digits}e}"
+            return _show_float(x, self._digits)
         return super().repr1(x, level)
+
+
+def _show_float(x: float, digits: int) -> str:
+    """Return a number with so many decimals; a small one, of which these would lose most, with so many digits."""
+    if _TOLERANCE <= abs(x) < 10.0 ** (1 - digits):  # what is smaller counts as 0
+        return f"{x:.{digits}g}"
+    return repr(round(x, digits)) if abs(x) < 1e6 else f"{x:.{digits}e}"
 
 
 def _safely(text_of: Callable[[Any], str], value: Any) -> str:

@@ -148,12 +148,14 @@ def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Im
 def plot_padding(explorer: PaddingExplorer) -> Image:
     """Show the error in the last column for every way of padding, for both models of a widget, in float32."""
     ways = [(side, positions) for side in SIDES for positions in POSITIONS]
-    looks = {"given": (BLUE, "///"), "gpt2": (ORANGE, "")}
+    looks = {
+        "given": (BLUE, "///", "the loaded model (rotary positions)"),
+        "gpt2": (ORANGE, "", "tiny GPT-2 (learned positions)"),
+    }
     figure, axes = new_figure(9, 3.2)
     told = []
-    for i, (name, (color, hatch)) in enumerate(looks.items()):
+    for i, (name, (color, hatch, label)) in enumerate(looks.items()):
         errors = [max(explorer.effects[name][(*way, "float32")].at_last_column) for way in ways]
-        label = f"{explorer.models[name].config.model_type} ({'rotary' if name == 'given' else 'learned'} positions)"
         places = np.arange(len(ways)) + 0.4 * (i - 0.5)
         bars = axes.bar(places, errors, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
         axes.bar_label(bars, ["none" if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)
@@ -161,7 +163,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     counted = {"columns": "positions count columns", "mask": "positions from the mask"}
     labels = [f"padding {side}\n{counted[positions]}" for side, positions in ways]
     axes.set_xticks(range(len(ways)), labels)
-    axes.set(ylabel="largest error of a logit", title="logits behind the last column, against each prompt alone")
+    axes.set(ylabel="largest error of a logit", title="logits behind the last column: how far from each prompt alone")
     axes.margins(y=0.25)
     axes.legend(fontsize=11, loc="upper left")
     alt = f"Bars of the error for {', '.join(label.replace(chr(10), ', ') for label in labels)}. {'. '.join(told)}."
@@ -176,17 +178,17 @@ def plot_waste(lengths: Sequence[int]) -> Image:
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
     padding: dict[str, Any] = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
-    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), **padding))
-    rectangle.barh(range(len(lengths)), lengths, 0.8, color=BLUE)
+    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), label="padding", **padding))
+    colors = [BLUE if length == longest else ORANGE for length in lengths]
+    rectangle.barh(range(len(lengths)), lengths, 0.8, color=colors)
     rectangle.set(ylim=(len(lengths) - 0.5, -0.5), ylabel=f"{len(lengths)} prompts", yticks=[])
     rectangle.set_title(f"padded: {cells:,} cells, {sum(lengths):,} of them tokens", loc="left")
-    end = 0
-    for i, length in enumerate(lengths):
-        color, hatch = _OWNERS[i % len(_OWNERS)]
-        flat.add_patch(
-            Rectangle((end, 0), length, 1, facecolor=_LIGHT[color], edgecolor=color, hatch=hatch, linewidth=0.5)
-        )
-        end += length
+    ends = np.cumsum(lengths)
+    end = int(ends[-1])
+    flat.barh(0.5, lengths, 1, left=ends - lengths, color=colors, edgecolor="white", linewidth=0.8)
+    for color, name in ((BLUE, "the longest"), (ORANGE, "a short one")):
+        rectangle.add_patch(Rectangle((0, 0), 0, 0, color=color, label=name))
+    rectangle.legend(fontsize=11, loc="upper right")
     flat.set(ylim=(0, 1), yticks=[], xlim=(0, end * 1.02), xlabel="tokens")
     flat.set_title(f"flat: {end:,} tokens, one prompt behind the other", loc="left")
     alt = (
@@ -199,27 +201,26 @@ def plot_waste(lengths: Sequence[int]) -> Image:
 def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Image:
     """Show prompts as one row of tokens, each with its position in its own text."""
     names = _token_names(tokenizer, prompts)
-    figure, axes = _blank(10.5, 1.9, sum(map(len, names)), 2.75)
-    place = 0
+    widths = [[0.85 * len(name) + 1.5 for name in row] for row in names]
+    figure, axes = _blank(11, 1.9, sum(map(sum, widths)), 2.75)
+    x = 0.0
     for row, tokens in enumerate(names):
         color, hatch = _OWNERS[row % len(_OWNERS)]
-        axes.text(place + 0.1, 0.35, f"prompt {row + 1}", fontsize=12)
-        for position, name in enumerate(tokens):
+        axes.text(x + 0.3, 0.35, f"prompt {row + 1}", fontsize=12)
+        for position, (name, width) in enumerate(zip(tokens, widths[row], strict=True)):
             look: dict[str, Any] = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
-            axes.add_patch(Rectangle((place + 0.04, 0.7), 0.92, 1.0, **look))
-            axes.add_patch(Rectangle((place + 0.04, 1.7), 0.92, 0.14, facecolor="white", edgecolor=color, hatch=hatch))
-            short = name.removeprefix("␣")
-            axes.text(place + 0.5, 1.2, short, ha="center", va="center", fontsize=11, rotation=55 * (len(short) > 5))
-            last = position == len(tokens) - 1
-            axes.text(
-                place + 0.5, 2.15, str(position), ha="center", fontsize=12, fontweight="bold" if last else "normal"
-            )
+            axes.add_patch(Rectangle((x + 0.15, 0.7), width - 0.3, 1.0, **look))
+            below: dict[str, Any] = {"facecolor": "white", "edgecolor": color, "hatch": hatch}
+            axes.add_patch(Rectangle((x + 0.15, 1.7), width - 0.3, 0.14, **below))
+            middle, last = x + width / 2, position == len(tokens) - 1
+            axes.text(middle, 1.2, name, ha="center", va="center", fontsize=11)
+            axes.text(middle, 2.15, str(position), ha="center", fontsize=12, fontweight="bold" if last else "normal")
             if last:
-                axes.text(place + 0.5, 2.65, "▲", ha="center", fontsize=12, color=color)
-            place += 1
+                axes.text(middle, 2.65, "▲", ha="center", fontsize=12, color=color)
+            x += width
     alt = (
-        f"{place} tokens in one row, {' + '.join(str(len(each)) for each in names)}. Below each stands its position, "
-        "which begins at 0 again with every prompt; a triangle marks each prompt's last token."
+        f"{sum(map(len, names))} tokens in one row, {' + '.join(str(len(each)) for each in names)}. Below each stands "
+        "its position, which begins at 0 again with every prompt; a triangle marks each prompt's last token."
     )
     return show(figure, alt)
 
@@ -229,25 +230,39 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
 
     cases: by their names, a model's config and its tokenizer's limit.
     """
-    figure, axes = new_figure(9, 0.75 * len(cases) + 1.3)
+    figure, axes = new_figure(9, 1.05 * len(cases) + 0.9)
+    looks = {
+        "in config.json": ("o", BLUE),
+        "the tokenizer's": ("s", ORANGE),
+        "the notes' rule": ("X", "#A33B00"),
+        "our engine": ("D", GREEN),
+    }
     told = []
     for row, (name, (config, tokenizer_limit)) in enumerate(cases.items()):
         reached = resolve_max_model_len(config, tokenizer_limit)
-        axes.barh(row, reached, 0.5, color=_LIGHT[GREEN], edgecolor=GREEN)
-        written = [value for value in config.values() if isinstance(value, int)]
-        axes.plot(
-            written, [row] * len(written), "o", color=BLUE, markersize=10, label="in config.json" if row == 0 else None
-        )
-        if tokenizer_limit is not None:
-            axes.plot(tokenizer_limit, row, "s", color=ORANGE, markersize=10, label="the tokenizer's")
-        axes.text(110, row, f"{reached:,}", va="center", fontsize=13, fontweight="bold")
-        told.append(f"{name}: {reached:,}")
-    axes.set_yticks(range(len(cases)), list(cases))
-    axes.set(xscale="log", xlim=(100, 300_000), ylim=(len(cases) - 0.5, -0.6), xlabel="tokens")
-    axes.set_xticks([128, 1024, 8192, 65536], ["128", "1,024", "8,192", "65,536"])
+        ruled = config.get("max_position_embeddings", 2048)
+        written = next(value for value in config.values() if isinstance(value, int))
+        axes.axhspan(row - 0.46, row + 0.46, color="#F4F4F4", zorder=0)
+        for label, limit in zip(looks, (written, tokenizer_limit, ruled, reached), strict=True):
+            if limit is not None:
+                marker, color = looks[label]
+                height = row + {"the notes' rule": 0, "our engine": 0.29}.get(label, -0.29)
+                axes.plot(limit, height, marker, color=color, markersize=11, label=label)
+                axes.annotate(f"{limit:,}", (limit, height), (9, 0), textcoords="offset points", va="center", size=12)
+        told.append(f"{name}: {reached:,}, by the notes' rule {ruled:,}")
+    axes.set_yticks(range(len(cases)), list(cases), fontsize=12)
+    axes.set(xscale="log", xlim=(700, 300_000), ylim=(len(cases) - 0.5, -0.5), xlabel="tokens")
+    axes.set_xticks([1024, 8192, 65536], ["1,024", "8,192", "65,536"])
     axes.minorticks_off()
-    axes.set_title("green: how long a text may be", loc="left")
-    axes.legend(fontsize=11, loc="lower right")
+    axes.set_title("how long a text may be", loc="left")
+    handles, labels = axes.get_legend_handles_labels()
+    every = dict(zip(labels, handles, strict=True))
+    axes.legend(
+        [every[label] for label in looks if label in every],
+        [label for label in looks if label in every],
+        fontsize=11,
+        loc="upper right",
+    )
     return show(figure, f"How long a text may be, in tokens. {'; '.join(told)}.")
 
 

@@ -1,6 +1,6 @@
 """The figures of chapter 04b: the bits of a number, what rounding loses, a near-tie, and blocks of few bits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.course.number_bits import BitsDrawing
-from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
+from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show, tidy
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 
@@ -39,14 +39,18 @@ def rounding_error(dtype: torch.dtype, magnitudes: NDArray[np.float64] = _MAGNIT
     return np.where(largest < 0, np.inf, largest)
 
 
+def _sizes(tensors: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the magnitude below which the smallest 0.5 % lie, judged by one number in 97, and the largest of all."""
+    some = torch.cat([each.flatten()[::97] if each.numel() > 10**6 else each.flatten() for each in tensors])
+    found = some.float().abs().cpu().numpy()
+    return float(np.quantile(found[found > 0], 0.005)), max(float(each.abs().max()) for each in tensors)
+
+
 @torch.inference_mode()
 def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Image:
     """Show each dtype's rounding error by magnitude, and below it which magnitudes the model's numbers have."""
     states = model(**tokenizer(prompt, return_tensors="pt").to(model.device), output_hidden_states=True).hidden_states
-    inside = {
-        "weights": torch.cat([each.flatten()[::97] for each in model.parameters()]),
-        "hidden states": torch.cat([each.flatten() for each in states]),
-    }
+    inside = {"weights": list(model.parameters()), "hidden states": list(states)}
     figure, (axes, sizes) = new_figure(9.5, 4.8, nrows=2, height_ratios=(3, 1), sharex=True)
     for dtype, (color, line, marker) in _LOOKS.items():
         kind = getattr(torch, dtype)
@@ -58,17 +62,18 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
         axes.plot(ends, shown, line, color=color, linewidth=2.5, label=dtype, **every)
     axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label="float16 ends: 65,504")
     told = []
-    for row, (name, values) in enumerate(inside.items()):
-        found = values.float().abs().cpu().numpy()
-        low, high = np.quantile(found[found > 0], [0.005, 1])
+    for row, (name, tensors) in enumerate(inside.items()):
+        low, high = _sizes(tensors)
+        largest = f"{high:,.0f}" if high > 100 else f"{high:.4g}"
         sizes.plot([low, high], [row, row], color=ORANGE, linewidth=12, solid_capstyle="butt")
-        sizes.text(high * 2, row, f"up to {high:,.0f}", va="center", fontsize=12)
-        told.append(f"{name} reach {high:,.0f}")
+        sizes.text(high * 2, row, f"up to {largest}", va="center", fontsize=12)
+        told.append(f"{name} reach {largest}")
     axes.set(xscale="log", yscale="log", ylim=(1e-6, 300), ylabel="largest error in %", title="what rounding loses")
     axes.set_yticks([1e-5, 1e-3, 0.1, 10], ["0.00001", "0.001", "0.1", "10"])
     axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, 0.5), ncols=2)
     sizes.set_yticks([0, 1], list(inside), fontsize=12)
-    sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel="size of the number", title="sizes in this model")
+    sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel="size of the number")
+    sizes.set_title("sizes in this model, without the smallest 0.5 %")
     alt = (
         "Rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to its end at 65,504, "
         f"growing below; float32: 0.000006 %. In this model {' and '.join(told)}."
@@ -95,25 +100,25 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
     values, tokens = logits.topk(2)
     step = float(torch.finfo(torch.bfloat16).eps * 2.0 ** np.floor(np.log2(float(values[0]))))
     stored = values.bfloat16().float()
-    grid = float(stored[0]) + step * np.arange(-2, 3)
-    figure, axes = new_figure(9.5, 2.6)
+    grid = float(stored[0]) + step * np.arange(-1, 2)
+    figure, axes = new_figure(9.5, 3.0)
     axes.hlines(0, grid[0], grid[-1], color="#555555")
-    axes.plot(grid, np.zeros(5), "|", color=GREEN, markersize=28, markeredgewidth=3)
+    axes.plot(grid, np.zeros(3), "|", color=GREEN, markersize=28, markeredgewidth=3)
     for place in grid:
-        axes.text(place, -0.75, f"{place:.4f}", ha="center", fontsize=12, color="#00614A")
+        axes.text(place, -0.85, f"{place:.4f}", ha="center", fontsize=12, color="#00614A")
     told = []
     for i, (color, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
         name, value, target = visible_text(decode_token(tokenizer, int(tokens[i]))), float(values[i]), float(stored[i])
+        aside = step * (0.1 if i == 0 else -0.1)
+        axes.plot([value, value + aside], [0, 0.9], color="#555555", linewidth=0.9)
+        side: dict[str, Any] = {"ha": "left" if i == 0 else "right", "va": "bottom", "fontsize": 13}
+        axes.text(value + aside, 0.93, f"“{name}”  {value:.4f}", **side)
         axes.plot(value, 0, marker, color=color, markersize=13, zorder=3)
-        beside = value + (step if i == 0 else -step) * 0.06
-        side: dict[str, Any] = (
-            {"x": beside, "y": 1.12, "ha": "left"} if i == 0 else {"x": beside, "y": 0.62, "ha": "right"}
-        )
-        axes.text(s=f"“{name}”  {value:.4f}", fontsize=13, **side)
-        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2}
-        axes.annotate("", xy=(target, 0.1), xytext=(value, 0.5), arrowprops=arrow)
+        bend = {"connectionstyle": f"arc3,rad={-0.5 if i == 0 else 0.5}", "shrinkA": 7, "shrinkB": 3}
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2, **bend}
+        axes.annotate("", xy=(target, 0), xytext=(value, 0), arrowprops=arrow)
         told.append(f"{name}: {value:.3f} becomes {target:.4f}")
-    axes.set(ylim=(-1.1, 1.6), xlim=(grid[0] - step / 4, grid[-1] + step / 4))
+    axes.set(ylim=(-1.1, 1.4), xlim=(grid[0] - step / 8, grid[-1] + step / 8))
     axes.set_axis_off()
     axes.set_title("the two best logits; green: the numbers that bfloat16 has here", loc="left")
     return show(figure, f"A line with the numbers that bfloat16 can store, {step} apart. {'; '.join(told)}.")
@@ -129,6 +134,14 @@ def _draw_block(axes: Axes, weights: NDArray[np.float32], restored: NDArray[np.f
     return len(levels)
 
 
+def _magnify_all_but(outlier: int, axes: Axes, weights: NDArray[np.float32], restored: NDArray[np.float32]) -> None:
+    """Draw a block once more within its picture, on a scale on which its outlier has no place."""
+    inset = axes.inset_axes((0.22, 0.24, 0.74, 0.4))
+    tidy(inset)
+    _draw_block(inset, np.delete(weights, outlier), np.delete(restored, outlier))
+    inset.set(xticks=[], title="the 31 others, enlarged")
+
+
 def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
     """Show blocks of 32 weights side by side. blocks: by name, the weights [32] and what comes back [32]."""
     figure, every = new_figure(4.9 * len(blocks), 3.6, ncols=len(blocks), squeeze=False)
@@ -136,8 +149,11 @@ def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
     for axes, (name, (weights, restored)) in zip(every[0], blocks.items(), strict=True):
         count = _draw_block(axes, weights.numpy(), restored.numpy())
         error = float((weights - restored).abs().max())
+        second, largest = weights.abs().sort().values[-2:].tolist()
+        if largest > 10 * second:
+            _magnify_all_but(int(weights.abs().argmax()), axes, weights.numpy(), restored.numpy())
         axes.set(title=f"{name}: {count} values", xlabel="number of the weight in its block")
-        told.append(f"{name}: {count} different values, largest error {error:.3f}")
+        told.append(f"{name}: {count} different values, largest error {error:.4f}")
     every[0][0].set_ylabel("weight")
     every[0][-1].legend(fontsize=11)
     return show(figure, f"32 weights of a block, and what comes back. {'; '.join(told)}.")

@@ -53,7 +53,7 @@ PREDICTIONS = [
         "numbers of bfloat16 are 0.0625 apart. What does bfloat16 make of them?",
         choices={
             "the same number twice": "Both are nearest to 14.5625. The model no longer decides which token wins.",
-            "two different numbers": "They are 0.005 apart, a twelfth of the step between two neighbours.",
+            "two different numbers": "Both lie between 14.53125 and 14.59375, and every number there becomes 14.5625.",
             "infinity": "14 is far from the end of the range.",
         },
         right="the same number twice",
@@ -75,9 +75,10 @@ PREDICTIONS = [
         name="eight_bits_and_the_text",
         question="We store every matrix in Q8_0, 8 bits per weight, and write both texts again. How many stay equal?",
         choices={
-            "both": "Nearly. But one of the texts comes to a near-tie, and there a small error is enough.",
-            "one": "8 bits are close, and the first text stays. The second comes to a near-tie and takes another turn.",
-            "none": "8 bits are better than that: a weight is off by at most 1/254 of the largest in its block.",
+            "both": "Nearly. But in one of the texts two tokens are close, and there a small error is enough.",
+            "one": "8 bits are close, and the first text stays. In the second, two tokens are close enough to change "
+            "places.",
+            "none": "8 bits are better than that: a weight is off by about 1/254 of the largest in its block at most.",
         },
         right="one",
         evidence="Q8_0 texts as before: 1 of 2",
