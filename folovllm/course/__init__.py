@@ -59,7 +59,7 @@ from folovllm.course.figures.sequences import (
     plot_request,
     plot_states,
 )
-from folovllm.course.figures.start import plot_reading
+from folovllm.course.figures.start import plot_reading, show_tokens
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
@@ -98,7 +98,6 @@ __all__ = [
     "plot_beams",
     "plot_bits",
     "plot_block_tables",
-    "plot_blocks",
     "plot_cache",
     "plot_config_layers",
     "plot_cut",
@@ -114,7 +113,6 @@ __all__ = [
     "plot_keys_and_values",
     "plot_kv_use",
     "plot_lantern",
-    "plot_layers",
     "plot_limits",
     "plot_memory_growth",
     "plot_move",
@@ -139,7 +137,6 @@ __all__ = [
     "plot_step_times",
     "plot_stop",
     "plot_timeline",
-    "plot_token_memory",
     "plot_tokens_per_step",
     "plot_turns",
     "plot_waste",
@@ -150,6 +147,7 @@ __all__ = [
     "quiet",
     "recorded_move",
     "seconds",
+    "show_tokens",
     "stream_table",
     "time_steps",
     "time_with_and_without_cache",
