@@ -86,8 +86,9 @@ def _token_table(llm: LLM, text: str) -> str:
         (f"{len(text)} characters", [(_CELL, len(char.encode()), char) for char in text]),
         (f"{len(token_ids)} tokens", [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)]),
     ]
-    width = 110 + _COLUMN_PX * len(text.encode())
-    columns = f'<col style="width: 110px">{f"<col style='width: {_COLUMN_PX}px'>" * len(text.encode())}'
+    num_columns = len(text.encode())
+    columns = '<col style="width: 110px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns
+    width = 110 + _COLUMN_PX * num_columns
     return (
         f'<table style="table-layout: fixed; width: {width}px; border-collapse: collapse; margin: 0">{columns}'
         f"{''.join(_row(title, row) for title, row in rows)}</table>"
