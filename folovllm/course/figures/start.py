@@ -87,8 +87,8 @@ def _token_table(llm: LLM, text: str) -> str:
         (f"{len(token_ids)} tokens", [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)]),
     ]
     num_columns = len(text.encode())
-    columns = '<col style="width: 110px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns
-    width = 110 + _COLUMN_PX * num_columns
+    columns = '<col style="width: 130px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns
+    width = 130 + _COLUMN_PX * num_columns
     return (
         f'<table style="table-layout: fixed; width: {width}px; border-collapse: collapse; margin: 0">{columns}'
         f"{''.join(_row(title, row) for title, row in rows)}</table>"
@@ -96,7 +96,7 @@ def _token_table(llm: LLM, text: str) -> str:
 
 
 def _token_cell(word: str, num_bytes: int) -> tuple[str, int, str]:
-    return (_PART if "\ufffd" in word else _WHOLE), num_bytes, word
+    return (_PART, num_bytes, "\ufffd") if "\ufffd" in word else (_WHOLE, num_bytes, word)
 
 
 def _row(title: str, row: Sequence[tuple[str, int, str]]) -> str:
