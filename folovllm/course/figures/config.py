@@ -375,7 +375,8 @@ _READERS = {
 def plot_config_layers(config: EngineConfig) -> Image:
     """Draw the three layers in a config: their first fields with their values, and which part reads them."""
     figure, panels = new_figure(10, 3.4, ncols=3)
-    figure.get_layout_engine().set(rect=(0.015, 0.0, 0.97, 0.88))
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0.015, 0.0, 0.97, 0.88))
     frame: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.015", "facecolor": "none", "edgecolor": "black"}
     figure.add_artist(FancyBboxPatch((0.008, 0.215), 0.984, 0.70, linewidth=1.5, **frame))
     name_box = {"facecolor": "white", "edgecolor": "none", "pad": 4}

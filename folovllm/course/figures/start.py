@@ -72,7 +72,8 @@ def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
 
     A browser has fonts for all characters; a picture has those that happen to be installed.
     """
-    return HTML("<br>".join(_token_table(llm, text) for text in texts))
+    tables = "<br>".join(_token_table(llm, text) for text in texts)
+    return HTML(tables)  # type: ignore[no-untyped-call]
 
 
 def _token_table(llm: LLM, text: str) -> str:
