@@ -1,5 +1,6 @@
 """What chapters 00 and 01 draw and ask about waiting and blocks is what the engine did."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ from folovllm.course.figures.config import (
     step_ms,
     turns_of,
 )
-from folovllm.course.figures.start import plot_reading
+from folovllm.course.figures.start import plot_reading, show_tokens
 from folovllm.course.record import recorded
 from tests.tiny_models import tiny_llm
 
@@ -132,3 +133,11 @@ def test_reading_begins_with_the_whole_prompt(llm):
     prompt = "abc"
     length = len(llm.get_tokenizer()(prompt)["input_ids"])
     assert f"Step 1 reads the {length} tokens of the prompt" in plot_reading(llm, prompt, max_tokens=3).alt
+
+
+def test_tokens_cover_all_bytes_of_a_text(llm):
+    """Every row of the table has as many columns as the text has bytes."""
+    text = "ab 法"
+    rows = re.findall(r"<tr>(.*?)</tr>", show_tokens(llm, [text]).data)
+    columns = [sum(map(int, re.findall(r'colspan="(\d+)"', row))) for row in rows]
+    assert columns == [len(text.encode())] * 2
