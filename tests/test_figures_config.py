@@ -1,5 +1,6 @@
 """What chapters 00 and 01 draw and ask about waiting and blocks is what the engine did."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ from folovllm.course.figures.config import (
     step_ms,
     turns_of,
 )
-from folovllm.course.figures.start import plot_reading
+from folovllm.course.figures.start import plot_reading, show_tokens
 from folovllm.course.record import recorded
 from tests.tiny_models import tiny_llm
 
@@ -67,8 +68,25 @@ def test_a_turn_without_waiting_has_its_longest_wait_between_two_tokens_or_befor
     assert end - start == pytest.approx(max(b - a for a, b in pairwise(moments)))
 
 
+def test_time_counts_from_the_arrival_of_who_comes_late(llm):
+    engine = llm.with_settings(record_history=True)
+    params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=True)
+    engine.llm_engine.add_request("Anna", {"prompt_token_ids": [5, 6, 7]}, params)
+    engine.llm_engine.step()
+    engine.llm_engine.add_request("Bo", {"prompt_token_ids": [6, 6, 7]}, params)
+    while engine.llm_engine.has_unfinished_requests():
+        engine.llm_engine.step()
+    anna, bo = turns_of(engine, late="Bo").values()
+    first, second = (step_ms(step) / 1000 for step in recorded(engine)[:2])
+    assert anna.bars[0][1] == pytest.approx(-first)
+    assert bo.first_wait() == pytest.approx((0, second))
+    assert anna.longest_wait()[0] >= 0
+    assert "Bo has the first token after" in plot_turns({"two": engine}, watch="Anna", late="Bo").alt
+
+
 def test_step_times_are_told_for_every_number_of_sequences(llm):
-    image = plot_step_times({seats: ask(llm, "ABCD"[:seats], max_num_seqs=seats) for seats in (1, 2, 4)})
+    rounds = {seats: [ask(llm, "ABCD"[:seats], max_num_seqs=seats)] * 2 for seats in (1, 2, 4)}
+    image = plot_step_times(rounds)
     assert all(f"{seats} in a step" in image.alt for seats in (1, 2, 4))
 
 
@@ -96,7 +114,13 @@ def test_what_a_token_leaves_is_counted(llm):
 def test_the_use_of_blocks_is_told_for_every_engine(llm):
     engine = ask(llm, ("Anna", "Bo"), block_size=4)
     held, filled = kv_use(engine)
-    assert f"at the end {filled[-1]} of {held[-1]} places are filled" in plot_kv_use({"four": engine}).alt
+    assert f"in step {MAX_TOKENS} {filled[-1]} of {held[-1]} places are filled" in plot_kv_use({"four": engine}).alt
+
+
+def test_the_last_step_counts_although_its_blocks_are_given_back(llm):
+    """A prompt of 3 and 4 more tokens, of which the last is never read: 6 places for each of two."""
+    assert kv_use(ask(llm, ("Anna", "Bo"), block_size=4)) == ([8, 8, 16, 16], [6, 8, 10, 12])
+    assert kv_use(ask(llm, ("Anna",), block_size=5)) == ([5, 5, 5, 10], [3, 4, 5, 6])
 
 
 def test_the_layers_show_the_settings_and_who_reads_them(llm):
@@ -109,3 +133,11 @@ def test_reading_begins_with_the_whole_prompt(llm):
     prompt = "abc"
     length = len(llm.get_tokenizer()(prompt)["input_ids"])
     assert f"Step 1 reads the {length} tokens of the prompt" in plot_reading(llm, prompt, max_tokens=3).alt
+
+
+def test_tokens_cover_all_bytes_of_a_text(llm):
+    """Every row of the table has as many columns as the text has bytes."""
+    text = "ab 法"
+    rows = re.findall(r"<tr>(.*?)</tr>", show_tokens(llm, [text]).data)
+    columns = [sum(map(int, re.findall(r'colspan="(\d+)"', row))) for row in rows]
+    assert columns == [len(text.encode())] * 2

@@ -66,7 +66,7 @@ from folovllm.course.figures.sequences import (
     plot_request,
     plot_states,
 )
-from folovllm.course.figures.start import plot_reading
+from folovllm.course.figures.start import plot_reading, show_tokens
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
@@ -154,6 +154,7 @@ __all__ = [
     "quiet",
     "recorded_move",
     "seconds",
+    "show_tokens",
     "stream_table",
     "time_steps",
     "time_with_and_without_cache",

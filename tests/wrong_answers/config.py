@@ -28,10 +28,6 @@ def always_float32(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_numb
     return 8 * num_layers * num_kv_heads * head_dim
 
 
-def both_kinds_of_heads(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
-    return num_layers * (num_heads + num_kv_heads) * head_dim * bytes_per_number
-
-
 def kilobytes(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
     return 2 * num_layers * num_kv_heads * head_dim * bytes_per_number / 1024
 
@@ -46,16 +42,6 @@ def by_the_first_reader(num_blocks, block_size, readers):
 def by_the_longest_reader(num_blocks, block_size, readers):
     needed = [-(-(prompt + answer - 1) // block_size) for prompt, answer in readers]
     return min(len(readers), num_blocks // max(needed)) if needed else 0
-
-
-def prompt_and_answer_in_blocks_of_their_own(num_blocks, block_size, readers):
-    seated = 0
-    for prompt, answer in readers:
-        num_blocks -= -(-prompt // block_size) + -(-(answer - 1) // block_size)
-        if num_blocks < 0:
-            break
-        seated += 1
-    return seated
 
 
 def everybody_or_nobody(num_blocks, block_size, readers):
@@ -114,6 +100,24 @@ def value_not_shown(value):
     return value
 
 
+def allowed_not_named(value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"block_size {value!r}")
+    return value
+
+
+def another_type_named(value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"block_size must be a text, got {value!r}")
+    return value
+
+
+def value_without_quotes(value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"block_size must be an int >= 1, got {value}")
+    return value
+
+
 def default_instead_of_an_error(value):
     return value if type(value) is int and value >= 1 else 16
 
@@ -140,11 +144,10 @@ def error_returned(value):
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "seats_needed": [seats_by_steps, seats_as_a_float, seats_never_below_two],
-    "kv_bytes": [bits, always_float32, both_kinds_of_heads, kilobytes],
+    "kv_bytes": [bits, always_float32, kilobytes],
     "num_fitting": [
         by_the_first_reader,
         by_the_longest_reader,
-        prompt_and_answer_in_blocks_of_their_own,
         everybody_or_nobody,
         readers_spoilt,
         two_lasts_too_few,
@@ -156,6 +159,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         false_instead_of_an_error,
         field_not_named,
         value_not_shown,
+        allowed_not_named,
+        another_type_named,
+        value_without_quotes,
         default_instead_of_an_error,
         powers_of_two_only,
         whole_floats_too,

@@ -1,5 +1,6 @@
 """The exercises of chapter 01, with their solutions and the mistakes that they catch."""
 
+import re
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -74,13 +75,18 @@ def _random_value(random: Random) -> Case:
     )
 
 
-def _names_field_and_value(case: Case, outcome: Outcome) -> str:
-    """Ask of an error's message that it names the field and shows the value."""
+def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
+    """Ask of an error's message that it names the field, says what is allowed and shows the value as Python does."""
     message = str(outcome.error)
-    if not isinstance(outcome.error, ValueError) or ("block_size" in message and str(case[0]) in message):
+    if not isinstance(outcome.error, ValueError):
         return ""
-    lacks = f"the value {case[0]!r}" if "block_size" in message else "the field, block_size"
-    return f"your ValueError does not show {lacks}; its message reads {message!r}"
+    parts = {
+        "the field, block_size": "block_size" in message,
+        "what is allowed, an int": bool(re.search(r"\bint", message)),
+        f"what was given, {case[0]!r} as repr() writes it": repr(case[0]) in message,
+    }
+    missing = next((part for part, is_there in parts.items() if not is_there), None)
+    return f"your ValueError does not show {missing}; its message reads {message!r}" if missing else ""
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
@@ -88,6 +94,10 @@ def _names_field_and_value(case: Case, outcome: Outcome) -> str:
 
 def _whole_answers(num_readers: int, max_tokens: int, max_steps: int) -> int:
     return -(-num_readers // max(1, max_steps // max_tokens))
+
+
+def _whole_answers_or_none(num_readers: int, max_tokens: int, max_steps: int) -> int:
+    return -(-num_readers // (max_steps // max_tokens))
 
 
 def _one_step_late(num_readers: int, max_tokens: int, max_steps: int) -> int:
@@ -120,6 +130,14 @@ def _keys_only(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int
 
 def _query_heads(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, bytes_per_number: int) -> int:
     return 2 * num_layers * num_heads * head_dim * bytes_per_number
+
+
+def _queries_too(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, bytes_per_number: int) -> int:
+    return num_layers * (num_heads + 2 * num_kv_heads) * head_dim * bytes_per_number
+
+
+def _queries_and_keys(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, bytes_per_number: int) -> int:
+    return num_layers * (num_heads + num_kv_heads) * head_dim * bytes_per_number
 
 
 def _one_layer(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, bytes_per_number: int) -> int:
@@ -157,6 +175,18 @@ def _always_one_more(num_blocks: int, block_size: int, readers: Readers) -> int:
 
 def _prompts_only(num_blocks: int, block_size: int, readers: Readers) -> int:
     return _count(num_blocks, [-(-prompt // block_size) for prompt, _ in readers])
+
+
+def _never_full(num_blocks: int, block_size: int, readers: Readers) -> int:
+    return _count(num_blocks - 1, [-(-(prompt + answer - 1) // block_size) for prompt, answer in readers])
+
+
+def _answer_in_new_blocks(num_blocks: int, block_size: int, readers: Readers) -> int:
+    return _count(num_blocks, [-(-p // block_size) + -(-(a - 1) // block_size) for p, a in readers])
+
+
+def _last_token_in_new_blocks(num_blocks: int, block_size: int, readers: Readers) -> int:
+    return _count(num_blocks, [-(-p // block_size) + -(-a // block_size) for p, a in readers])
 
 
 def _shortest_first(num_blocks: int, block_size: int, readers: Readers) -> int:
@@ -226,6 +256,11 @@ EXERCISES = [
                 "you count whole answers; the last group needs only its first token in time, which comes in the "
                 "first step of its turn",
             ),
+            Mistake(
+                _whole_answers_or_none,
+                "you count whole answers, and divide by 0 where none fits; the last group needs only its first token "
+                "in time, which comes in the first step of its turn",
+            ),
             Mistake(_seats_rounded_down, "you round the seats down: some readers are left over and come too late"),
             Mistake(
                 _a_seat_for_everybody,
@@ -253,6 +288,12 @@ EXERCISES = [
             Mistake(
                 _query_heads,
                 "you count the query heads; only the key-value heads are kept, and here there are fewer of them",
+            ),
+            Mistake(
+                _queries_too, "queries are not kept: only keys and values are, so no argument for query heads is needed"
+            ),
+            Mistake(
+                _queries_and_keys, "queries are not kept: count the key-value heads twice, for keys and for values"
             ),
             Mistake(_one_layer, "you count one layer; every layer keeps its own keys and values"),
             Mistake(_numbers_not_bytes, "you count numbers; each takes `bytes_per_number` bytes, 4 in float32"),
@@ -287,7 +328,7 @@ EXERCISES = [
             Mistake(
                 _last_token_too,
                 "one place too many: the last token of each answer is shown, but the model never reads it, so it "
-                "leaves no key and no value",
+                "leaves no key and no value; or you add a block where the last one is exactly full",
             ),
             Mistake(_rounded_down, "you round the blocks of a reader down: the last tokens have no place"),
             Mistake(
@@ -295,6 +336,17 @@ EXERCISES = [
                 "tokens that fill their last block exactly need no further one: round up, do not add one",
             ),
             Mistake(_prompts_only, "you make room for the prompts; the answers need places too"),
+            Mistake(_never_full, "whoever needs exactly the blocks that are left does fit: all blocks may be taken"),
+            Mistake(
+                _answer_in_new_blocks,
+                "you give the answer blocks of its own; it goes on in the prompt's last block: add the tokens, then "
+                "round up",
+            ),
+            Mistake(
+                _last_token_in_new_blocks,
+                "you give the answer blocks of its own, and its last token a place; it goes on in the prompt's last "
+                "block, and the last token is never read",
+            ),
             Mistake(_shortest_first, "you seat the shortest first; the order in which they come decides"),
             Mistake(
                 _passed_over, "you pass over a reader who does not fit and seat a later one; all behind them must wait"
@@ -317,7 +369,7 @@ EXERCISES = [
     ),
     Exercise(
         name="block_size",
-        task="accept what a block size may be, refuse all else by a ValueError that shows it",
+        task="accept what a block size may be, refuse all else by a ValueError in three parts",
         solution=block_size_solution,
         cases=[(value,) for value in (16, 0, 1, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)],
         generate=_random_value,
@@ -351,6 +403,6 @@ EXERCISES = [
             '    raise ValueError(f"block_size must be an int >= 1, got {value!r}")\n'
             "return value"
         ),
-        complaint=_names_field_and_value,
+        complaint=_message_has_three_parts,
     ),
 ]

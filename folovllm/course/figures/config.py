@@ -2,14 +2,15 @@
 engine's own record (``record_history=True``) and its sizes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
+from statistics import median
 from typing import Any
 
 from IPython.display import Image
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, Patch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from folovllm.config import EngineConfig
@@ -53,40 +54,54 @@ class Turn:
             self.tokens.append(end)
 
     def longest_wait(self) -> tuple[float, float]:
-        """Return the longest time without a new token, from the arrival on, as (from, to)."""
-        moments = [self.bars[0][1], *self.tokens]
+        """Return the longest time without a new token, from the arrival or second 0 on, as (from, to)."""
+        moments = [moment for moment in (self.bars[0][1], *self.tokens) if moment >= 0]
         return max(pairwise(moments), key=lambda pair: pair[1] - pair[0])
 
+    def first_wait(self) -> tuple[float, float]:
+        """Return the time from the arrival to the first token, as (from, to)."""
+        return self.bars[0][1], self.tokens[0]
 
-def turns_of(llm: LLM) -> dict[str, Turn]:
-    """Return what happened to each request, by its id, in the order in which they came."""
+
+def turns_of(llm: LLM, late: str | None = None) -> dict[str, Turn]:
+    """Return what happened to each request, by its id, in the order in which they came.
+
+    late: the request with whose arrival second 0 begins; otherwise it begins with the first step.
+    """
     turns: dict[str, Turn] = {}
     steps = recorded(llm)
-    ends = list(accumulate(step_ms(step) / 1000 for step in steps))
-    for step, start, end in zip(steps, [0.0, *ends], ends, strict=False):
+    seconds = [step_ms(step) / 1000 for step in steps]
+    arrival = next((i for i, step in enumerate(steps) if late in [seq.request_id for seq in step.sequences]), 0)
+    moments = list(accumulate(seconds, initial=0.0))
+    moments = [moment - moments[arrival] for moment in moments]
+    for step, (start, end) in zip(steps, pairwise(moments), strict=True):
         for record in step.sequences:
             turns.setdefault(record.request_id, Turn([], [])).add(record, start, end)
     return turns
 
 
-def plot_turns(llms: Mapping[str, LLM], watch: str) -> Image:
+def plot_turns(llms: Mapping[str, LLM], watch: str, late: str | None = None) -> Image:
     """Show in seconds when each request waits, is read and is written; one panel per engine.
 
     llms: by the title of the panel.  watch: the request whose longest wait is measured.
+    late: a request that comes while others are served; time counts from its arrival, and its first token is marked.
     """
-    runs = {title: turns_of(llm) for title, llm in llms.items()}
-    rows = sum(len(turns) + 1.4 for turns in runs.values())
-    heights = [len(turns) + 1.4 for turns in runs.values()]
+    runs = {title: turns_of(llm, late) for title, llm in llms.items()}
+    heights = [len(turns) + (1.4 if late is None else 2.6) for turns in runs.values()]
     figure, panels = new_figure(
-        10, 1.5 + 0.28 * rows, nrows=len(runs), sharex=True, squeeze=False, height_ratios=heights
+        10, 1.5 + 0.28 * sum(heights), nrows=len(runs), sharex=True, squeeze=False, height_ratios=heights
     )
     told = []
     for axes, (title, turns) in zip(panels[:, 0], runs.items(), strict=True):
-        wait = _draw_turns(axes, turns, watch)
+        _draw_turns(axes, turns, watch, late)
         axes.set_title(title, loc="left", fontsize=12)
-        told.append(f"{title}: {watch} sees nothing new for {wait:.1f} s at the longest")
-    panels[-1, 0].set_xlabel("seconds", fontsize=11)
-    panels[-1, 0].set_xlim(0, None)
+        start, end = turns[watch].longest_wait()
+        told.append(f"{title}: {watch} sees nothing new for {end - start:.1f} s at the longest")
+        if late is not None:
+            told[-1] += f", {late} has the first token after {turns[late].first_wait()[1]:.1f} s"
+    panels[-1, 0].set_xlabel("seconds" if late is None else f"seconds since {late} came", fontsize=11)
+    first = min(bar[1] for turns in runs.values() for turn in turns.values() for bar in turn.bars)
+    panels[-1, 0].set_xlim(first, None)
     seen = {kind for turns in runs.values() for turn in turns.values() for kind, _, _ in turn.bars}
     handles: list[Any] = [Patch(label=kind, **look) for kind, look in _TURNS.items() if kind in seen]
     handles += [_token_marks(panels[0, 0], [], 0)]
@@ -94,28 +109,34 @@ def plot_turns(llms: Mapping[str, LLM], watch: str) -> Image:
     return show(figure, f"Requests in time, one row each. {'; '.join(told)}.")
 
 
-def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str) -> float:
-    """Draw one panel; return the longest wait of the request that is watched."""
+def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str, late: str | None) -> None:
+    """Draw one panel, with an arrow for what is measured."""
+    arrows = {watch: (turns[watch].longest_wait(), "nothing new for")}
+    if late is not None:
+        arrows[late] = turns[late].first_wait(), "first token after"
+        axes.axvline(0, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
     places: dict[str, float] = {}
     below = 0.0
     for name in turns:
         places[name] = below
-        below += 2.2 if name == watch else 1.0
+        below += 2.2 if name in arrows else 1.0
     for name, turn in turns.items():
         for kind, start, end in turn.bars:
             axes.barh(places[name], end - start, 0.62, start, linewidth=0, **_TURNS[kind])
         _token_marks(axes, turn.tokens, places[name])
-    start, end = turns[watch].longest_wait()
-    level = places[watch] + 0.62
-    arrow: dict[str, Any] = {"arrowstyle": "<|-|>", "shrinkA": 0, "shrinkB": 0, "color": "black"}
-    axes.annotate("", (start, level), (end, level), arrowprops=arrow)
-    words = f"{watch}: nothing new for {end - start:.2g} s"
-    axes.text(start, level + 0.25, words, ha="left", va="top", fontsize=11, fontweight="bold")
+    for name, ((start, end), words) in arrows.items():
+        _draw_arrow(axes, (start, end), places[name] + 0.62, f"{name}: {words} {end - start:.2g} s")
     axes.set_ylim(below - 0.4, -0.6)
     axes.set_yticks(list(places.values()), list(places), fontsize=11)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    return end - start
+
+
+def _draw_arrow(axes: Axes, between: tuple[float, float], level: float, words: str) -> None:
+    start, end = between
+    look: dict[str, Any] = {"arrowstyle": "<|-|>", "shrinkA": 0, "shrinkB": 0, "color": "black"}
+    axes.annotate("", (start, level), (end, level), arrowprops=look)
+    axes.text(start, level + 0.25, words, ha="left", va="top", fontsize=11, fontweight="bold")
 
 
 def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
@@ -124,12 +145,15 @@ def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
     )[0]
 
 
-def plot_step_times(llms: Mapping[int, LLM]) -> Image:
+def plot_step_times(llms: Mapping[int, Sequence[LLM]]) -> Image:
     """Show how long a step takes that adds a token to so many sequences, and what that is per token.
 
-    llms: by the number of sequences that each ran together.
+    llms: by the number of sequences that each ran together; one for each round. The median of all rounds is drawn.
     """
-    times = {seats: _undisturbed_ms(_full_steps(llm, seats)) for seats, llm in llms.items()}
+    times = {
+        seats: median(map(step_ms, chain.from_iterable(_full_steps(llm, seats) for llm in rounds)))
+        for seats, rounds in llms.items()
+    }
     figure, (step, token) = new_figure(10, 3.2, ncols=2)
     looks: dict[str, Any] = {"width": 0.6, "edgecolor": "white", "linewidth": 0}
     bars = step.bar(range(len(times)), list(times.values()), color=BLUE, hatch="//", **looks)
@@ -144,12 +168,7 @@ def plot_step_times(llms: Mapping[int, LLM]) -> Image:
         axes.set_xlabel("sequences in the step")
         axes.margins(y=0.15)
     told = ", ".join(f"{seats} in a step {ms:.0f} ms" for seats, ms in times.items())
-    return show(figure, f"Milliseconds of a step that adds one token to each sequence: {told}.")
-
-
-def _undisturbed_ms(steps: list[StepRecord]) -> float:
-    """Return the milliseconds that nine of ten steps took at least: other programs only ever add to them."""
-    return sorted(map(step_ms, steps))[len(steps) // 10]
+    return show(figure, f"Milliseconds of a step that adds one token to each sequence, as a median: {told}.")
 
 
 def _full_steps(llm: LLM, seats: int) -> list[StepRecord]:
@@ -174,7 +193,8 @@ def plot_keys_and_values(llm: LLM) -> Image:
     axes.add_patch(FancyArrowPatch((1.15, 1.5), (1.9, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
     for row, layer in enumerate(layers):
         if layer is None:
-            axes.text(6, row, "...", ha="center", va="center", fontsize=14)
+            words = f"... {spec.num_layers - 3} more layers"
+            axes.text(6.5, row, words, ha="center", va="center", fontsize=12)
             continue
         axes.text(3.1, row, f"layer {layer}", ha="right", va="center", fontsize=11)
         for start, name, color, hatch in ((3.3, "key", "#cfe6f5", "//"), (6.7, "value", "#fce4b3", "..")):
@@ -202,9 +222,10 @@ def _draw_heads(axes: Axes, start: float, row: int, sizes: list[int], look: Mapp
 
 @dataclass(frozen=True)
 class _Block:
-    """A KV block: its tokens' texts, and how many sequences hold it."""
+    """A KV block: its tokens' texts, how many of them are of the prompt, and how many sequences hold the block."""
 
     words: list[str]
+    num_of_prompt: int
     holders: int
 
 
@@ -225,20 +246,25 @@ def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4
     looks: list[Any] = [
         Patch(**_SHARED, label="a block that both hold"),
         Patch(**_OWN, label="a block of one reader"),
+        Patch(**_WRITTEN, label="written by the model"),
         Patch(**_OWN, linestyle=":", label="an empty place"),
     ]
-    figure.legend(handles=looks, loc="outside upper left", ncols=3, fontsize=11, frameon=False)
+    figure.legend(handles=looks, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     shared = [number for number, block in blocks.items() if block.holders > 1]
+    num_written = sum(max(0, len(block.words) - block.num_of_prompt) for block in blocks.values())
     told = "; ".join(
         f"{name}'s table names the blocks {list(table)}" for name, table in zip(prompts, tables, strict=True)
     )
     return show(
-        figure, f"Blocks of {block_size} places. {told}; both hold {shared}, in which the common beginning lies."
+        figure,
+        f"Blocks of {block_size} places. {told}; both hold {shared}, in which the common beginning lies. "
+        f"{num_written} tokens in blocks of their own were written by the model.",
     )
 
 
 _SHARED: dict[str, Any] = {"facecolor": "#cfe6f5", "edgecolor": BLUE, "hatch": "//"}
 _OWN: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY}
+_WRITTEN: dict[str, Any] = {"facecolor": "#cdebe1", "edgecolor": GREEN, "hatch": "\\\\"}
 
 
 def _run_two(llm: LLM, prompts: list[str], block_size: int) -> tuple[list[tuple[int, ...]], dict[int, _Block]]:
@@ -254,7 +280,8 @@ def _run_two(llm: LLM, prompts: list[str], block_size: int) -> tuple[list[tuple[
         tokens = (*output.prompt_token_ids, *output.outputs[0].token_ids)[: seq.num_computed_tokens]
         words = [visible_text(decode_token(llm.get_tokenizer(), token)) for token in tokens]
         for i, (number, holders) in enumerate(zip(seq.block_table, seq.ref_counts, strict=True)):
-            blocks[number] = _Block(words[i * block_size : (i + 1) * block_size], holders)
+            start = i * block_size
+            blocks[number] = _Block(words[start : start + block_size], seq.num_prompt_tokens - start, holders)
     return [seq.block_table for seq in step.sequences], blocks
 
 
@@ -262,7 +289,7 @@ def _draw_block(axes: Axes, left: float, number: int, block: _Block, block_size:
     background = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.9}
     for place in range(block_size):
         filled = place < len(block.words)
-        look = _SHARED if block.holders > 1 else _OWN
+        look = _SHARED if block.holders > 1 else _OWN if place < block.num_of_prompt else _WRITTEN
         axes.bar(left, 0.9, 1.25, place, align="edge", **(look if filled else _OWN | {"linestyle": ":"}))
         if filled:
             word = block.words[place]
@@ -290,11 +317,13 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
     for axes, (name, llm) in zip(panels[0], llms.items(), strict=True):
         held, filled = kv_use(llm)
         steps = range(1, len(held) + 1)
-        axes.bar(steps, held, 1.0, facecolor="#fce4b3", edgecolor=ORANGE, hatch="...", linewidth=0, label="held")
+        axes.bar(
+            steps, held, 1.0, facecolor="#fce4b3", edgecolor=ORANGE, hatch="...", linewidth=0, label="held, but empty"
+        )
         axes.bar(steps, filled, 1.0, color=BLUE, label="filled")
-        axes.set(title=f"{name}\n{held[-1] - filled[-1]} empty at the end", xlabel="step")
+        axes.set(title=f"{name}\nstep {len(held)}: {held[-1] - filled[-1]} of {held[-1]} empty", xlabel="step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        told.append(f"{name}: at the end {filled[-1]} of {held[-1]} places are filled")
+        told.append(f"{name}: in step {len(held)} {filled[-1]} of {held[-1]} places are filled")
     panels[0, 0].set_ylabel("places for tokens")
     panels[0, 0].legend(fontsize=11, loc="upper left")
     panels[0, 0].margins(y=0.1)
@@ -302,21 +331,36 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
 
 
 def kv_use(llm: LLM) -> tuple[list[int], list[int]]:
-    """Return, for every step, the places for tokens in blocks that unfinished sequences hold, and how many are filled.
+    """Return, for every step, the places for tokens in blocks that its sequences hold, and how many are filled.
 
     A block that several sequences share counts once; so do the tokens in it.
     """
     size = llm.llm_engine.config.cache_config.block_size
     held, filled = [], []
+    tables: dict[str, list[Any]] = {}
     for step in recorded(llm):
-        blocks: dict[int, int] = {}
+        blocks: dict[Any, int] = {}
         for seq in step.sequences:
-            for i, block in enumerate(seq.block_table):
-                blocks[block] = max(blocks.get(block, 0), min(size, seq.num_computed_tokens - i * size))
-        if blocks:
-            held.append(len(blocks) * size)
-            filled.append(sum(blocks.values()))
+            num_read, table = _held_during(seq, tables.get(seq.seq_id, []), size)
+            tables[seq.seq_id] = table
+            for i, block in enumerate(table):
+                blocks[block] = max(blocks.get(block, 0), min(size, num_read - i * size))
+        held.append(len(blocks) * size)
+        filled.append(sum(blocks.values()))
     return held, filled
+
+
+def _held_during(seq: SequenceRecord, before: list[Any], block_size: int) -> tuple[int, list[Any]]:
+    """Return how many tokens a sequence had read at the end of a step, and the blocks that it held for them.
+
+    The record of its last step is written when its blocks are given back: they are those of the step before, and those
+    that its last tokens needed, which get names of our own.  before: its blocks in the step before.
+    """
+    if seq.block_table or not seq.num_scheduled_tokens:
+        return seq.num_computed_tokens, list(seq.block_table)
+    num_read = seq.num_prompt_tokens + seq.num_output_tokens - 1  # all but the newest
+    added = range(len(before), -(-num_read // block_size))
+    return num_read, [*before, *((seq.seq_id, i) for i in added)]
 
 
 # -- settings ------------------------------------------------------------------------------------
@@ -329,8 +373,16 @@ _READERS = {
 
 
 def plot_config_layers(config: EngineConfig) -> Image:
-    """Draw the three layers of a config: their first fields with their values, and which part reads them."""
-    figure, panels = new_figure(10, 3.0, ncols=3)
+    """Draw the three layers in a config: their first fields with their values, and which part reads them."""
+    figure, panels = new_figure(10, 3.4, ncols=3)
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0.015, 0.0, 0.97, 0.88))
+    frame: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.015", "facecolor": "none", "edgecolor": "black"}
+    figure.add_artist(FancyBboxPatch((0.008, 0.215), 0.984, 0.70, linewidth=1.5, **frame))
+    name_box = {"facecolor": "white", "edgecolor": "none", "pad": 4}
+    figure.text(
+        0.5, 0.915, type(config).__name__, ha="center", va="center", fontsize=13, fontweight="bold", bbox=name_box
+    )
     told = []
     for axes, (name, reader) in zip(panels, _READERS.items(), strict=True):
         layer = getattr(config, name)

@@ -1,15 +1,17 @@
-"""The figure of chapter 00: what the model reads and what it adds, step by step, from the engine's own record."""
+"""What chapter 00 shows: how tokens cover a text, and what the model reads and adds step by step, from its record."""
 
+import html
+from collections.abc import Sequence
 from typing import Any
 
-from IPython.display import Image
+from IPython.display import HTML, Image
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import visible_text
-from folovllm.engine.detokenizer import decode_token
+from folovllm.engine.detokenizer import decode_token, token_bytes
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
@@ -58,3 +60,50 @@ def _draw_token(axes: Axes, word: str, kind: str, left: float, right: float, row
     axes.bar(left, 0.7, right - left - 0.08, row - 0.35, align="edge", **_LOOKS[kind])
     patch = {"facecolor": "white", "linewidth": 0, "pad": 1, "alpha": 0.8} if kind == "read in this step" else None
     axes.text((left + right - 0.08) / 2, row, word, ha="center", va="center", fontsize=11, bbox=patch)
+
+
+_CELL = "border: 1px solid #777; padding: 3px 0; text-align: center; color: #1a1a1a"
+_WHOLE, _PART = f"{_CELL}; background: #cfe6f5", f"{_CELL}; background: #fce4b3; border-style: dashed"
+_COLUMN_PX = 22
+
+
+def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
+    """Draw texts and under them the boxes of their tokens, each as long as its bytes; a table that every browser reads.
+
+    A browser has fonts for all characters; a picture has those that happen to be installed.
+    """
+    tables = "<br>".join(_token_table(llm, text) for text in texts)
+    return HTML(tables)  # type: ignore[no-untyped-call]
+
+
+def _token_table(llm: LLM, text: str) -> str:
+    tokenizer = llm.get_tokenizer()
+    token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    alone = [decode_token(tokenizer, token) for token in token_ids]
+    sizes = [
+        len(token_bytes(tokenizer, token, word) or word.encode()) for token, word in zip(token_ids, alone, strict=True)
+    ]
+    rows = [
+        (f"{len(text)} characters", [(_CELL, len(char.encode()), char) for char in text]),
+        (f"{len(token_ids)} tokens", [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)]),
+    ]
+    num_columns = len(text.encode())
+    columns = '<col style="width: 130px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns
+    width = 130 + _COLUMN_PX * num_columns
+    return (
+        f'<table style="table-layout: fixed; width: {width}px; border-collapse: collapse; margin: 0">{columns}'
+        f"{''.join(_row(title, row) for title, row in rows)}</table>"
+    )
+
+
+def _token_cell(word: str, num_bytes: int) -> tuple[str, int, str]:
+    return (_PART, num_bytes, "\ufffd") if "\ufffd" in word else (_WHOLE, num_bytes, word)
+
+
+def _row(title: str, row: Sequence[tuple[str, int, str]]) -> str:
+    """Return a row of a table: cells of a look, so many columns and a text."""
+    written = (
+        f'<td colspan="{columns}" style="{look}">{html.escape(text.replace(" ", "␣"))}</td>'
+        for look, columns, text in row
+    )
+    return f'<tr><th scope="row" style="text-align: left">{title}</th>{"".join(written)}</tr>'

@@ -11,7 +11,9 @@ PREDICTIONS = [
                 "The city is right. But nobody asked a question: the model continues a text, and goes on until it is "
                 "stopped."
             ),
-            "Paris, and then something more": "Yes: it continues the text, and stops only because 12 tokens are over.",
+            "Paris, and then something more": (
+                "Yes: it continues the text, and stops only because the 12 tokens are used up."
+            ),
             "a question back": "The model was not asked anything. It continues the text that it got.",
         },
         right="Paris, and then something more",

@@ -26,6 +26,8 @@ _PARTS = (
     ("left over: too little for one more sequence", GREY, ""),
 )
 _AXIS_ENDS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+_TOO_LOW = 0.03
+"""Of the axis: a lower bar would be a line of a few pixels, so its number is written instead."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class BudgetPicture(LivePicture):
         self._add_fit(axes[1, 0])
         self._add_waste(axes[1, 1])
         moving = [*self._parts, self._words, self._fit, self._fit_now, self._waste_axis]
-        moving += [bar for bars in self._waste.values() for bar in bars] + [self._waste_now]
+        moving += [bar for bars in self._waste.values() for bar in bars] + [*self._numbers, self._waste_now]
         for artist in moving:
             artist.set_in_layout(artist is self._waste_axis)
         super().__init__(figure, moving)
@@ -156,7 +158,11 @@ class BudgetPicture(LivePicture):
             ]
             for label, (color, hatch) in places.items()
         }
-        [self._waste_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
+        self._numbers = [
+            axes.annotate("", (i, 0), (0, 7), textcoords="offset points", ha="center", va="bottom", fontsize=11)
+            for i in range(len(BLOCK_SIZES))
+        ]
+        [self._waste_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9, clip_on=False)
         axes.set(ylim=(0, 1.05), xlim=(-0.6, len(BLOCK_SIZES) - 0.4))
         axes.set_title("memory that holds nothing", fontsize=12)
         axes.set_xlabel("tokens per block")
@@ -182,14 +188,16 @@ class BudgetPicture(LivePicture):
 
     def _show_waste(self, budget: Budget) -> None:
         empty_bars, left_bars = self._waste.values()
-        tops = []
-        for size, empty_bar, left_bar in zip(BLOCK_SIZES, empty_bars, left_bars, strict=True):
-            other = replace(budget, block_size=size)
-            empty, left = other.share_of(other.empty_bytes), other.share_of(other.left_over_bytes)
-            empty_bar.set_height(empty)
-            left_bar.set(y=empty, height=left)
-            tops.append(empty + left)
-        self._waste_axis.axes.set_ylim(0, next(end for end in _AXIS_ENDS if max(tops) <= end + 1e-9) * 1.06)
+        others = [replace(budget, block_size=size) for size in BLOCK_SIZES]
+        tops = [other.share_of(other.wasted_bytes) for other in others]
+        top_of_axis = next(end for end in _AXIS_ENDS if max(tops) <= end + 1e-9)
+        for other, empty_bar, left_bar, number in zip(others, empty_bars, left_bars, self._numbers, strict=True):
+            wasted, empty = other.share_of(other.wasted_bytes), other.share_of(other.empty_bytes)
+            is_low = wasted < _TOO_LOW * top_of_axis
+            number.set_text(f"{100 * wasted:.1f}" if is_low else "")
+            empty_bar.set(height=empty, visible=not is_low)
+            left_bar.set(y=empty, height=wasted - empty, visible=not is_low)
+        self._waste_axis.axes.set_ylim(0, top_of_axis * 1.06)
         now = BLOCK_SIZES.index(budget.block_size)
         self._waste_now.set_data([now], [tops[now]])
 
