@@ -56,7 +56,7 @@ _WAYS: tuple[tuple[tuple[tuple[float, float], ...], str, tuple[float, float]], .
     (((94, 23), (96.2, 23), (96.2, 3), (14, 3), (14, 18.2)), "not the end: one more step", (60, 4.6)),
     (((85.5, 27.7), (85.5, 36.8), (75, 36.8), (75, 39.2)), "every step", (80.5, 38.2)),
     (((83.4, 44), (92, 44)), "text", (87.7, 45.6)),
-    (((16.5, 18.3), (16.5, 9.4), (29.5, 9.4)), "gives out blocks", (23.1, 11)),
+    (((16.5, 18.3), (16.5, 9.4), (29.5, 9.4)), "gives blocks", (23.1, 11)),
 )
 """Every arrow: the corners it goes through, what is handed on, and where that is written."""
 
@@ -126,7 +126,9 @@ def _draw_ways(axes: Axes) -> None:
     frame = FancyBboxPatch(_STEP[:2], *_STEP[2:], boxstyle="round,pad=0,rounding_size=2", zorder=0)
     frame.set(facecolor="#EAF2F8", edgecolor=BLUE, linestyle="--", linewidth=1.5)
     axes.add_patch(frame)
-    _text(axes, 50, 31.4, "LLMEngine.step(): at most one new token per sequence", weight="bold", color=BLUE)
+    _text(
+        axes, 50, 31.4, "LLMEngine.step(): a new token per sequence, once its prompt is read", weight="bold", color=BLUE
+    )
     for corners, label, (x, y) in _WAYS:
         axes.add_patch(_arrow(corners, "-|>"))
         _text(axes, x, y, label)

@@ -297,7 +297,7 @@ def _characters_only(data: bytes, stop: list[str]) -> str:
 class EngineSampler:
     """The engine's choice for one request as an object: logits [num_seqs, vocab] -> token ids [num_seqs].
 
-    temperature: 0 for the likeliest token.  uniforms: the numbers of the request's draws.  num_drawn: how many are used.
+    temperature: 0 for the likeliest token.  uniforms: the numbers of the request's draws.  num_drawn: used so far.
     """
 
     temperature: float

@@ -190,10 +190,19 @@ def plot_seats(runs: Mapping[str, Sequence[StepRecord]], arrivals: Mapping[str, 
         )
         axes.tick_params(labelsize=11, left=False, labelbottom=True)
         empty = sum(row.count(None) for row in seated)
-        waits = {who: next(i for i, row in enumerate(seated) if who in row) - since for who, since in arrivals.items()}
+        waits = {who: steps_waited(who, steps, arrivals) for who in arrivals}
         told.append(f"{name}: {len(steps)} steps, {empty} empty seats, steps waited {waits}")
     panels[-1, 0].set(xlabel="step", xticks=range(0, longest + 1, 2))
     return show(figure, f"Who sits on which of {num_seats} seats in each step. {'. '.join(told)}.")
+
+
+def steps_waited(who: str, steps: Sequence[StepRecord], arrivals: Mapping[str, int]) -> int:
+    """Return how many steps somebody waited from the arrival to the first step that computed for them."""
+    return next(i for i, step in enumerate(steps) if who in _running(step)) - arrivals[who]
+
+
+def _running(step: StepRecord) -> list[str]:
+    return [seq.request_id for seq in step.sequences if seq.num_scheduled_tokens]
 
 
 def seat(steps: Sequence[StepRecord], num_seats: int) -> list[list[str | None]]:
@@ -201,7 +210,7 @@ def seat(steps: Sequence[StepRecord], num_seats: int) -> list[list[str | None]]:
     rows: list[list[str | None]] = []
     row: list[str | None] = [None] * num_seats
     for step in steps:
-        runs = [seq.request_id for seq in step.sequences if seq.num_scheduled_tokens]
+        runs = _running(step)
         row = [who if who in runs else None for who in row]
         for who in runs:
             if who not in row:
