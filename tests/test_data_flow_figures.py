@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from folovllm.course.figures.data_flow import seat, stream_table
+from folovllm.course.figures.data_flow import seat, steps_waited, stream_table
 from folovllm.course.flow_diagram import PARTS, describe_data_flow, draw_data_flow
 from folovllm.course.style import new_figure
 from tests.tiny_models import tiny_llm
@@ -62,8 +62,9 @@ def test_one_keeps_a_seat_to_the_end_and_a_newcomer_takes_the_first_free_one():
         sequences += [SimpleNamespace(request_id=who, num_scheduled_tokens=0) for who in waits]
         return SimpleNamespace(sequences=sequences)
 
-    rows = seat([step("Bo", "Chen", waits=["Anna"]), step("Chen"), step("Chen", "Anna")], 2)
-    assert rows == [["Bo", "Chen"], [None, "Chen"], ["Anna", "Chen"]]
+    steps = [step("Bo", "Chen", waits=["Anna"]), step("Chen"), step("Chen", "Anna")]
+    assert seat(steps, 2) == [["Bo", "Chen"], [None, "Chen"], ["Anna", "Chen"]]
+    assert steps_waited("Anna", steps, {"Anna": 0}) == 2
 
 
 def test_the_table_of_a_stream_holds_back_what_may_still_change():

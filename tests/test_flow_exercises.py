@@ -19,13 +19,14 @@ def model():
 
 
 def verdicts(printed):
-    return [line.rsplit(": ", 1)[1] for line in printed.splitlines()]
+    return [line.rsplit(": ", 1)[1] for line in printed.splitlines() if "are the same" in line]
 
 
 def test_one_prompt_holds_an_eos_and_is_answered_with_one():
     llm = LLM()
     eos = llm.get_tokenizer().eos_token_id
-    limited, ended = llm.generate(list(COMPARED), SamplingParams(temperature=0, max_tokens=10), use_tqdm=False)
+    prompts = [text for text, temperature in COMPARED if temperature == 0]
+    limited, ended = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
     assert limited.outputs[0].finish_reason == "length"
     assert eos in ended.prompt_token_ids
     assert ended.outputs[0].token_ids[-1] == eos
@@ -33,13 +34,13 @@ def test_one_prompt_holds_an_eos_and_is_answered_with_one():
 
 def test_the_solution_gives_the_tokens_of_the_engine_and_of_huggingface(llm, model, capsys):
     compare_with_engine(llm, model, generate_solution)
-    assert verdicts(capsys.readouterr().out) == ["True", "True"]
+    assert verdicts(capsys.readouterr().out) == ["True"] * 3
 
     def huggingface(tokenizer, model, sampler, text, max_tokens):
         return hf_greedy(model, tokenizer.encode(text), max_tokens)
 
     compare_with_engine(llm, model, huggingface)
-    assert verdicts(capsys.readouterr().out) == ["True", "True"]
+    assert verdicts(capsys.readouterr().out) == ["True", "True", "False"]  # it is greedy, whatever the sampler
 
 
 def test_a_loop_that_forgets_what_it_wrote_differs(llm, model, capsys):
@@ -47,12 +48,12 @@ def test_a_loop_that_forgets_what_it_wrote_differs(llm, model, capsys):
         return generate_solution(tokenizer, model, sampler, text, 1) * max_tokens
 
     compare_with_engine(llm, model, forgetful)
-    assert verdicts(capsys.readouterr().out) == ["False", "False"]
+    assert verdicts(capsys.readouterr().out) == ["False"] * 3
 
 
 def test_a_loop_that_fails_is_told_so(llm, model, capsys):
     compare_with_engine(llm, model, lambda *arguments: None)
-    assert capsys.readouterr().out.count("your loop raises TypeError: ") == 2
+    assert capsys.readouterr().out.count("your loop raises TypeError: ") == 3
 
 
 def test_an_untouched_stub_is_not_attempted(llm, model, capsys):

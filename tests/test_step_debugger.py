@@ -42,7 +42,7 @@ def test_it_takes_the_prompt_through_the_engine_and_gets_what_generate_gives(llm
         debugger.step()
         hops = dict(debugger.hops)
         tokens = length if count == 0 else 1
-        assert hops["model"] == f"token_ids [{tokens}] -> logits [1, {VOCAB_SIZE}]"
+        assert hops["model"] == f"{tokens} id{'s' * (tokens > 1)} -> 1 row of {VOCAB_SIZE} logits"
         assert hops["sampler"].startswith(f"token {token}, ")
         assert f"{count + 1} output token" in hops["sequence"]
         assert ("prefill" if count == 0 else "decode") in debugger.status.value
@@ -155,7 +155,7 @@ def test_a_user_who_arrives_runs_beside_the_first_and_gets_the_same_text(llm):
     assert "Step 2: A decode, B prefill; 4 tokens in one pass" in debugger.status.value
     hops = dict(debugger.hops)
     assert hops["scheduler"] == "A: 1 token, position 3\nB: 3 tokens, positions 0 to 2"
-    assert hops["model"] == f"token_ids [4] -> logits [2, {VOCAB_SIZE}]"
+    assert hops["model"] == f"4 ids -> 2 rows of {VOCAB_SIZE} logits"
     assert "\n             B: 3 tokens, positions 0 to 2\n" in debugger.summary()
     debugger.step()
     assert "Ended: A length." in debugger.status.value

@@ -21,6 +21,7 @@ from folovllm.course.figures.data_flow import (
     plot_seats,
     plot_step_parts,
     plot_tokens_per_step,
+    steps_waited,
     stream_table,
     time_steps,
     time_with_and_without_cache,
@@ -59,13 +60,7 @@ from folovllm.course.figures.sampling import (
     plot_repetition,
     plot_stop,
 )
-from folovllm.course.figures.sequences import (
-    plot_beams,
-    plot_block_tables,
-    plot_race,
-    plot_request,
-    plot_states,
-)
+from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_race, plot_request, plot_states
 from folovllm.course.figures.start import plot_reading, show_tokens
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
@@ -155,6 +150,7 @@ __all__ = [
     "recorded_move",
     "seconds",
     "show_tokens",
+    "steps_waited",
     "stream_table",
     "time_steps",
     "time_with_and_without_cache",

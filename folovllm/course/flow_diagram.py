@@ -56,6 +56,7 @@ _WAYS: tuple[tuple[tuple[tuple[float, float], ...], str, tuple[float, float]], .
     (((94, 23), (96.2, 23), (96.2, 3), (14, 3), (14, 18.2)), "not the end: one more step", (60, 4.6)),
     (((85.5, 27.7), (85.5, 36.8), (75, 36.8), (75, 39.2)), "every step", (80.5, 38.2)),
     (((83.4, 44), (92, 44)), "text", (87.7, 45.6)),
+    (((16.5, 18.3), (16.5, 9.4), (29.5, 9.4)), "gives blocks", (23.1, 11)),
 )
 """Every arrow: the corners it goes through, what is handed on, and where that is written."""
 
@@ -111,9 +112,9 @@ def describe_data_flow(
     """Return the map in words, for those who do not see it."""
     names = [] if here is None else [here] if isinstance(here, str) else list(here)
     words = [
-        "Map of the engine: text, tokenizer, request, then a loop once per token: scheduler, model runner with the "
-        "KV blocks, sampler, sequence with the detokenizer; back to the scheduler until the end. After every step an "
-        "output with the text so far."
+        "Map of the engine: text, tokenizer, request, then a loop, once per step: the scheduler, which gives out KV "
+        "blocks, the model runner, which uses them, the sampler, the sequence with the detokenizer; back to the "
+        "scheduler until the end. After every step an output with the text so far."
     ]
     if names:
         words.append(f"{pin.capitalize()}: {', '.join(PARTS[name].title for name in names)}.")
@@ -125,7 +126,9 @@ def _draw_ways(axes: Axes) -> None:
     frame = FancyBboxPatch(_STEP[:2], *_STEP[2:], boxstyle="round,pad=0,rounding_size=2", zorder=0)
     frame.set(facecolor="#EAF2F8", edgecolor=BLUE, linestyle="--", linewidth=1.5)
     axes.add_patch(frame)
-    _text(axes, 50, 31.4, "LLMEngine.step(): once per token", weight="bold", color=BLUE)
+    _text(
+        axes, 50, 31.4, "LLMEngine.step(): a new token per sequence, once its prompt is read", weight="bold", color=BLUE
+    )
     for corners, label, (x, y) in _WAYS:
         axes.add_patch(_arrow(corners, "-|>"))
         _text(axes, x, y, label)

@@ -66,6 +66,14 @@ def share_one_for_all_that_run(running, waiting, budget, seats):
     return given
 
 
+def share_without_a_word_about_seats(running, waiting, budget, seats):
+    given = []
+    for need in running + waiting:
+        given.append(min(need, budget))
+        budget -= given[-1]
+    return given
+
+
 # -- shown -------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +128,42 @@ def shown_with_half_a_character_as_latin(data, stop):
 
 def shown_without_the_last_bytes(data, stop):
     text = data[: len(data) - len(data) % 2].decode(errors="ignore")
+    for start in range(len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_ignoring_case(data, stop):
+    text = data.decode(errors="ignore")
+    for start in range(len(text)):
+        if any(each.casefold().startswith(text[start:].casefold()) for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_by_the_last(num_characters):
+    def shown(data, stop):
+        text = data.decode(errors="ignore")
+        for start in range(max(0, len(text) - num_characters), len(text)):
+            if any(each.startswith(text[start:]) for each in stop):
+                return text[:start]
+        return text
+
+    shown.__name__ = f"shown_by_the_last_{num_characters}"
+    return shown
+
+
+def shown_without_marks_at_the_end(data, stop):
+    text = data.decode(errors="replace").rstrip("\ufffd")
+    for start in range(len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_without_marks(data, stop):
+    text = data.decode(errors="replace").replace("\ufffd", "")
     for start in range(len(text)):
         if any(each.startswith(text[start:]) for each in stop):
             return text[:start]
@@ -189,6 +233,15 @@ def why_none_as_a_pair(output, eos, stop_token_ids, min_tokens, max_tokens):
         if output[-1] in stop_token_ids:
             return "stop", output[-1]
     return ("length", None) if len(output) >= max_tokens else (None, None)
+
+
+def why_by_identity(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] is eos:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else None
 
 
 # -- generate ----------------------------------------------------------------------------------------------
@@ -264,6 +317,37 @@ def generate_without_the_batch(tokenizer, model, sampler, text, max_tokens):
     return output
 
 
+def generate_from_probabilities(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1].softmax(-1))))
+    return output
+
+
+def generate_from_half_the_logits(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1] / 2)))
+    return output
+
+
+def generate_calls_the_sampler_twice(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    for _ in range(max_tokens):
+        logits = model(torch.tensor([ids + output])).logits[:, -1]
+        output.append(int(sampler(logits)))
+        if int(sampler(logits)) == tokenizer.eos_token_id:
+            break
+    return output
+
+
+def generate_draws_for_every_row(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[0])[-1]))
+    return output
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "share": [
         share_takes_off_the_need,
@@ -274,6 +358,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         share_of_the_waiting,
         share_as_a_tuple,
         share_one_for_all_that_run,
+        share_without_a_word_about_seats,
     ],
     "shown": [
         shown_as_bytes,
@@ -285,6 +370,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         shown_only_for_endings_but_for_one,
         shown_with_half_a_character_as_latin,
         shown_without_the_last_bytes,
+        shown_ignoring_case,
+        *map(shown_by_the_last, (3, 5, 10)),
+        shown_without_marks_at_the_end,
+        shown_without_marks,
     ],
     "why": [
         why_leaves_eos_out_of_the_length,
@@ -294,6 +383,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         why_stop_ids_anywhere,
         why_all_stop_ids,
         why_none_as_a_pair,
+        why_by_identity,
     ],
     "generate": [
         generate_until_eos_is_anywhere,
@@ -305,6 +395,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         generate_the_text_alone,
         generate_at_most_one_less,
         generate_without_the_batch,
+        generate_from_probabilities,
+        generate_from_half_the_logits,
+        generate_calls_the_sampler_twice,
+        generate_draws_for_every_row,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

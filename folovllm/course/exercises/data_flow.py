@@ -1,5 +1,6 @@
 """The exercises of chapter 05, with their solutions and the mistakes that they catch."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.config import SchedulerConfig
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise, Mistake
@@ -20,8 +21,9 @@ from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import Scheduler
 from folovllm.llm import LLM
 from folovllm.request import Request, SequenceStatus
-from folovllm.sampling.sampler import choose_greedily
+from folovllm.sampling.sampler import apply_temperature, choose_greedily, sample_from_uniform
 from folovllm.sampling_params import SamplingParams
+from folovllm.sequence import UniformStream
 
 Why = tuple[str, int | None] | None
 """A finish reason and the stop id that caused it; None for a text that goes on."""
@@ -74,7 +76,15 @@ def _without_subtracting(running: list[int], waiting: list[int], budget: int, se
 
 
 def _without_seats(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
-    return share_solution(running, waiting, max(budget, len(running + waiting)), len(running + waiting) or 1)
+    return _share_by(min)(running, waiting, budget, len(running + waiting))
+
+
+def _one_seat_too_many(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    return _share_by(min)(running, waiting, budget, seats + 1)
+
+
+def _one_seat_too_few(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    return _share_by(min)(running, waiting, budget, seats - 1)
 
 
 def _seats_for_the_waiting(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
@@ -89,6 +99,15 @@ def _waiting_first(running: list[int], waiting: list[int], budget: int, seats: i
     admitted = waiting[: max(0, seats - len(running))]
     given = _share_by(min)(admitted, running, budget, seats)
     return given[len(admitted) :] + given[: len(admitted)] + [0] * (len(waiting) - len(admitted))
+
+
+def _waiting_before_running(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    given = _share_by(min)(waiting, running, budget, seats)
+    return given[len(waiting) :] + given[: len(waiting)]
+
+
+def _waiting_before_running_in_the_list(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    return _share_by(min)(waiting, running, budget, seats)
 
 
 def _shortest_first(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
@@ -136,7 +155,13 @@ def _random_end(rng: random.Random) -> tuple[list[int], int, list[int], int, int
     max_tokens = len(output) + rng.choice((0, 0, 1, 3))
     min_tokens = min(max_tokens, rng.choice((0, len(output), len(output) + 1)))
     eos = rng.choice((output[-1], output[-1], output[0], 9))
-    return output, eos, stop_token_ids, min_tokens, max_tokens
+    fresh = _new_id
+    return [*map(fresh, output)], fresh(eos), [*map(fresh, stop_token_ids)], min_tokens, max_tokens
+
+
+def _new_id(small: int) -> int:
+    """Return a token id as an object of its own, as a real vocabulary has them: `==` finds it, `is` does not."""
+    return int(f"1{small:03}")
 
 
 def _length_first(output: list[int], eos: int, stop_token_ids: list[int], min_tokens: int, max_tokens: int) -> Why:
@@ -197,9 +222,9 @@ def shown_solution(data: bytes, stop: list[str]) -> str:
 
 
 def _random_stream(rng: random.Random) -> tuple[bytes, list[str]]:
-    alphabet = rng.choice(("ab", "aab", "水a🏮", "灯笼火", "END."))
-    stop = ["".join(rng.choices(alphabet, k=rng.randint(1, 4))) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    text = "".join(rng.choices(alphabet, k=rng.randint(0, 8))) + rng.choice(["", *(each[:-1] for each in stop)])
+    alphabet = rng.choice(("ab", "aab", "aA", "水a🏮", "灯笼火", "END.", "a\ufffd"))
+    stop = ["".join(rng.choices(alphabet, k=rng.choice((1, 2, 3, 4, 20)))) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
+    text = "".join(rng.choices(alphabet, k=rng.choice((0, 1, 3, 8)))) + rng.choice(["", *(each[:-1] for each in stop)])
     found = find_stop(text, stop)
     while found is not None:
         text = text[: found[0] + len(found[1]) - 1]
@@ -219,6 +244,18 @@ def _with_marks(data: bytes, stop: list[str]) -> str:
     if len(whole) < len(data.decode(errors="ignore")):
         return whole
     return data.decode(errors="replace")
+
+
+def _without_any_mark(data: bytes, stop: list[str]) -> str:
+    return shown_solution(data.decode(errors="replace").replace("\ufffd", "").encode(), stop)
+
+
+def _whatever_the_case(data: bytes, stop: list[str]) -> str:
+    text = data.decode(errors="ignore")
+    for start in range(len(text)):
+        if any(each.lower().startswith(text[start:].lower()) for each in stop):
+            return text[:start]
+    return text
 
 
 def _strictly_decoded(data: bytes, stop: list[str]) -> str:
@@ -256,26 +293,52 @@ def _characters_only(data: bytes, stop: list[str]) -> str:
 # -- generate: the whole loop ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GreedySampler:
-    """The engine's greedy choice as one object: logits [num_seqs, vocab] -> token ids [num_seqs]."""
+@dataclass(eq=False)
+class EngineSampler:
+    """The engine's choice for one request as an object: logits [num_seqs, vocab] -> token ids [num_seqs].
+
+    temperature: 0 for the likeliest token.  uniforms: the numbers of the request's draws.  num_drawn: used so far.
+    """
+
+    temperature: float
+    uniforms: UniformStream
+    num_drawn: int = 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return each row's likeliest token."""
-        return choose_greedily(logits)
+        """Return a token for each row; every row that is drawn takes the next number."""
+        if self.temperature == 0:
+            return choose_greedily(logits)
+        uniforms = [self.uniforms[self.num_drawn + i] for i in range(len(logits))]
+        self.num_drawn += len(logits)
+        warmed = apply_temperature(logits.float(), torch.full((len(logits),), self.temperature))
+        return sample_from_uniform(warmed, torch.tensor(uniforms, dtype=torch.float64))
 
 
-@dataclass(frozen=True, repr=False)
-class _RankSampler:
-    """Takes each row's token of a fixed rank, so that whoever chooses by other means is found out."""
+@dataclass(eq=False, repr=False)
+class _GapSampler:
+    """Takes each row's likeliest token of those whose logit lies at least a gap below the best one.
 
-    rank: int
+    A gap is a difference of logits: whoever hands over probabilities, which differ by less than 1, is found out, and
+    so is whoever chooses by other means. Every row takes the next gap: whoever draws for rows that are not needed
+    is found out too.
+    """
+
+    gaps: tuple[int, ...]
+    num_drawn: int = 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return logits.argsort(dim=-1, descending=True, stable=True)[:, self.rank]
+        if logits.dim() != 2:
+            raise ValueError(f"the sampler takes logits of shape [rows, vocabulary], got {list(logits.shape)}")
+        return torch.tensor([self._choose(row) for row in logits])
+
+    def _choose(self, row: Tensor) -> int:
+        gap = self.gaps[self.num_drawn % len(self.gaps)]
+        self.num_drawn += 1
+        allowed = row <= row.max() - gap
+        return int(row.masked_fill(~allowed, -math.inf).argmax() if allowed.any() else row.argmin())
 
     def __repr__(self) -> str:
-        return f"sampler(rank {self.rank})"
+        return f"sampler(gaps {', '.join(map(str, self.gaps))})"
 
 
 def generate_solution(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
@@ -288,28 +351,37 @@ def generate_solution(tokenizer: Any, model: Any, sampler: Answer, text: str, ma
     return output
 
 
-COMPARED = ("The capital of France is", "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n")
-"""Prompts for a loop on the real model: one runs into the limit; one holds an EOS, and ends with one soon."""
+COMPARED = (
+    ("The capital of France is", 0.0),
+    ("<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n", 0.0),
+    ("The capital of France is", 1.0),
+)
+"""Prompts and temperatures for a loop on the real model. One prompt holds an EOS, and ends with one soon."""
+_SEED = 4
 
 
 def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> None:
-    """Run a learner's loop on a real model, and print whether it gives what ``LLM.generate`` gives.
+    """Run a learner's loop on a real model, and print its texts and whether ``LLM.generate`` gives the same tokens.
 
     model: the one that ``llm`` runs, loaded once more and on the CPU, so that no part of the engine takes part.
     """
-    for text in COMPARED:
-        [expected] = llm.generate(text, SamplingParams(temperature=0, max_tokens=10), use_tqdm=False)
+    tokenizer = llm.get_tokenizer()
+    for text, temperature in COMPARED:
+        params = SamplingParams(temperature=temperature, seed=_SEED, max_tokens=16)
+        [expected] = llm.generate(text, params, use_tqdm=False)
         engines = expected.outputs[0].token_ids
         try:
             with torch.inference_mode():
-                given = list(answer(llm.get_tokenizer(), model, GreedySampler(), text, 10))
+                given = list(answer(tokenizer, model, EngineSampler(temperature, UniformStream(_SEED)), text, 16))
+            written = tokenizer.decode(given)
         except NotImplementedError:
             print(f"your loop on the real model: {NOT_ATTEMPTED}")
             return
         except Exception as error:
             print(f"{text!r}: your loop raises {type(error).__name__}: {error}")
             continue
-        print(f"{text!r}: {len(engines)} tokens; yours are the same: {given == engines}")
+        print(f"temperature {temperature:g}, {text!r}\n    your loop: {written!r}")
+        print(f"    {len(engines)} tokens of the engine; yours are the same: {given == engines}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -320,6 +392,10 @@ class _ToyTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return [int(digit) for digit in text]
+
+    def __call__(self, text: str, return_tensors: str | None = None) -> BatchEncoding:
+        ids = self.encode(text)
+        return BatchEncoding({"input_ids": [ids] if return_tensors else ids}, tensor_type=return_tensors)
 
     def __repr__(self) -> str:
         return f"digits(EOS {self.eos_token_id})"
@@ -343,7 +419,7 @@ class _ToyModel:
 def _random_run(rng: random.Random) -> tuple[_ToyTokenizer, _ToyModel, Answer, str, int]:
     text = "".join(rng.choices("0123456789", k=rng.randint(1, 6)))
     eos = int(rng.choice((text[0], text[-1], rng.choice("0123456789"))))
-    sampler = _RankSampler(rng.choice((0, 0, 1, 2)))
+    sampler = _GapSampler(tuple(rng.choice((0, 0, 3, 10, 30)) for _ in range(rng.randint(1, 5))))
     return _ToyTokenizer(eos), _ToyModel(), sampler, text, rng.randint(1, 7)
 
 
@@ -377,8 +453,36 @@ def _first_row(tokenizer: Any, model: Any, sampler: Answer, text: str, max_token
     return generate_solution(tokenizer, turned, sampler, text, max_tokens)
 
 
+def _from_probabilities(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(tokenizer, model, lambda logits: sampler(logits.softmax(-1)), text, max_tokens)
+
+
+def _drawn_twice(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    def second(logits: Tensor) -> Tensor:
+        sampler(logits)
+        return Tensor(sampler(logits))
+
+    return generate_solution(tokenizer, model, second, text, max_tokens)
+
+
+def _drawn_after(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    def first(logits: Tensor) -> Tensor:
+        drawn = sampler(logits)
+        sampler(logits)
+        return Tensor(drawn)
+
+    return generate_solution(tokenizer, model, first, text, max_tokens)
+
+
+def _drawn_for_every_row(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    prompt, output = tokenizer.encode(text), list[int]()
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([prompt + output])).logits[0])[-1]))
+    return output
+
+
 def _own_argmax(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
-    return generate_solution(tokenizer, model, GreedySampler(), text, max_tokens)
+    return generate_solution(tokenizer, model, choose_greedily, text, max_tokens)
 
 
 def _never_stops(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
@@ -411,9 +515,9 @@ def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_to
 
 
 _RUNS: list[tuple[Any, ...]] = [
-    (_ToyTokenizer(eos), _ToyModel(), _RankSampler(0), text, max_tokens)
+    (_ToyTokenizer(eos), _ToyModel(), _GapSampler((0,)), text, max_tokens)
     for text, eos, max_tokens in (("12", 7, 3), ("4", 9, 8), ("551", 7, 8), ("83", 9, 4), ("12", 1, 4))
-] + [(_ToyTokenizer(7), _ToyModel(), _RankSampler(1), "12", 4)]
+] + [(_ToyTokenizer(7), _ToyModel(), _GapSampler((10, 0)), "12", 4)]
 
 EXERCISES = [
     Exercise(
@@ -439,7 +543,9 @@ EXERCISES = [
                 _seats_for_the_waiting,
                 "you give all seats to the waiting requests; the running ones sit on some of them",
             ),
-            Mistake(_without_seats, "you let in more requests than there are seats; who has no seat gets 0"),
+            Mistake(_without_seats, "you do not look at `seats`; whoever comes after the last seat gets 0"),
+            Mistake(_one_seat_too_many, "you let in one request more than there are seats"),
+            Mistake(_one_seat_too_few, "you leave the last seat empty: with `seats` seats so many requests may run"),
             Mistake(
                 _share_by(lambda need, left: need if need <= left else 0),
                 "you pass over a request that does not fit; with chunked prefill it gets what is left of the budget, "
@@ -451,6 +557,14 @@ EXERCISES = [
                 "you give every running request one token; one whose prompt is half read needs more than one",
             ),
             Mistake(_waiting_first, "you serve the waiting ones first; then texts that grow stand still"),
+            Mistake(
+                _waiting_before_running,
+                "you serve the waiting ones first, and they take the seats of those that run; `running` comes first",
+            ),
+            Mistake(
+                _waiting_before_running_in_the_list,
+                "you go through `waiting + running`; those that run come first, in the step and in the list",
+            ),
             Mistake(_shortest_first, "you serve the shortest first; the order of arrival decides"),
             Mistake(_equal_shares, "you divide equally; first come, first served: the first may take all it needs"),
         ],
@@ -479,6 +593,9 @@ EXERCISES = [
             (b"ENENE", ["ENEND"]),
             ("灯".encode() + "🏮".encode()[:2], ["END"]),
             (b"END of", ["END.", "off"]),
+            (b"one en", ["END"]),
+            ("a\ufffd".encode(), []),
+            (b"...THE END OF TH", ["THE END OF THIS STORY"]),
         ],
         generate=_random_stream,
         mistakes=[
@@ -491,6 +608,12 @@ EXERCISES = [
                 _strictly_decoded,
                 "your function raises UnicodeDecodeError when a character is not complete; leave its bytes out",
             ),
+            Mistake(
+                _without_any_mark,
+                "you take out every U+FFFD; it may stand in the text itself. Leave out the bytes of half a character "
+                "before they become a mark",
+            ),
+            Mistake(_whatever_the_case, "you take en for EN; a stop string must be met letter by letter"),
             Mistake(_with_marks, "you show a mark for half a character, and must take it back when the rest comes"),
             Mistake(
                 _shortest_ending,
@@ -594,6 +717,13 @@ EXERCISES = [
                 _first_row,
                 "you draw from the first row of logits; the model answers for every place, and what follows the text "
                 "is in the last row",
+            ),
+            Mistake(_from_probabilities, "`sampler` takes logits, not probabilities: leave the softmax to it"),
+            Mistake(_drawn_twice, "you call `sampler` twice per token; each call draws anew, so keep what it returned"),
+            Mistake(_drawn_after, "you call `sampler` once more per token than you use it; each call uses up a draw"),
+            Mistake(
+                _drawn_for_every_row,
+                "you let `sampler` draw for every row; each draw uses up a random number, so give it the last row only",
             ),
             Mistake(_own_argmax, "you choose the token yourself; `sampler` chooses, and not always the likeliest"),
             Mistake(

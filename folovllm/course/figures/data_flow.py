@@ -29,6 +29,7 @@ _PARTS_OF_A_STEP = {
     "sampler": "sample_ms",
     "sequence and text": "postprocess_ms",
 }
+_NUM_ROUNDS = 3
 
 
 def plot_data_flow(
@@ -51,23 +52,30 @@ def plot_step_parts(llm: LLM) -> Image:
     """Show the median milliseconds of each part of the recorded steps that drew one token. llm: records its history."""
     steps = [step for step in recorded(llm) if step.num_batched_tokens == 1]
     times = {part: _median([getattr(step, name) for step in steps]) for part, name in _PARTS_OF_A_STEP.items()}
-    said = {part: f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms" for part, value in times.items()}
+    said = {part: _say_share(value, sum(times.values())) for part, value in times.items()}
     figure, axes = new_figure(10, 2.9)
     places = range(len(times))[::-1]
-    axes.hlines(places, 0.001, list(times.values()), color=GREY, linewidth=2)
     for place, (part, value) in zip(places, times.items(), strict=True):
         slow = part == "model runner"
         axes.plot(value, place, "s" if slow else "o", color=ORANGE if slow else BLUE, markersize=13)
-        axes.annotate(said[part], (value, place), (12, 0), textcoords="offset points", va="center", fontsize=12)
-    axes.set(xscale="log", xlim=(0.001, 2000), ylim=(-0.6, 3.6))
+        near = {"xytext": (-14, 0), "ha": "right"} if slow else {"xytext": (14, 0), "ha": "left"}
+        axes.annotate(said[part], (value, place), textcoords="offset points", va="center", fontsize=12, **near)
+    decades = [10.0 ** math.floor(math.log10(min(times.values()))), 10.0 ** math.ceil(math.log10(max(times.values())))]
+    axes.set(xscale="log", xlim=decades, ylim=(-0.6, 3.6))
     axes.set_xlabel("milliseconds per step (from one line to the next 10 times as many)")
     axes.set_yticks(places, list(times))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.grid(axis="x", color="#DDDDDD")
+    axes.grid(color="#DDDDDD")
+    axes.set_axisbelow(True)
     axes.tick_params(labelsize=12)
     told = ", ".join(f"{part} {value}" for part, value in said.items())
     return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
+
+
+def _say_share(ms: float, whole: float) -> str:
+    """Say a time and its share of the whole."""
+    return f"{ms:.{0 if ms >= 10 else 2}f} ms, {100 * ms / whole:.2g} %"
 
 
 def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[list[float], list[float]]:
@@ -96,7 +104,7 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
         (decode, "one token for so many sequences", BLUE, "o-"),
     ):
         left.plot(range(len(sizes)), times, style, color=color, linewidth=2.5, markersize=9, label=label)
-    left.set(title="one step", xlabel="tokens in the step", ylabel="milliseconds")
+    left.set(title="one step", xlabel="tokens in the step (4 times as many at each mark)", ylabel="milliseconds")
     left.set_ylim(0, 1.35 * max(decode + prefill))
     left.legend(fontsize=11, loc="upper left")
     per_token = [ms / size for ms, size in zip(decode, sizes, strict=True)]
@@ -104,6 +112,7 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
     right.bar_label(bars, [f"{ms:.1f}" for ms in per_token], padding=3, fontsize=12)
     right.set(title="per token, decoding", xlabel="sequences in the step", ylabel="milliseconds per token")
     right.set_ylim(0, 1.15 * max(per_token))
+    right.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (left, right):
         axes.set_xticks(range(len(sizes)), map(str, sizes))
     told = ", ".join(f"{size}: {ms:.1f}" for size, ms in zip(sizes, per_token, strict=True))
@@ -117,7 +126,16 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
 
 
 def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds of every token with the KV cache, and when all is computed anew each time."""
+    """Return the milliseconds of every token with the KV cache, and when all is computed anew each time.
+
+    llm: it records its history.  The median of some rounds, because a round may meet other programs.
+    """
+    rounds = [_time_one_round(llm, prompt, num_tokens) for _ in range(_NUM_ROUNDS)]
+    cached, anew = ([_median(list(times)) for times in zip(*each, strict=True)] for each in zip(*rounds, strict=True))
+    return cached, anew
+
+
+def _time_one_round(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float], list[float]]:
     llm.llm_engine.reset_prefix_cache()
     [output] = llm.generate(prompt, _greedy(num_tokens), use_tqdm=False)
     cached = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
@@ -140,7 +158,8 @@ def plot_cache(cached: list[float], anew: list[float]) -> Image:
         panel.set(title=title, xlabel="new token", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("milliseconds")
-    axes[1].legend(fontsize=11)
+    for panel in axes:
+        panel.legend(fontsize=11)
     alt = f"Time of {len(cached)} tokens: {sum(cached):.0f} ms with the KV cache, {sum(anew):.0f} ms without."
     return show(figure, alt)
 
@@ -169,12 +188,21 @@ def plot_seats(runs: Mapping[str, Sequence[StepRecord]], arrivals: Mapping[str, 
         axes.set_yticks(
             [0.5, *(i + 1.5 for i in range(num_seats))], ["waiting", *(f"seat {i + 1}" for i in range(num_seats))]
         )
-        axes.tick_params(labelsize=11, left=False)
+        axes.tick_params(labelsize=11, left=False, labelbottom=True)
         empty = sum(row.count(None) for row in seated)
-        waits = {who: next(i for i, row in enumerate(seated) if who in row) - since for who, since in arrivals.items()}
+        waits = {who: steps_waited(who, steps, arrivals) for who in arrivals}
         told.append(f"{name}: {len(steps)} steps, {empty} empty seats, steps waited {waits}")
     panels[-1, 0].set(xlabel="step", xticks=range(0, longest + 1, 2))
     return show(figure, f"Who sits on which of {num_seats} seats in each step. {'. '.join(told)}.")
+
+
+def steps_waited(who: str, steps: Sequence[StepRecord], arrivals: Mapping[str, int]) -> int:
+    """Return how many steps somebody waited from the arrival to the first step that computed for them."""
+    return next(i for i, step in enumerate(steps) if who in _running(step)) - arrivals[who]
+
+
+def _running(step: StepRecord) -> list[str]:
+    return [seq.request_id for seq in step.sequences if seq.num_scheduled_tokens]
 
 
 def seat(steps: Sequence[StepRecord], num_seats: int) -> list[list[str | None]]:
@@ -182,7 +210,7 @@ def seat(steps: Sequence[StepRecord], num_seats: int) -> list[list[str | None]]:
     rows: list[list[str | None]] = []
     row: list[str | None] = [None] * num_seats
     for step in steps:
-        runs = [seq.request_id for seq in step.sequences if seq.num_scheduled_tokens]
+        runs = _running(step)
         row = [who if who in runs else None for who in row]
         for who in runs:
             if who not in row:

@@ -17,30 +17,30 @@ PREDICTIONS = [
         evidence="logits: (1, 49152)",
     ),
     Prediction(
-        name="second_step",
-        question="How many tokens go through the model in the second step?",
+        name="tokens_in_all",
+        question="Prompt: 5 tokens, answer: 5 more. How many tokens go through the model, all steps together?",
         choices={
-            "6: the prompt and the new token": "So it would be without a cache. The keys and values of the prompt are "
-            "in the KV blocks already.",
-            "5: as many as before": "The prompt was read once, and this is enough: its keys and values are kept.",
-            "1: the new token": "Yes: everything before it is in the KV blocks.",
+            "35": "5 + 6 + 7 + 8 + 9: so it would be if each step read the whole text again. But the keys and values "
+            "of what was read are in the KV blocks.",
+            "10": "Nearly: each token is read once. But is the last new one read at all? Nothing comes after it.",
+            "9": "Yes: the 5 of the prompt, then the newest one in each of 4 steps. The last new token is never read.",
         },
-        right="1: the new token",
-        evidence="[5, 1, 1, 1, 1]",
+        right="9",
+        evidence="in all: 9",
     ),
     Prediction(
-        name="sixteen_sequences",
-        question="How much longer does a step take for 16 sequences than for one?",
+        name="twice_as_long",
+        question="1, 4, 16 or 64 sequences decode. From how many on does a step take twice as long as for one?",
         choices={
-            "16 times": "That would be so if each token had to pay for itself. But something large is paid once per "
-            "step, whoever shares it.",
-            "less than 8 times": "Yes, and mostly 2 to 4 times: much of the time goes into something that all tokens "
-            "of the step share.",
-            "exactly as long": "With 2 or 4 sequences this is nearly so. With 16 the sums themselves begin to take "
-            "time; on a GPU they would not yet.",
+            "4": "That would be near if each token had to pay for itself. But something large is paid once per step, "
+            "and 4 share it.",
+            "16 or 64, it depends on the computer": "Yes: with few tokens a step takes hardly longer. From some number "
+            "on, the sums themselves take the time.",
+            "never: a step takes as long for 64 as for one": "With 4 this is nearly so. But 64 tokens need 64 times "
+            "the sums, and at some number these begin to count.",
         },
-        right="less than 8 times",
-        evidence="less than 8 times as long: True",
+        right="16 or 64, it depends on the computer",
+        evidence="twice as long with 16 or 64 sequences: True",
     ),
     Prediction(
         name="without_cache",
@@ -64,18 +64,6 @@ PREDICTIONS = [
         },
         right="13",
         evidence="Anna waits 13 steps",
-    ),
-    Prediction(
-        name="half_a_lantern",
-        question="What should Anna see after the first of the three tokens?",
-        choices={
-            "nothing new": "Yes: half a character cannot be shown without being taken back later.",
-            "a mark for half a character": "This is what decoding the token alone gives. The mark would have to be "
-            "taken back later.",
-            "the lantern": "Two of its four bytes are still missing. Many characters begin with the same two bytes.",
-        },
-        right="nothing new",
-        evidence="token 10813: decoded alone '�', shown ''",
     ),
     Prediction(
         name="same_bits",

@@ -205,7 +205,8 @@ class StepDebugger(CourseWidget):
         """Say what each part did in the step that has just run."""
         hops = {name: Hop(name) for name in ("scheduler", "KV blocks", "model", "sampler", "sequence", "detokenizer")}
         hops["output"] = Hop("output")
-        hops["model"].lines.append(("", f"token_ids {self._shapes[0]} -> logits {self._shapes[1]}"))
+        (ids,), (rows, vocab_size) = self._shapes
+        hops["model"].lines.append(("", f"{_count(ids, 'id')} -> {_count(rows, 'row')} of {vocab_size} logits"))
         for letter, record in records.items():
             share, output = self._shares.get(letter), self._outputs[letter]
             if share is None or output is None:
