@@ -131,7 +131,7 @@ def test_a_reset_restores_the_original_and_keeps_every_version_of_the_learner(ch
 
 def test_an_untouched_notebook_is_left_alone_and_a_deleted_one_comes_back(checkout, capsys):
     assert reset(checkout) == 0
-    assert "is the original already" in capsys.readouterr().out
+    assert "02_sampling.ipynb is as in HEAD already; if your answers are committed" in capsys.readouterr().out
     (checkout / "02_sampling.ipynb").unlink()
     assert reset(checkout) == 0
     assert (checkout / "02_sampling.ipynb").read_bytes().startswith(b"the original")
@@ -159,6 +159,14 @@ def test_an_unknown_chapter_or_revision_is_refused_and_nothing_is_touched(checko
     assert "chapter must be one of 02, got '07'" in capsys.readouterr().err
     assert reset(checkout, "02", "--revision", "nowhere") == 2
     assert (checkout / "02_sampling.ipynb").read_bytes() == b"mine"
+
+
+def test_a_folder_inside_another_repository_is_told_that_git_does_not_know_it(checkout, capsys):
+    """As where a ZIP was unpacked into somebody's own repository."""
+    other = checkout.parent / "unpacked"
+    shutil.copytree(checkout, other)
+    assert main(["course", "--notebooks", str(other), "reset", "02"]) == 2
+    assert "git knows no notebooks in" in capsys.readouterr().err
 
 
 def test_without_git_the_message_says_what_to_do(checkout, monkeypatch, capsys):

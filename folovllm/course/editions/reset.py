@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+_ADVICE = "without git there is no original to restore: download the notebook again"
+
 
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD") -> str:
     """Restore a chapter's notebook from git; return what was done, in words.
@@ -12,13 +14,15 @@ def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD") -> str:
     """
     names = _git(notebooks, "ls-tree", "--name-only", revision).decode().splitlines()
     chapters = {name.partition("_")[0]: name for name in names if name.endswith(".ipynb")}
+    if not chapters:
+        raise ValueError(f"git knows no notebooks in {notebooks}: {_ADVICE}")
     if number not in chapters:
         raise ValueError(f"chapter must be one of {', '.join(sorted(chapters))}, got {number!r}")
     name = chapters[number]
     original = _git(notebooks, "show", f"{revision}:./{name}")
     notebook = notebooks / name
     if notebook.exists() and notebook.read_bytes() == original:
-        return f"{name} is the original already"
+        return f"{name} is as in {revision} already; if your answers are committed, name an earlier one with --revision"
     saved = _back_up(notebook) if notebook.exists() else None
     notebook.write_bytes(original)
     done = f"{name} is the original again; in JupyterLab: File > Reload Notebook from Disk"
@@ -37,14 +41,13 @@ def _back_up(notebook: Path) -> Path:
 
 
 def _git(folder: Path, *arguments: str) -> bytes:
-    advice = "without git there is no original to restore: download the notebook again"
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; say where the notebooks are with --notebooks")
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
     except FileNotFoundError:
-        raise ValueError(f"git is not installed; {advice}") from None
+        raise ValueError(f"git is not installed; {_ADVICE}") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
+        raise ValueError(f"{reason[-1] if reason else 'git failed'}; {_ADVICE}")
     return done.stdout
