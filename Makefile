@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help packages venv model lab doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -27,6 +27,10 @@ help: ## list the targets
 lab: packages ## prepare everything, and open the course in JupyterLab
 	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
 	JUPYTER_CONFIG_PATH="$(CURDIR)/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+
+update: packages ## pull the newest course and its packages; your answers are kept
+	@$(PY) -m folovllm course update
+	@sh scripts/make_venv.sh course
 
 doctor: packages ## check this machine
 	@$(PY) -m folovllm doctor

@@ -69,7 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
     reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
     reset.add_argument("chapter", help="as the notebook's name begins: 02, 04b")
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
+    reset.add_argument("--keep-answers", action="store_true", help="put your code into the original, cell by cell")
     reset.set_defaults(run=_reset)
+    update = parts.add_parser("update", help="pull the newest course, and keep your answers")
+    update.set_defaults(run=_update)
     return parser
 
 
@@ -192,7 +195,14 @@ def _collect(options: argparse.Namespace) -> int:
 def _reset(options: argparse.Namespace) -> int:
     from folovllm.course.editions.reset import reset_chapter
 
-    print(reset_chapter(options.chapter, options.notebooks, options.revision))
+    print(reset_chapter(options.chapter, options.notebooks, options.revision, options.keep_answers))
+    return 0
+
+
+def _update(options: argparse.Namespace) -> int:
+    from folovllm.course.editions.reset import update_notebooks
+
+    print(update_notebooks(options.notebooks))
     return 0
 
 

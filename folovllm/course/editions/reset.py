@@ -1,15 +1,19 @@
-"""Give a learner the original of a notebook back, and keep what they wrote."""
+"""Give a learner the original of a notebook back, or a newer one, and keep what they wrote."""
 
+import json
 import subprocess
 from pathlib import Path
+
+from folovllm.course.editions.answers import with_answers
 
 _ADVICE = "without git there is no original to restore: download the notebook again"
 
 
-def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD") -> str:
+def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_answers: bool = False) -> str:
     """Restore a chapter's notebook from git; return what was done, in words.
 
     number: as the notebook's name begins, "04" or "04b".  revision: the commit that holds the original.
+    keep_answers: put the learner's code into the original, by cell.
     The learner's file goes to the folder ``backups`` beside the notebooks' folder.
     """
     names = _git(notebooks, "ls-tree", "--name-only", revision).decode().splitlines()
@@ -21,12 +25,52 @@ def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD") -> str:
     name = chapters[number]
     original = _git(notebooks, "show", f"{revision}:./{name}")
     notebook = notebooks / name
-    if notebook.exists() and notebook.read_bytes() == original:
+    mine = notebook.read_bytes() if notebook.exists() else None
+    if mine == original:
         return f"{name} is as in {revision} already; if your answers are committed, name an earlier one with --revision"
-    saved = _back_up(notebook) if notebook.exists() else None
-    notebook.write_bytes(original)
-    done = f"{name} is the original again; in JupyterLab: File > Reload Notebook from Disk"
+    renewed = _renewed(original, mine, original, notebook) if keep_answers and mine is not None else original
+    saved = None if mine is None else _back_up(notebook)
+    notebook.write_bytes(renewed)
+    done = f"{name} is the original again{' with your answers' if keep_answers else ''}"
+    done += "; in JupyterLab: File > Reload Notebook from Disk"
     return done if saved is None else f"{done}\nyour version: {saved}"
+
+
+def update_notebooks(notebooks: Path) -> str:
+    """Pull the newest course, and put a learner's answers into its notebooks; return what was done, in words.
+
+    Each notebook that was changed is backed up first. Where git cannot pull, all is as before.
+    """
+    changed = _git(notebooks, "diff", "--name-only", "--relative", "HEAD", "--", "*.ipynb").decode().splitlines()
+    mine = {name: (notebooks / name).read_bytes() for name in changed if (notebooks / name).exists()}
+    began = {name: _git(notebooks, "show", f"HEAD:./{name}") for name in mine}
+    for name in mine:  # what cannot be read is said before anything is touched
+        _renewed(began[name], mine[name], began[name], notebooks / name)
+    backups = [_back_up(notebooks / name) for name in mine]
+    try:
+        if changed:
+            _git(notebooks, "checkout", "HEAD", "--", *changed)
+        pulled = _git(notebooks, "pull", "--ff-only", advice="nothing was changed").decode().strip()
+    except BaseException:
+        for name, file in mine.items():
+            (notebooks / name).write_bytes(file)
+        raise
+    for name, file in mine.items():
+        path = notebooks / name
+        path.write_bytes(_renewed(path.read_bytes() if path.exists() else file, file, began[name], path))
+    done = pulled.splitlines()[-1].strip() if pulled else "done"
+    kept = f"; your answers are in {', '.join(mine)}, and the files as they were in {backups[0].parent}" if mine else ""
+    return done + kept
+
+
+def _renewed(new: bytes, mine: bytes, old: bytes, path: Path) -> bytes:
+    """Return a notebook's file with the learner's answers in it."""
+    try:
+        notebook, answers, began = (json.loads(each) for each in (new, mine, old))
+        notebook["cells"] = with_answers(notebook["cells"], answers["cells"], began["cells"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a notebook: {type(error).__name__}: {error}") from None
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _back_up(notebook: Path) -> Path:
@@ -40,7 +84,7 @@ def _back_up(notebook: Path) -> Path:
     return saved
 
 
-def _git(folder: Path, *arguments: str) -> bytes:
+def _git(folder: Path, *arguments: str, advice: str = _ADVICE) -> bytes:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; say where the notebooks are with --notebooks")
     try:
@@ -49,5 +93,5 @@ def _git(folder: Path, *arguments: str) -> bytes:
         raise ValueError(f"git is not installed; {_ADVICE}") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(f"{reason[-1] if reason else 'git failed'}; {_ADVICE}")
+        raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
     return done.stdout
