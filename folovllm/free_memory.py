@@ -16,6 +16,8 @@ from pathlib import Path
 from folovllm.control_groups import find_groups, read_number, read_numbers
 
 GIB = 1024**3
+_ADDRESSES_OF_PYTORCH = 600 * 2**20
+"""What loading PyTorch alone asks for, though it writes a fraction of it."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Turn an error that means too little memory into a ``ValueError`` that says how much there was and what to do."""
+    """Turn an error that means too little memory into a ``ValueError`` that says how much there was and what to do.
+
+    Libraries that find no room while they are loaded end the process instead of raising, so they are not even tried.
+    """
     memory = free_memory()
     try:
+        if "torch" not in sys.modules and memory.counts_addresses and memory.free < _ADDRESSES_OF_PYTORCH:
+            raise MemoryError
         yield
     except Exception as error:
         if not is_out_of_memory(error):

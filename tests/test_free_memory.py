@@ -354,7 +354,7 @@ def test_the_limit_of_ulimit_is_seen():
 
 
 @linux
-@pytest.mark.parametrize("kibibytes", [400_000, 1_500_000])  # too little for PyTorch, and for the weights
+@pytest.mark.parametrize("kibibytes", [200_000, 400_000, 550_000, 1_500_000])  # for PyTorch, and for the weights
 def test_generate_under_too_little_memory_is_one_line_and_exit_code_2(bundled_model_path, kibibytes):
     done = under_ulimit(kibibytes, "-m", "folovllm", "generate", "Once", "--max-tokens", "1")
     assert done.returncode == 2, done.stderr
