@@ -100,8 +100,8 @@ def _own_problem(params_class: Any) -> str:
         except ValueError as error:
             if "epsilon" not in str(error) or str(value) not in str(error):
                 return (
-                    f"not yet: epsilon={value!r} is refused, but the message does not name both the field and the value: "
-                    f"{error}"
+                    f"not yet: epsilon={value!r} is refused, but the message does not name both the field and the "
+                    f"value: {error}"
                 )
         except Exception as error:
             return f"not yet: epsilon={value!r} must be refused with a ValueError, not with {_named(error)}"
