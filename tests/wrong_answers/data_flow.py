@@ -244,6 +244,38 @@ def why_by_identity(output, eos, stop_token_ids, min_tokens, max_tokens):
     return ("length", None) if len(output) >= max_tokens else None
 
 
+def why_by_a_true_stop_id(output, eos, stop_token_ids, min_tokens, max_tokens):
+    """From the read-through of the second edition: id 0 is false."""
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        found = next((each for each in stop_token_ids if each == output[-1]), None)
+        if found:
+            return "stop", found
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_if_there_is_an_eos(output, eos, stop_token_ids, min_tokens, max_tokens):
+    """From the read-through of the second edition: id 0 is false."""
+    if len(output) >= min_tokens:
+        if eos and output[-1] == eos:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_if_the_newest_is_true(output, eos, stop_token_ids, min_tokens, max_tokens):
+    """From the read-through of the second edition: id 0 is false."""
+    last = output[-1]
+    if len(output) >= min_tokens:
+        if last == eos:
+            return "stop", None
+        if last and last in stop_token_ids:
+            return "stop", last
+    return ("length", None) if len(output) >= max_tokens else None
+
+
 # -- generate ----------------------------------------------------------------------------------------------
 
 
@@ -262,6 +294,20 @@ def generate_without_a_sampler(tokenizer, model, sampler, text, max_tokens):
     while len(output) < max_tokens and tokenizer.eos_token_id not in output:
         output.append(int(model(torch.tensor([ids + output])).logits[0, -1].argmax()))
     return output
+
+
+def generate_at_most_64(tokenizer, model, sampler, text, max_tokens):
+    prompt, output = tokenizer.encode(text), []
+    while len(output) < min(max_tokens, 64) and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([prompt + output])).logits[:, -1])))
+    return output
+
+
+def generate_a_text(tokenizer, model, sampler, text, max_tokens):
+    prompt, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([prompt + output])).logits[:, -1])))
+    return tokenizer.decode(output)
 
 
 def generate_without_an_end(tokenizer, model, sampler, text, max_tokens):
@@ -384,10 +430,15 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         why_all_stop_ids,
         why_none_as_a_pair,
         why_by_identity,
+        why_by_a_true_stop_id,
+        why_if_there_is_an_eos,
+        why_if_the_newest_is_true,
     ],
     "generate": [
         generate_until_eos_is_anywhere,
         generate_without_a_sampler,
+        generate_at_most_64,
+        generate_a_text,
         generate_without_an_end,
         generate_from_the_newest,
         generate_tensors,

@@ -15,6 +15,10 @@ def drops_in_place(logits, epsilon):
     return logits
 
 
+def returns_float64(logits, epsilon):
+    return epsilon_solution(logits.double(), epsilon)
+
+
 def keeps_one_of_equals(logits, epsilon):
     probs = logits.softmax(dim=-1)
     dropped = probs < epsilon[:, None]
@@ -119,6 +123,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         keeps_all_where_none_reaches,
         keeps_everything,
         keeps_one_of_equals,
+        returns_float64,
         keeps_the_first_token,
         leaves_a_margin,
         leaves_a_small_margin,

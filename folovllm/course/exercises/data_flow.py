@@ -119,6 +119,10 @@ def _shortest_first(running: list[int], waiting: list[int], budget: int, seats: 
     return given
 
 
+def _one_newcomer(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    return _share_by(min)(running, waiting[:1], budget, seats) + [0] * len(waiting[1:])
+
+
 def _equal_shares(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
     needs = (running + waiting)[:seats]
     each = budget // max(1, len(needs))
@@ -386,12 +390,19 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
 
 @dataclass(frozen=True, repr=False)
 class _ToyTokenizer:
-    """Digits are tokens; ``eos_token_id`` can be chosen, so that some runs end early."""
+    """Digits are tokens, and a blank is token 10, which is never drawn.
+
+    ``eos_token_id`` can be chosen, so that some runs end early.
+    """
 
     eos_token_id: int
 
-    def encode(self, text: str) -> list[int]:
-        return [int(digit) for digit in text]
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [10 if each == " " else int(each) for each in text]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return text, so that whoever returns it is told of the kind, not of a missing method."""
+        return "".join(map(str, ids))
 
     def __call__(self, text: str, return_tensors: str | None = None) -> BatchEncoding:
         ids = self.encode(text)
@@ -510,6 +521,10 @@ def _with_the_prompt(tokenizer: Any, model: Any, sampler: Answer, text: str, max
     return list(tokenizer.encode(text)) + generate_solution(tokenizer, model, sampler, text, max_tokens)
 
 
+def _stripped(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(tokenizer, model, sampler, text.strip(), max_tokens)
+
+
 def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
     return generate_solution(tokenizer, model, sampler, text, max_tokens + 1)
 
@@ -517,7 +532,11 @@ def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_to
 _RUNS: list[tuple[Any, ...]] = [
     (_ToyTokenizer(eos), _ToyModel(), _GapSampler((0,)), text, max_tokens)
     for text, eos, max_tokens in (("12", 7, 3), ("4", 9, 8), ("551", 7, 8), ("83", 9, 4), ("12", 1, 4))
-] + [(_ToyTokenizer(7), _ToyModel(), _GapSampler((10, 0)), "12", 4)]
+] + [
+    (_ToyTokenizer(7), _ToyModel(), _GapSampler((10, 0)), "12", 4),
+    (_ToyTokenizer(7), _ToyModel(), _GapSampler((0,)), " 12 ", 4),
+    (_ToyTokenizer(11), _ToyModel(), _GapSampler((0,)), "12", 70),
+]
 
 EXERCISES = [
     Exercise(
@@ -566,6 +585,10 @@ EXERCISES = [
                 "you go through `waiting + running`; those that run come first, in the step and in the list",
             ),
             Mistake(_shortest_first, "you serve the shortest first; the order of arrival decides"),
+            Mistake(
+                _one_newcomer,
+                "you let only one waiting request in; the step may begin several prompts, while budget and seats last",
+            ),
             Mistake(_equal_shares, "you divide equally; first come, first served: the first may take all it needs"),
         ],
         hints=(
@@ -657,6 +680,8 @@ EXERCISES = [
             ([9, 5], 9, [], 0, 4),
             ([5, 9], 9, [], 3, 4),
             ([5, 9], 9, [9], 0, 4),
+            ([5, 0], 9, [0], 0, 3),
+            ([5, 0], 0, [], 0, 3),
         ],
         generate=_random_end,
         mistakes=[
@@ -741,6 +766,7 @@ EXERCISES = [
                 "generated ends",
             ),
             Mistake(_with_the_prompt, "you return the prompt too; the completion is what came after it"),
+            Mistake(_stripped, "you strip the text; its blanks belong to the prompt, and the model must see them"),
             Mistake(_one_too_many, "one token too many: `max_tokens` counts the generated ones"),
         ],
         hints=(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Case, Outcome
 
 
 def epsilon_solution(logits: Tensor, epsilon: Tensor) -> Tensor:
@@ -137,6 +138,15 @@ def _keeps_the_unlikely(logits: Tensor, epsilon: Tensor) -> Tensor:
     return logits.masked_fill((probs >= epsilon[:, None]) & ~likeliest, -torch.inf)
 
 
+def _another_dtype(case: Case, outcome: Outcome) -> str:
+    """Complain of logits whose numbers are right, of another dtype than those that were given."""
+    logits: Tensor = case[0]
+    if not isinstance(outcome.value, Tensor) or outcome.value.dtype == logits.dtype:
+        return ""
+    given, wanted = (str(each.dtype).removeprefix("torch.") for each in (outcome.value, logits))
+    return f"your function returns {given}; the logits were {wanted}, and the engine goes on with that"
+
+
 def _case(rng: random.Random) -> tuple[Tensor, Tensor]:
     """Return a batch: ties and near ties, tokens already dropped, large logits, epsilons of all sizes and near them."""
     num_seqs, vocab = rng.choice([1, 2, 3, 5]), rng.choice([1, 2, 5, 9, 40])
@@ -205,6 +215,7 @@ EXERCISES = [
             (_SMALL, torch.tensor([0.0003])),
         ],
         generate=_case,
+        complaint=_another_dtype,
         mistakes=[
             Mistake(
                 compares_logits,

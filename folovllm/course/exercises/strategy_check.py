@@ -99,7 +99,10 @@ def _own_problem(params_class: Any) -> str:
             params_class(epsilon=value)
         except ValueError as error:
             if "epsilon" not in str(error) or str(value) not in str(error):
-                return f"not yet: epsilon={value!r} is refused, but the message names not both field and value: {error}"
+                return (
+                    f"not yet: epsilon={value!r} is refused, but the message does not name both the field and the "
+                    f"value: {error}"
+                )
         except Exception as error:
             return f"not yet: epsilon={value!r} must be refused with a ValueError, not with {_named(error)}"
         else:
@@ -153,9 +156,8 @@ _GUESSES: dict[str, _Guess] = {
     "your sampler uses the largest epsilon of the batch for all; each row has its own": (
         lambda epsilons: epsilons.max().expand_as(epsilons)
     ),
-    "your sampler drops nothing: does it read each request's epsilon, and call my_epsilon?": (
-        lambda epsilons: torch.zeros_like(epsilons)
-    ),
+    "your sampler drops nothing in a batch in which one request has no epsilon; each row has its own: does "
+    "it read them all, and call my_epsilon?": (lambda epsilons: torch.zeros_like(epsilons)),
 }
 
 

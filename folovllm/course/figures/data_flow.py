@@ -157,8 +157,8 @@ def plot_cache(cached: list[float], anew: list[float]) -> Image:
             panel.plot(range(1, len(times) + 1), shown, style, color=color, linewidth=2, markersize=5, label=label)
         panel.set(title=title, xlabel="new token", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set_ylabel("milliseconds")
     for panel in axes:
+        panel.set_ylabel("milliseconds")
         panel.legend(fontsize=11)
     alt = f"Time of {len(cached)} tokens: {sum(cached):.0f} ms with the KV cache, {sum(anew):.0f} ms without."
     return show(figure, alt)

@@ -63,10 +63,10 @@ def _draw_strategy(axes: Axes) -> None:
 
 
 def _draw_factory(axes: Axes) -> None:
-    _box(axes, 0.3, 2.45, 2.5, 1.6, "config.json\nsays B", ORANGE)
-    _arrow(axes, (2.9, 3.25), (4.1, 3.25), "asks")
-    _box(axes, 4.1, 2.45, 1.9, 1.6, "table", GREY)
-    _arrow(axes, (6.0, 3.0), (7.1, 2.6), "")
+    _box(axes, 0.1, 2.45, 2.5, 1.6, "config.json\nsays B", ORANGE)
+    _arrow(axes, (2.65, 3.25), (4.4, 3.25), "looked\nup in")
+    _box(axes, 4.45, 2.45, 1.6, 1.6, "table", GREY)
+    _arrow(axes, (6.1, 3.0), (7.15, 2.6), "")
     axes.text(6.5, 2.05, "chooses", ha="center", fontsize=11)
     _box(axes, 7.2, 3.5, 2.5, 1.1, "class A", GREY, "--")
     _box(axes, 7.2, 1.9, 2.5, 1.2, "class B", BLUE)
@@ -194,6 +194,7 @@ def plot_move(move: Move) -> Image:
         told.append(f"{move.titles[name]}: {shares}")
     axes.set_yticks(range(len(who)), who, fontsize=12)
     axes.invert_yaxis()
+    axes.set_title(move.machine, fontsize=12)
     axes.set(xlabel="tokens per second, all readers together", xlim=(0, 1.1 * axes.get_xlim()[1]))
     figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
     return show(figure, f"Bars of tokens per second, recorded on {move.machine}. {'. '.join(told)}.")
@@ -231,7 +232,7 @@ def _course_in_numbers() -> list[str]:
     num_predictions = sum(map(len, CHAPTERS.values()))
     return [
         f"{len(CHAPTERS)} chapters, {num_predictions} predictions",
-        f"{len(EXERCISES)} exercises, and a rule of your own",
+        f"{len(EXERCISES) - 1} exercises, and a rule of your own",
         "135 million weights, read in each step",
         "46,080 bytes, kept for each token",
         "8 of 8 texts as on vLLM, at temperature 0",
