@@ -12,6 +12,7 @@ def print_environment() -> None:
     """Print Python, the packages that matter, and the device that the engine will take."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("folovllm", "torch", "transformers", "ipywidgets"))
     device = resolve_device("auto")
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
     print(f"Python {platform.python_version()}, {packages}")
     print(f"device: {device} ({hardware})")

@@ -16,6 +16,10 @@ def seats_never_below_two(num_readers, max_tokens, max_steps):
     return max(2, -(-num_readers // ((max_steps - 1) // max_tokens + 1)))
 
 
+def seats_plus_nearly_one(num_readers, max_tokens, max_steps):
+    return int(num_readers / ((max_steps - 1) // max_tokens + 1) + 0.99)
+
+
 def seats_from_rounded_up_groups(num_readers, max_tokens, max_steps):
     return -(-num_readers // -(-max_steps // max_tokens)) if max_steps > 1 else 1
 
@@ -142,8 +146,40 @@ def error_returned(value):
     return value
 
 
+def says(words):
+    """Return a check that refuses what it should, with words of its own between the field and the value."""
+
+    def check(value):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"block_size {words}, got {value!r}")
+        return value
+
+    return check
+
+
+FALSE_WORDS = [
+    "must be an int",
+    "must be an int < 1",
+    "must be an int >= 0",
+    "must be an int >= 16",
+    "must be an int > 1",
+    "must be an int, at least 0",
+    "must be an int, 0 or more",
+    "must be an int, zero or positive",
+    "must be a non-negative int",
+    "must be a non-positive int",
+    "must not be an int",
+    "must not be a positive int",
+    "must be positive",
+    "must be >= 1",
+    "must be an int that is a positive power of two",
+    "is an interesting setting > 0",
+    "is wrong",
+]
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
-    "seats_needed": [seats_by_steps, seats_as_a_float, seats_never_below_two],
+    "seats_needed": [seats_by_steps, seats_as_a_float, seats_never_below_two, seats_plus_nearly_one],
     "kv_bytes": [bits, always_float32, kilobytes],
     "num_fitting": [
         by_the_first_reader,
@@ -166,6 +202,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         powers_of_two_only,
         whole_floats_too,
         error_returned,
+        *map(says, FALSE_WORDS),
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -54,6 +54,26 @@ def temperature_small_is_greedy(logits, temperature):
     return torch.where(temperature[:, None] > 0.02, probs, greedy)
 
 
+def temperature_of_rounded_logits(logits, temperature):
+    rounded = (logits * 100).round() / 100
+    probs = (rounded / temperature[:, None]).softmax(dim=-1)
+    greedy = torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def top_p_nearly_one_keeps_all(probs, p):
+    if p >= 0.999:
+        return torch.ones_like(probs, dtype=torch.bool)
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
+def top_p_at_most_fifty(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    keep = (ranked.cumsum(0) - ranked < p) & (torch.arange(len(probs)) < 50)
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, keep)
+
+
 def top_p_a_little_less(probs, p):
     ranked, order = (each.flip(0) for each in probs.sort(stable=True))
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p - 1e-3)
@@ -210,6 +230,24 @@ def penalties_newest_only(logits, prompt, output, repetition, frequency, presenc
         row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
     for token in output[-1:]:
         row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_counted_to_five(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in {*prompt, *output}:
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output):
+        row[token] -= frequency * min(5, output.count(token)) + presence
+    return row
+
+
+def penalties_of_the_last_ten(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in {*prompt, *output}:
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output[-10:]):
+        row[token] -= frequency * output[-10:].count(token) + presence
     return row
 
 

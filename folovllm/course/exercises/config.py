@@ -75,18 +75,56 @@ def _random_value(random: Random) -> Case:
     )
 
 
+_INT = r"(?:int|integer|whole number|natural number)s?"
+_NUMBER = r"(-?\d+|zero|one)\b"
+_BOUNDS = {
+    rf"(?:>=|≥|at least|equal to|from|(?:not|cannot) be (?:<|below|under|(?:less|smaller|lower) than)) ?{_NUMBER}": "1",
+    rf"{_NUMBER} (?:or|and) (?:more|larger|greater|higher|bigger|above|up)": "1",
+    rf"(?:>|above|(?:greater|larger|more|bigger|higher) than) ?{_NUMBER}": "0",
+}
+"""Ways to say from where on an int is allowed, and the number that is right in each."""
+_POSITIVE = (
+    r"(?<!non-)(?<!not )(?<!not be )(?<!not be a )\bpositive|\bnatural number|not be (?:0|zero) or (?:negative|less)"
+)
+_FALSE = "|".join(
+    (
+        rf"not be (?:an? )?{_INT}",
+        rf"be (?:an? )?(?:{_INT} )?<",
+        "positive or (?:0|zero)|(?:0|zero) or positive|power of|multiple of",
+    )
+)
+
+
+def _is_bound_right(message: str) -> bool | None:
+    """Return whether a message says rightly which ints are allowed; None if it does not say it."""
+    found = [(number, right) for way, right in _BOUNDS.items() for number in re.findall(way, message)]
+    if any({"zero": "0", "one": "1"}.get(number, number) != right for number, right in found):
+        return False
+    return True if found or re.search(_POSITIVE, message) else None
+
+
+def _what_is_allowed(value: Any, message: str) -> str:
+    """Return what is wrong with a message's words about what is allowed; "" if nothing."""
+    if re.search(_FALSE, message) or _is_bound_right(message) is False:
+        return "says something false: every int from 1 up is allowed, and nothing else"
+    if type(value) is int:
+        is_said = _is_bound_right(message)
+        return "" if is_said else f"does not show what is allowed: {value!r} is an int, so say which ints are allowed"
+    return "" if re.search(rf"\b{_INT}\b", message) else "does not show what is allowed, an int"
+
+
 def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
     """Ask of an error's message that it names the field, says what is allowed and shows the value as Python does."""
-    message = str(outcome.error)
     if not isinstance(outcome.error, ValueError):
         return ""
-    parts = {
-        "the field, block_size": "block_size" in message,
-        "what is allowed, an int": bool(re.search(r"\bint", message)),
-        f"what was given, {case[0]!r} as repr() writes it": repr(case[0]) in message,
-    }
-    missing = next((part for part, is_there in parts.items() if not is_there), None)
-    return f"your ValueError does not show {missing}; its message reads {message!r}" if missing else ""
+    message = str(outcome.error)
+    faults = (
+        "" if "block_size" in message else "does not show the field, block_size",
+        _what_is_allowed(case[0], message.lower()),
+        "" if repr(case[0]) in message else f"does not show what was given, {case[0]!r} as repr() writes it",
+    )
+    fault = next(filter(None, faults), "")
+    return f"your ValueError {fault}; its message reads {message!r}" if fault else ""
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
@@ -243,7 +281,10 @@ EXERCISES = [
         name="seats_needed",
         task="the fewest seats with which everybody has a first token after so many steps",
         solution=seats_needed_solution,
-        cases=[(8, 12, 12), (8, 12, 13), (8, 12, 30), (8, 12, 1), (1, 5, 100), (7, 1, 3), (9, 4, 12)],
+        cases=[
+            *((8, 12, 12), (8, 12, 13), (8, 12, 30), (8, 12, 1), (1, 5, 100), (7, 1, 3), (9, 4, 12)),
+            (1001, 1, 1000),
+        ],
         generate=_random_seats,
         mistakes=[
             Mistake(
@@ -396,7 +437,8 @@ EXERCISES = [
         ],
         hints=(
             "`value <= 0` compares before it knows what it compares.",
-            "First `isinstance`, with `bool` refused although it is an `int`; then the range. One `raise` is enough.",
+            "First `isinstance`, with `bool` refused although it is an `int`; then the range. One `raise` is enough, "
+            "if its message says which ints are allowed.",
         ),
         code=(
             "if isinstance(value, bool) or not isinstance(value, int) or value < 1:\n"

@@ -113,7 +113,7 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     edges = [0, *cuts, _PARTS]  # equal cuts: tokens of probability 0
     probs = [(end - start) / _PARTS for start, end in pairwise(edges)]
     rng.shuffle(probs)
-    # Whether p = 1 keeps what has no probability is nobody's question.
+    # At p = 1 the engine keeps all tokens: whether those of no probability stay is nobody's question.
     most = _PARTS - (0.0 in probs)
     parts = min(most, rng.choice([8, 16, 32, 48, 56, _PARTS, rng.randint(1, _PARTS)]))
     beside = rng.choice([0.0, -_BESIDE, _BESIDE if parts < _PARTS else 0.0])
@@ -247,6 +247,10 @@ def _dropped_instead_of_kept(logits: Tensor, min_p: Tensor) -> Tensor:
 def _border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
     largest = _largest(logits)
     return _drop(logits, (logits <= largest + min_p.log()[:, None]) & (logits < largest))
+
+
+def _in_float64(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits.double() < _largest(logits.double()) + min_p.double().log()[:, None])
 
 
 def _share_of_the_mean(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -460,6 +464,7 @@ EXERCISES = [
             (torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), torch.tensor([1.5, 0.0])),
             (torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.0])),
             (torch.tensor([[200.0, 199.0]]), torch.tensor([1.0])),
+            (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.01])),
         ],
         generate=_make_temperature_case,
         mistakes=[
@@ -525,6 +530,8 @@ EXERCISES = [
             (torch.tensor([0.5, 0.25, 0.25]), 0.5),
             (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.5),
             (torch.tensor([0.26, 0.24, 0.23, 0.27]), 1.0),
+            (torch.tensor([0.75, 0.25, 0.0, 0.0]), 0.9995),
+            (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         ],
         generate=_make_top_p_case,
         mistakes=[
@@ -578,6 +585,7 @@ EXERCISES = [
             (torch.tensor([[1.0, 1.0, -_INF]]), torch.tensor([1.0])),
             (torch.tensor([[1.0, 0.5, 0.25]]).log(), torch.tensor([0.5])),  # at the border: stays
             (torch.tensor([[0.125, 1.0, 0.25]]).log(), torch.tensor([0.25])),
+            (torch.tensor([[1.0, 0.75, 0.25]]).log(), torch.tensor([0.75])),  # at the border in float64 too
         ],
         generate=_make_min_p_case,
         mistakes=[
@@ -596,6 +604,11 @@ EXERCISES = [
                 "you compare with the largest logit of the whole batch; each request has a likeliest token of its own",
             ),
             Mistake(_dropped_instead_of_kept, "you drop the likely tokens and keep the others; turn the comparison"),
+            Mistake(
+                _in_float64,
+                "you compute in float64, in which a border token may lie on the other side; "
+                "work in the dtype that you got",
+            ),
             Mistake(
                 _border_dropped,
                 "you drop tokens at the border too; min-p keeps those with *at least* min_p times what the likeliest "
@@ -639,6 +652,7 @@ EXERCISES = [
             (torch.tensor([2.0, 1.0, -1.0]), [], [0, 2], 2.0, 0.0, 0.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1], [0, 0], 2.0, 0.5, 1.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [], 2.0, 0.5, 1.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 12], 1.0, 0.5, 1.0),
         ],
         generate=_make_penalties_case,
         mistakes=[

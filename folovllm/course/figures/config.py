@@ -168,6 +168,9 @@ def plot_step_times(llms: Mapping[int, Sequence[LLM]]) -> Image:
         axes.set_xlabel("sequences in the step")
         axes.margins(y=0.15)
     told = ", ".join(f"{seats} in a step {ms:.0f} ms" for seats, ms in times.items())
+    fewest, most = min(times), max(times)
+    half = most / fewest / 2
+    told += f". {most} take less than {half:.1f} times as long as {fewest}: {times[most] < half * times[fewest]}"
     return show(figure, f"Milliseconds of a step that adds one token to each sequence, as a median: {told}.")
 
 
@@ -251,7 +254,7 @@ def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4
     ]
     figure.legend(handles=looks, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     shared = [number for number, block in blocks.items() if block.holders > 1]
-    num_written = sum(max(0, len(block.words) - block.num_of_prompt) for block in blocks.values())
+    num_written = sum(max(0, len(block.words) - max(0, block.num_of_prompt)) for block in blocks.values())
     told = "; ".join(
         f"{name}'s table names the blocks {list(table)}" for name, table in zip(prompts, tables, strict=True)
     )

@@ -34,7 +34,7 @@ PREDICTIONS = [
             "shorter": "A step for eight texts does everything that a step for one does, and more.",
         },
         right="somewhat longer, far less than eight times",
-        evidence="less than half the time of one seat: True",
+        evidence="less than 4.0 times as long as 1: True",
     ),
     Prediction(
         name="tokens_computed",

@@ -68,7 +68,10 @@ PREDICTIONS: list[Prediction] = [
         name="same_seed",
         question="Bo's poem with seed 9: once alone, once beside 15 other requests. Is it the same text?",
         choices={
-            "yes": "Yes. Its numbers belong to its seed alone, and here its logits are the same to the last bit.",
+            "yes": (
+                "Yes. Its numbers belong to its seed alone, and where the engine is batch invariant its logits are the "
+                "same to the last bit."
+            ),
             "no, others use up numbers": "Each of them has numbers of its own: nobody takes one from another.",
             "only at temperature 0": "At 0 nothing is drawn. Above 0 the same numbers point to the same places.",
         },

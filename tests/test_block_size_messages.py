@@ -1,0 +1,71 @@
+"""The exercise ``block_size`` takes every natural message that is right, and says what another one lacks."""
+
+import pytest
+
+from folovllm.course.exercises.config import EXERCISES
+
+BLOCK_SIZE = next(each for each in EXERCISES if each.name == "block_size")
+
+
+def two_steps(of_type, of_range):
+    """Return a check in two steps, each with words of its own."""
+
+    def check(value):
+        if type(value) is not int:
+            raise ValueError(f"block_size {of_type}, got {value!r}")
+        if value < 1:
+            raise ValueError(f"block_size {of_range}, got {value!r}")
+        return value
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "must be an int >= 1",
+        "must be an int, at least 1",
+        "must be an integer > 0",
+        "must be a positive int",
+        "must be a whole number, 1 or more",
+        "must be an int greater than 0",
+        "must be an int greater than or equal to 1",
+        "must be a natural number",
+        "Must be a Positive Integer",
+    ],
+)
+def test_one_message_for_all_is_taken(words):
+    assert BLOCK_SIZE.judge(two_steps(words, words)) == (True, "right, on all 114 inputs")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "must be >= 1",
+        "must be positive",
+        "must be 1 or more",
+        "must be at least one",
+        "must be > 0",
+        "must not be zero or negative",
+        "must not be less than 1",
+        "cannot be below 1",
+        "whole number >= 1 expected",
+    ],
+)
+def test_a_check_in_two_steps_is_taken(words):
+    assert BLOCK_SIZE.judge(two_steps("must be an int, not a bool", words))[0]
+    assert BLOCK_SIZE.judge(two_steps("is not an int", words))[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("must be an int", "0 is an int, so say which ints are allowed"),
+        ("must be an int >= 0", "says something false"),
+        ("is wrong", "say which ints"),
+    ],
+)
+def test_what_a_message_lacks_is_said(words, said):
+    is_right, diagnosis = BLOCK_SIZE.judge(two_steps(words, words))
+    assert not is_right
+    assert said in diagnosis
