@@ -57,7 +57,7 @@ def _big_endian(content: bytes, name: str) -> Any:
 
 
 def _two_bytes_of_length(content: bytes, name: str) -> Tensor:
-    length = content[8:].index(b"}}") + 2 if content[2] == 0 else content[0] + 256 * content[1]
+    length = content[0] + 256 * content[1]
     return read_tensor_solution(length.to_bytes(8, "little") + content[8:], name)
 
 

@@ -193,7 +193,13 @@ EXERCISES = [
         name="read_tensor",
         task="one tensor out of a safetensors file",
         solution=read_tensor_solution,
-        cases=[(_TWO_TENSORS, "a"), (_TWO_TENSORS, "b"), (_BFLOAT16, "w"), (_list_backwards(_TWO_TENSORS), "a"), (_LONG_LIST, "a")],
+        cases=[
+            (_TWO_TENSORS, "a"),
+            (_TWO_TENSORS, "b"),
+            (_BFLOAT16, "w"),
+            (_list_backwards(_TWO_TENSORS), "a"),
+            (_LONG_LIST, "a"),
+        ],
         generate=_random_file,
         complaint=_another_dtype,
         mistakes=[

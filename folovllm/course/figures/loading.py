@@ -173,7 +173,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
 def plot_waste(lengths: Sequence[int]) -> Image:
     """Show a batch of prompts as a padded rectangle and as one row without padding, to the same scale.
 
-    lengths: of the prompts, in tokens.
+    lengths: of the prompts, in tokens; the longest is the essay.
     """
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
