@@ -225,7 +225,8 @@ _WEIGHTS = [
     torch.zeros(1, 32),
     torch.stack([torch.cos(torch.arange(32.0)) * 7.1 - 2, torch.linspace(0.5, -90.0, 32)]),
     torch.tensor([[0.013, -0.021, 0.008, 0.017] * 7 + [0.003, -1.7, 0.011, -0.006] + [0.0] * 32]),
-    torch.tensor([[0.05], [0.01], [0.001], [0.000005], [0.0]]) * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
+    torch.tensor([[0.05], [0.01], [0.001], [0.000005], [0.0]])
+    * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
 ]
 
 EXERCISES = [
