@@ -171,7 +171,8 @@ class Timeline(CourseWidget):
         figure, sequences, memory = draw_run(self.story)
         data = base64.b64encode(to_png(figure)).decode()
         self._columns = sequences.get_position()
-        place, highest = memory.get_position(), max(bar.get_bbox().y1 for bar in memory.patches)
+        tops = [bar.get_y() + bar.get_height() for bar in memory.patches if isinstance(bar, Rectangle)]
+        place, highest = memory.get_position(), max(tops)
         bars = place.y0 + highest / memory.get_ylim()[1] * place.height
         self._rows = ((self._columns.y1, self._columns.y0), (bars, place.y0))  # not over the words above the bars
         self._limits = sequences.get_xlim()
