@@ -56,6 +56,11 @@ def _big_endian(content: bytes, name: str) -> Any:
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "big")])[name]
 
 
+def _two_bytes_of_length(content: bytes, name: str) -> Tensor:
+    length = content[0] + 256 * content[1]
+    return read_tensor_solution(length.to_bytes(8, "little") + content[8:], name)
+
+
 def _behind_its_place(content: bytes, name: str) -> Tensor:
     length = int.from_bytes(content[:8], "little")
     entry = json.loads(content[8 : 8 + length])[name]
@@ -108,6 +113,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _shape_reversed,
         _transposed,
         _big_endian,
+        _two_bytes_of_length,
         _behind_its_place,
         _always_float32,
         _bfloat16_as_float16,

@@ -43,6 +43,11 @@ def _still_float16(x: Tensor) -> Tensor:
     return rms_norm_solution(x).half()
 
 
+def _in_float64(x: Tensor) -> Tensor:
+    wide = x.double()
+    return wide / (wide.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+
+
 def _cut_to_the_range(x: Tensor) -> Tensor:
     wide = x.square().clamp(max=65504.0).float()
     return x.float() / (wide.mean(dim=-1, keepdim=True) + 1e-5).sqrt()
@@ -95,8 +100,8 @@ def _unchanged(weights: Tensor) -> Tensor:
     return weights
 
 
-def _lost_shape(weights: Tensor) -> Tensor:
-    return q8_0_solution(weights).reshape(-1, 32)
+def _flattened(weights: Tensor) -> Tensor:
+    return q8_0_solution(weights).flatten()
 
 
 def _rounded_by_the_stored_scale_upwards(weights: Tensor) -> Tensor:
@@ -109,6 +114,12 @@ def _rounded_by_the_stored_scale_upwards(weights: Tensor) -> Tensor:
 def _scale_not_below_a_thousandth(weights: Tensor) -> Tensor:
     blocks = weights.reshape(-1, 32)
     scale = (blocks.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-3)
+    return ((blocks / scale).round() * scale.half().float()).reshape(weights.shape)
+
+
+def _smallest_scale_too_large(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.abs().amax(dim=1, keepdim=True).clamp(min=1e-5) / 127
     return ((blocks / scale).round() * scale.half().float()).reshape(weights.shape)
 
 
@@ -151,6 +162,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     ],
     "rms_norm": [
         _still_float16,
+        _in_float64,
         _cut_to_the_range,
         _larger_epsilon,
         _smaller_epsilon,
@@ -164,7 +176,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     "q8_0": [
         _four_bits_of_gguf,
         _unchanged,
-        _lost_shape,
+        _flattened,
+        _smallest_scale_too_large,
         _rounded_by_the_stored_scale_upwards,
         _scale_not_below_a_thousandth,
         _small_scales_are_one,

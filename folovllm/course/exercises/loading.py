@@ -71,6 +71,16 @@ def _always_the_first(content: bytes, name: str) -> Tensor:
     return next(_read(content, each) for each in json.loads(content[8 : 8 + length]) if each != "__metadata__")
 
 
+def _data_in_the_lists_order(content: bytes, name: str) -> Tensor:
+    """Read the tensor as if the numbers lay in the order of the list, wherever data_offsets says that they begin."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    before = list(header)[: list(header).index(name)]
+    sizes = [header[each]["data_offsets"] for each in before if each != "__metadata__"]
+    begin = 8 + length + sum(last - first for first, last in sizes)
+    return _read(content, name, begin - header[name]["data_offsets"][0])
+
+
 def _another_dtype(case: Case, outcome: Outcome) -> str:
     """Complain of a tensor whose numbers are right and take another number of bytes than in the file."""
     stored = read_tensor_solution(*case).dtype
@@ -120,6 +130,11 @@ def _rows_of_the_next(sequences: list[list[int]], num_computed: list[int]) -> Fl
     return token_ids, positions, [row + 1 for row in rows]
 
 
+def _rows_from_the_texts_lengths(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, positions, _ = flat_batch_solution(sequences, num_computed)
+    return token_ids, positions, [len(tokens) - 1 for tokens in sequences]
+
+
 def _looked_up_by_content(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
     return flat_batch_solution(sequences, [num_computed[sequences.index(tokens)] for tokens in sequences])
 
@@ -136,7 +151,16 @@ def _random_file(random: Random) -> tuple[bytes, str]:
         values = torch.tensor([random.randint(-99, 99) / 8 for _ in range(torch.Size(shape).numel())])
         tensors[name] = values.reshape(shape).to(random.choice(list(_DTYPES.values())))
     metadata = random.choice([None, {"format": "pt"}])
-    return save(tensors, metadata), random.choice(list(tensors))
+    content = save(tensors, metadata)
+    return random.choice([content, _list_backwards(content)]), random.choice(list(tensors))
+
+
+def _list_backwards(content: bytes) -> bytes:
+    """Return the same file with its list in the opposite order; the numbers stay where they are."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(dict(reversed(header.items()))).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _random_mask(random: Random) -> tuple[Tensor]:
@@ -157,6 +181,7 @@ def _random_sequences(random: Random) -> tuple[list[list[int]], list[int]]:
 
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
 _BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
+_LONG_LIST = save({"a": torch.tensor([1.0, 2.0])}, {"history": "trained " * 9000})  # 70 kB: a length of three bytes
 _MASKS = [
     torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),  # the notes' picture
     torch.tensor([[1, 1, 1]]),
@@ -168,7 +193,13 @@ EXERCISES = [
         name="read_tensor",
         task="one tensor out of a safetensors file",
         solution=read_tensor_solution,
-        cases=[(_TWO_TENSORS, "a"), (_TWO_TENSORS, "b"), (_BFLOAT16, "w")],
+        cases=[
+            (_TWO_TENSORS, "a"),
+            (_TWO_TENSORS, "b"),
+            (_BFLOAT16, "w"),
+            (_list_backwards(_TWO_TENSORS), "a"),
+            (_LONG_LIST, "a"),
+        ],
         generate=_random_file,
         complaint=_another_dtype,
         mistakes=[
@@ -184,6 +215,11 @@ EXERCISES = [
             Mistake(
                 _all_float32,
                 "you read every tensor as float32; the list says the dtype of each, and BF16 has 2 bytes per number",
+            ),
+            Mistake(
+                _data_in_the_lists_order,
+                "almost: you add up the sizes in the order of the list; the numbers may lie in another order, and "
+                "data_offsets says where each tensor begins",
             ),
             Mistake(_flat, "you return the numbers in one row; the list says their shape"),
             Mistake(_always_the_first, "you return the first tensor of the list, whatever name is asked for"),
@@ -258,6 +294,11 @@ EXERCISES = [
                 _rows_within_each_text,
                 "you count the last rows from the beginning of each text; the logits of all texts come in one row, "
                 "so count from its beginning",
+            ),
+            Mistake(
+                _rows_from_the_texts_lengths,
+                "your last rows are the last positions of the texts; a row counts only what is new, and the texts "
+                "before it stand in front",
             ),
             Mistake(
                 _looked_up_by_content,

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.gguf_file import quantize_and_back
 
 _EPSILON = 1e-5
@@ -51,6 +52,22 @@ def _lower_half(bits: int) -> int:
 def _float16_bits(bits: int) -> int:
     signed = bits - 2**32 if bits >= 2**31 else bits
     return int(torch.tensor(signed, dtype=torch.int32).view(torch.float32).half().view(torch.int16)) % 2**16
+
+
+def _not_float32(case: Case, outcome: Outcome) -> str:
+    """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
+    if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
+        return ""
+    return f"the numbers are right, but your tensor is {outcome.value.dtype}; return torch.float32"
+
+
+def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
+    """Complain of weights below the judge's tolerance that come back otherwise than they should."""
+    if not isinstance(outcome.value, Tensor) or outcome.value.shape != case[0].shape:
+        return ""
+    if torch.allclose(outcome.value.double(), q8_0_solution(case[0]).double(), rtol=1e-4, atol=1e-12):
+        return ""
+    return "almost: a block of very small weights comes back otherwise; its scale may be as small as it likes"
 
 
 def _squares_in_float16(x: Tensor) -> Tensor:
@@ -159,6 +176,10 @@ def _whole_numbers(weights: Tensor) -> Tensor:
     return _back((blocks / scale).round(), torch.where(scale > 0, 1.0, 0.0), weights)
 
 
+def _left_in_blocks(weights: Tensor) -> Tensor:
+    return q8_0_solution(weights).reshape(-1, 32)
+
+
 def _scale_kept_in_float32(weights: Tensor) -> Tensor:
     blocks, scale = _in_blocks(weights)
     return (torch.where(scale > 0, blocks / scale, 0).round() * scale).reshape(weights.shape)
@@ -204,7 +225,8 @@ _WEIGHTS = [
     torch.zeros(1, 32),
     torch.stack([torch.cos(torch.arange(32.0)) * 7.1 - 2, torch.linspace(0.5, -90.0, 32)]),
     torch.tensor([[0.013, -0.021, 0.008, 0.017] * 7 + [0.003, -1.7, 0.011, -0.006] + [0.0] * 32]),
-    torch.tensor([[0.05], [0.01], [0.001], [0.0]]) * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
+    torch.tensor([[0.05], [0.01], [0.001], [0.000005], [0.0]])
+    * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
 ]
 
 EXERCISES = [
@@ -258,6 +280,7 @@ EXERCISES = [
             (torch.tensor([[1.0, 2.0, 3.0], [400.0, 0.5, -2.0]]).half(),),
         ],
         generate=_random_states,
+        complaint=_not_float32,
         mistakes=[
             Mistake(
                 _squares_in_float16,
@@ -299,6 +322,7 @@ EXERCISES = [
         solution=q8_0_solution,
         cases=[(weights,) for weights in _WEIGHTS],
         generate=_random_weights,
+        complaint=_tiny_blocks_lost,
         mistakes=[
             Mistake(
                 _nan_for_zeros,
@@ -321,6 +345,10 @@ EXERCISES = [
             Mistake(_truncated, "you cut the fraction off; rounding to the nearest halves the error"),
             Mistake(
                 _whole_numbers, "you return the whole numbers; multiply by the scale to get back to the size of weights"
+            ),
+            Mistake(
+                _left_in_blocks,
+                "almost: the numbers are right, but they are still in blocks of 32; give them the shape of `weights`",
             ),
             Mistake(
                 _scale_kept_in_float32,

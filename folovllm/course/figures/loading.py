@@ -173,7 +173,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
 def plot_waste(lengths: Sequence[int]) -> Image:
     """Show a batch of prompts as a padded rectangle and as one row without padding, to the same scale.
 
-    lengths: of the prompts, in tokens.
+    lengths: of the prompts, in tokens; the longest is the essay.
     """
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
@@ -186,7 +186,7 @@ def plot_waste(lengths: Sequence[int]) -> Image:
     ends = np.cumsum(lengths)
     end = int(ends[-1])
     flat.barh(0.5, lengths, 1, left=ends - lengths, color=colors, edgecolor="white", linewidth=0.8)
-    for color, name in ((BLUE, "the longest"), (ORANGE, "a short one")):
+    for color, name in ((BLUE, "the essay"), (ORANGE, "a letter")):
         rectangle.add_patch(Rectangle((0, 0), 0, 0, color=color, label=name))
     rectangle.legend(fontsize=11, loc="upper right")
     flat.set(ylim=(0, 1), yticks=[], xlim=(0, end * 1.02), xlabel="tokens")

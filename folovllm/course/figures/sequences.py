@@ -151,12 +151,13 @@ def _draw_blocks(
         label = f"block {block}" if own else f"block {block}: ×{len(holders)}"
         axes.text(left[block] + _BLOCK_WIDTH / 2, -1.6, label, ha="center", va="center", fontsize=11, weight="bold")
     for i, table in enumerate(tables):
-        for block in table:
-            # The ends lie side by side, so that arrows to a shared block can be counted.
+        for number, block in enumerate(table):
+            # Both ends lie side by side, so that arrows from one box, or to a shared block, can be counted.
+            start = (starts[i][0] + 4 * (number - (len(table) - 1) / 2), starts[i][1])
             end = (left[block] + _BLOCK_WIDTH * (i + 1) / (len(tables) + 1), top + 0.2)
             color, line = _OWNERS[i]
             arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.8}
-            axes.add_patch(FancyArrowPatch(starts[i], end, color=color, linestyle=line, shrinkA=0, shrinkB=0, **arrow))
+            axes.add_patch(FancyArrowPatch(start, end, color=color, linestyle=line, shrinkA=0, shrinkB=0, **arrow))
 
 
 def _box(axes: Axes, corner: tuple[float, float], width: float, height: float, color: str, line: str) -> Patch:

@@ -60,6 +60,19 @@ PREDICTIONS = [
         evidence="␣beautiful: 14.584 becomes 14.5625; ␣ghost: 14.579 becomes 14.5625",
     ),
     Prediction(
+        name="old_card",
+        question="A model is stored in bfloat16, and the card's capability is 7.5. Which dtype does our engine take?",
+        choices={
+            "bfloat16": "It is what is stored, so it would be the first choice. But cards have bfloat16 only from 8.0 "
+            "on.",
+            "float16": "The card has no bfloat16, and float16 takes as little memory. It is taken only for want of "
+            "better.",
+            "float32": "It would be safe, but it takes twice the memory. On a card, our rule keeps to 16 bits.",
+        },
+        right="float16",
+        evidence="stored bfloat16 cuda (7, 5) notes float16 ours float16",
+    ),
+    Prediction(
         name="values_in_a_block",
         question="The layers of our model were once stored with 4 bits per weight. At most how many different values "
         "are among 32 neighbouring weights?",

@@ -81,7 +81,8 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
     axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel="step", ylabel="blocks held\nafter the step")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    ticks = MaxNLocator(integer=True, nbins=4).tick_values(0, top)
+    axes.set_yticks([tick for tick in ticks if tick <= top])  # above are words
     _tell_shortages(axes, story, short, [device + moved for device, moved in zip(held, host, strict=True)], top)
 
 
@@ -169,7 +170,11 @@ class Timeline(CourseWidget):
         """Draw the run once; return it as HTML with a place for the cursor, which the browser moves over it."""
         figure, sequences, memory = draw_run(self.story)
         data = base64.b64encode(to_png(figure)).decode()
-        self._columns, self._rows = sequences.get_position(), (sequences.get_position().y1, memory.get_position().y0)
+        self._columns = sequences.get_position()
+        tops = [bar.get_y() + bar.get_height() for bar in memory.patches if isinstance(bar, Rectangle)]
+        place, highest = memory.get_position(), max(tops)
+        bars = place.y0 + highest / memory.get_ylim()[1] * place.height
+        self._rows = ((self._columns.y1, self._columns.y0), (bars, place.y0))  # not over the words above the bars
         self._limits = sequences.get_xlim()
         alt = f"One row per sequence, one column per step; below, the blocks held. {self.story.sentence(0)}"
         return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
@@ -191,13 +196,14 @@ class Timeline(CourseWidget):
         self.picture.value = card(*parts, table(("", "in this step", "the words so far"), self._rows_of(step)))
 
     def _cursor(self, step: int) -> str:
-        (first, last), columns, (top, bottom) = self._limits, self._columns, self._rows
+        (first, last), columns = self._limits, self._columns
         left = columns.x0 + (step - 0.5 - first) / (last - first) * columns.width
         width = columns.width / (last - first)
-        return (
+        return "".join(
             f'<div class="cursor" style="position: absolute; left: {left:.2%}; width: max({width:.2%}, 4px); '
             f"top: {1 - top - 0.01:.2%}; height: {top - bottom + 0.02:.2%}; border: 2px solid #111; "
             f'border-radius: 3px; box-sizing: border-box; pointer-events: none"></div>'
+            for top, bottom in self._rows
         )
 
     def _blocks(self, blocks: Sequence[Block]) -> str:
