@@ -111,7 +111,8 @@ class LabPage:
         """Run all cells, and wait for the last one."""
         self.start_run_all()
         self.page.evaluate("() => window.runAll")
-        unnumbered = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_not_text=re.compile(r"\d"))
+        prompts = ".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)"  # those stand for code that is folded
+        unnumbered = self.page.locator(prompts, has_not_text=re.compile(r"\d"))
         # An error stops the run; whoever asks for ``errors_in_outputs`` is told which one.
         self.wait_until(lambda: unnumbered.count() == 0 or bool(self.errors_in_outputs()), "not all cells were run")
 
