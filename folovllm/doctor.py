@@ -59,13 +59,15 @@ def check_python() -> Check:
 
 def check_packages() -> Check:
     """Every package that the course needs is there, and each that is there has the version of ``requirements.lock``."""
+    from packaging.utils import canonicalize_name
+
     lock = find_lock()
     if lock is None:
         fix = "run the doctor from a checkout, installed with `make lab`"
         return Check("packages", "warn", "requirements.lock is not there to compare with", fix, "nolock")
     pins = _read_pins(lock)
     found, needed = {name: _version(name) for name in pins}, _needed_by("folovllm", "course")
-    pins = {name: version for name, version in pins.items() if found[name] or _normalized(name) in needed}
+    pins = {name: version for name, version in pins.items() if found[name] or canonicalize_name(name) in needed}
     differing = [name for name, version in pins.items() if found[name] != version]
     if not differing:
         return Check("packages", "ok", f"all {len(pins)} as in requirements.lock", tag="lock")
@@ -77,14 +79,16 @@ def check_packages() -> Check:
 
 
 def _needed_by(package: str, extra: str) -> set[str]:
-    """Return the names of all packages that one needs with an extra, directly or through others."""
+    """Return the canonical names of all packages that one needs with an extra, directly or through others."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
-    needed, todo = set(), [(package, extra)]
+    needed: set[str] = set()
+    todo = [(package, extra)]
     seen = set(todo)
     while todo:
         name, with_extra = todo.pop()
-        needed.add(_normalized(name))
+        needed.add(canonicalize_name(name))
         with suppress(metadata.PackageNotFoundError):
             for each in map(Requirement, metadata.requires(name) or []):
                 if each.marker is None or each.marker.evaluate({"extra": with_extra}):
@@ -92,10 +96,6 @@ def _needed_by(package: str, extra: str) -> set[str]:
                     seen |= further
                     todo += further
     return needed
-
-
-def _normalized(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def _read_pins(lock: Path) -> dict[str, str]:

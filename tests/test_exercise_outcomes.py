@@ -11,7 +11,9 @@ from folovllm.course.exercises.outcome import same, show, show_apart, try_out
 
 
 def exercise(solution, *cases, **further):
-    return Exercise("it", "do it", solution, list(cases), [], ("a", "b"), "return", **further)
+    return Exercise(
+        "it", "do it", solution, list(cases), [], ("a", "b"), "return", **{"generate": lambda rng: cases[0]} | further
+    )
 
 
 def double(values):
@@ -168,7 +170,9 @@ def test_a_complaint_is_a_further_demand():
 
 def test_a_diagnosis_is_only_for_whoever_makes_that_mistake_on_every_input():
     mistake = Mistake(lambda values: [], "you forget them all")
-    with_mistake = Exercise("it", "do it", double, [([1, 2],), ([],)], [mistake], ("a", "b"), "return")
+    with_mistake = Exercise(
+        "it", "do it", double, [([1, 2],), ([],)], [mistake], ("a", "b"), "return", lambda rng: ([],)
+    )
     assert with_mistake.judge(lambda values: []) == (False, "you forget them all")
     assert with_mistake.judge(lambda values: [] if values else [0])[1].startswith("not yet: for values=[1, 2]\n")
 

@@ -2,7 +2,7 @@
 
 import copy
 
-from folovllm.course.editions.minutes import Cell
+from folovllm.course.editions.minutes import Cell, source_of
 
 _GONE = "**Your answers to exercises that are no longer in this notebook:**"
 
@@ -13,10 +13,10 @@ def with_answers(new: list[Cell], mine: list[Cell], old: list[Cell]) -> list[Cel
     old: the cells that the learner began with.  A changed cell keeps its place; an added one follows the cell that it
     followed; what has no place any more stands at the end.
     """
-    began, kept = {cell["id"]: _source(cell) for cell in old}, {cell["id"] for cell in new}
+    began, kept = {cell["id"]: source_of(cell) for cell in old}, {cell["id"] for cell in new}
     changed, following, homeless = {}, _added_after(mine, set(began), kept), []
     for cell in mine:
-        if cell["cell_type"] == "code" and _source(cell) != began.get(cell["id"], _source(cell)):
+        if cell["cell_type"] == "code" and source_of(cell) != began.get(cell["id"], source_of(cell)):
             if cell["id"] in kept:
                 changed[cell["id"]] = cell
             else:
@@ -45,7 +45,3 @@ def _added_after(mine: list[Cell], began: set[str], kept: set[str]) -> dict[str,
 def _without_result(cell: Cell) -> Cell:
     """Return a copy of a code cell that has not been run."""
     return copy.deepcopy(cell) | {"outputs": [], "execution_count": None}
-
-
-def _source(cell: Cell) -> str:
-    return "".join(cell["source"])

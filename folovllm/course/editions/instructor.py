@@ -5,7 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from folovllm.course.editions.minutes import Cell, section_minutes
+from folovllm.course.editions.minutes import Cell, section_minutes, source_of
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.patterns import CLASSES
@@ -49,21 +49,21 @@ def with_times(cells: list[Cell]) -> list[Cell]:
     """Return the cells with their :func:`section_times` as a line under every heading."""
     timed = []
     for cell, times in zip(cells, section_times(cells), strict=True):
-        heading, _, rest = "".join(cell["source"]).partition("\n")
+        heading, _, rest = source_of(cell).partition("\n")
         timed.append(cell | {"source": f"{heading}\n\n{times}\n{rest}"} if times else cell)
     return timed
 
 
 def _exercise_of(cell: Cell) -> Exercise | None:
     """Return the exercise whose stub the cell is."""
-    source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+    source = source_of(cell) if cell["cell_type"] == "code" else ""
     stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB.search(source))
     return next(stubs, None)
 
 
 def _solved(cell: Cell) -> str:
     """Return a cell's code with what belongs into the stub, if it is one."""
-    source, exercise = "".join(cell["source"]), _exercise_of(cell)
+    source, exercise = source_of(cell), _exercise_of(cell)
     codes = [exercise.code] if exercise else [code for name, code in CLASSES.items() if f"class {name}(" in source]
     stub = _STUB.search(source)
     if stub is None or not codes:
@@ -77,7 +77,7 @@ def notes_on(cell: Cell) -> str:
     exercise = _exercise_of(cell)
     if exercise is not None:
         return _notes(exercise)
-    asked = re.match(r'predict\("(\w+)"\)', "".join(cell["source"]))
+    asked = re.match(r'predict\("(\w+)"\)', source_of(cell))
     return _answers(find_prediction(asked[1])) if asked else ""
 
 

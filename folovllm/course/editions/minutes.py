@@ -29,11 +29,11 @@ def section_minutes(cells: list[Cell]) -> list[int | None]:
 
 def is_heading(cell: Cell) -> bool:
     """Return whether a section begins with this cell."""
-    return cell["cell_type"] == "markdown" and _source(cell).startswith(("# ", "## "))
+    return cell["cell_type"] == "markdown" and source_of(cell).startswith(("# ", "## "))
 
 
 def _minutes_of(cell: Cell) -> float:
-    source = _source(cell)
+    source = source_of(cell)
     if cell["cell_type"] == "markdown":
         return len(re.sub(r"<[^>]+>", " ", source).split()) / WORDS_PER_MINUTE
     lines = sum(bool(line.strip()) for line in source.splitlines())
@@ -42,5 +42,6 @@ def _minutes_of(cell: Cell) -> float:
     return lines / LINES_PER_MINUTE + PER_EXERCISE * exercises + PER_PREDICTION * predictions
 
 
-def _source(cell: Cell) -> str:
+def source_of(cell: Cell) -> str:
+    """Return what a cell says; in a file it may be a list of lines."""
     return "".join(cell["source"])

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from folovllm.course.editions.minutes import source_of
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise
 
@@ -99,7 +100,7 @@ def _read_code(path: Path) -> str:
     """Return all code of a notebook that can be parsed."""
     try:
         cells: Any = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        sources = [source_of(cell) for cell in cells if cell["cell_type"] == "code"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no notebook: {type(error).__name__}: {error}") from None
     return "\n".join(filter(_can_be_parsed, sources))

@@ -21,7 +21,7 @@ from jinja2 import DictLoader
 from nbconvert.exporters import SlidesExporter
 
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
-from folovllm.course.editions.minutes import Cell
+from folovllm.course.editions.minutes import Cell, source_of
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -104,7 +104,7 @@ def slide_cells(cells: list[Cell]) -> list[Cell]:
 
 
 def _slide_type(cell: Cell, before: Cell | None, answered: bool) -> str:
-    source = "".join(cell["source"])
+    source = source_of(cell)
     if cell["cell_type"] == "code":
         # Cells that print nothing prepare the next one; what follows an output is a step of its own.
         follows_output = before is not None and answered and (before["cell_type"] != "code" or before["outputs"])

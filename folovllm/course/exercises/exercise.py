@@ -46,14 +46,12 @@ class Exercise:
     mistakes: list[Mistake]
     hints: tuple[str, str]
     code: str
-    generate: Callable[[Random], Case] | None = None
+    generate: Callable[[Random], Case]
     complaint: Callable[[Case, Outcome], str] = _content
 
     @cached_property
     def all_cases(self) -> list[Case]:
         """The cases chosen by hand, then NUM_GENERATED further ones: the same every time."""
-        if self.generate is None:
-            return self.cases
         return [*self.cases, *(self.generate(Random(f"{self.name} {i}")) for i in range(NUM_GENERATED))]
 
     @cached_property

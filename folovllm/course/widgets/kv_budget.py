@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from folovllm.config import CacheConfig
 from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
-from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box
+from folovllm.course.widgets.widget import PictureWidget, choice, counted, slider_with_box
 from folovllm.engine.block_manager import BlockManager
 from folovllm.llm import LLM
 from folovllm.models.memory import bytes_per_block
@@ -91,20 +91,16 @@ class Budget:
 
     def sentence(self) -> str:
         """Say in two lines what fits, and what of the whole memory holds nothing."""
-        blocks = f"{_count(self.num_blocks, 'block')} of {self.block_bytes / 1024:,g} KiB"
+        blocks = f"{counted(self.num_blocks, 'block')} of {self.block_bytes / 1024:,g} KiB"
         each = "" if self.num_sequences == 1 else " each"
-        seqs = f"{_count(self.num_sequences, 'sequence')} of {_count(self.length, 'token')}{each}"
+        seqs = f"{counted(self.num_sequences, 'sequence')} of {counted(self.length, 'token')}{each}"
         empty, wasted = (round(100 * self.share_of(size), 1) for size in (self.empty_bytes, self.wasted_bytes))
         left = wasted - empty  # so that the printed numbers add up
         return (
-            f"{blocks}: room for {seqs}, {_count(self.blocks_per_sequence, 'block')} per sequence\n"
+            f"{blocks}: room for {seqs}, {counted(self.blocks_per_sequence, 'block')} per sequence\n"
             f"wasted: {empty:.1f} % in last blocks + {left:.1f} % left over "
-            f"({_count(self.num_left_over, 'block')}) = {wasted:.1f} %"
+            f"({counted(self.num_left_over, 'block')}) = {wasted:.1f} %"
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 class BudgetPicture(LivePicture):
@@ -180,7 +176,7 @@ class BudgetPicture(LivePicture):
             part.set(x=left, width=width)
             left += width
         wasted = f"{budget.share_of(budget.wasted_bytes):.1%}".replace("%", " %")
-        self._words.set_text(f"{_count(budget.num_sequences, 'sequence')}; {wasted} hold nothing")
+        self._words.set_text(f"{counted(budget.num_sequences, 'sequence')}; {wasted} hold nothing")
         self._fit.set_data(_LENGTHS, [replace(budget, length=int(n)).num_sequences or np.nan for n in _LENGTHS])
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
         self._show_waste(budget)

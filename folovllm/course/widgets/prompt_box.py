@@ -5,7 +5,7 @@ import time
 
 import ipywidgets
 
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
+from folovllm.course.widgets.widget import CourseWidget, counted, slider_with_box, spoken, wide
 from folovllm.llm import LLM
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -88,7 +88,7 @@ class PromptBox(CourseWidget):
         text = html.escape(output.outputs[0].text)
         self.text.value = _PAGE.format(f"{html.escape(prompt)}<b>{text}</b>")
         # Not read out: a screen reader would say it for each token.
-        self.status.value = f"{_count(len(output.outputs[0].token_ids))} ... {_KEY}"
+        self.status.value = f"{counted(len(output.outputs[0].token_ids), 'token')} ... {_KEY}"
 
     def _say(self, sentence: str) -> None:
         self.status.value = spoken(sentence)
@@ -97,13 +97,9 @@ class PromptBox(CourseWidget):
         assert self.result is not None, "something was generated"
         completion = self.result.outputs[0]
         reason = _ENDINGS.get(completion.finish_reason or "abort")
-        written = _count(len(completion.token_ids))
+        written = counted(len(completion.token_ids), "token")
         return f"{written} after a prompt of {len(self.result.prompt_token_ids)}; {reason}."
 
     def _speed(self, seconds: float) -> str:
         assert self.result is not None, "something was generated"
         return f"{len(self.result.outputs[0].token_ids) / seconds:.1f} tokens/s."
-
-
-def _count(tokens: int) -> str:
-    return "1 token" if tokens == 1 else f"{tokens} tokens"

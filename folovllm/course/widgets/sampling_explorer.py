@@ -20,7 +20,7 @@ from folovllm.course.distribution import Distribution, FilterStep, make_distribu
 from folovllm.course.style import BLUE, ORANGE, LivePicture, new_figure
 from folovllm.course.token_text import token_fonts, token_label
 from folovllm.course.token_text import visible_text as visible_text
-from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box, wide
+from folovllm.course.widgets.widget import PictureWidget, choice, counted, slider_with_box, wide
 from folovllm.engine.detokenizer import decode_token
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
@@ -282,11 +282,11 @@ class _Strip:
         """Write what each step left of a distribution."""
         for text, step in zip(self.texts[name], shape.steps, strict=False):
             if step.is_on or step.name == "temperature":
-                left = f"{_count(step.num_left)}\n{_percent(step.mass_left)}"
+                left = f"{counted(step.num_left, 'token')}\n{_percent(step.mass_left)}"
                 text.set(text=f"{step.name} {step.value:g}\n{left}", color="black")
             else:
                 text.set(text=f"{step.name}\nis off", color="#6b6b6b")
-        self.texts[name][4].set_text(f"drawn from\n{_count(shape.num_kept)}\n{shape.entropy:.2f} bits")
+        self.texts[name][4].set_text(f"drawn from\n{counted(shape.num_kept, 'token')}\n{shape.entropy:.2f} bits")
 
 
 class _Shares:
@@ -324,10 +324,6 @@ class _Shares:
 def _take_frame(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
-
-
-def _count(tokens: int) -> str:
-    return "1 token" if tokens == 1 else f"{tokens:,} tokens"
 
 
 def _percent(share: float) -> str:

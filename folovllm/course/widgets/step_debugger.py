@@ -15,7 +15,7 @@ from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import letter_of
 from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
-from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
+from folovllm.course.widgets.widget import CourseWidget, counted, slider_with_box, spoken, wide
 from folovllm.engine.history import SequenceRecord
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
@@ -206,7 +206,7 @@ class StepDebugger(CourseWidget):
         hops = {name: Hop(name) for name in ("scheduler", "KV blocks", "model", "sampler", "sequence", "detokenizer")}
         hops["output"] = Hop("output")
         (ids,), (rows, vocab_size) = self._shapes
-        hops["model"].lines.append(("", f"{_count(ids, 'id')} -> {_count(rows, 'row')} of {vocab_size} logits"))
+        hops["model"].lines.append(("", f"{counted(ids, 'id')} -> {counted(rows, 'row')} of {vocab_size} logits"))
         for letter, record in records.items():
             share, output = self._shares.get(letter), self._outputs[letter]
             if share is None or output is None:
@@ -223,7 +223,7 @@ class StepDebugger(CourseWidget):
             told = f"Step {self._count}: {', '.join(map(str, phases.values()))}"
         else:
             each = ", ".join(f"{letter} {phase}" for letter, phase in phases.items())
-            told = f"Step {self._count}: {each}; {_count(self._shapes[0][0], 'token')} in one pass"
+            told = f"Step {self._count}: {each}; {counted(self._shapes[0][0], 'token')} in one pass"
         for letter, share in self._shares.items():
             record = records[letter]
             if phases[letter] == "prefill" and 0 < share.first == record.num_cached_tokens:
@@ -287,7 +287,7 @@ class StepDebugger(CourseWidget):
 
     def _told(self) -> str:
         moment, last = self.moments[self._at], len(self.moments) - 1
-        past = f" You look back: {_count(last - self._at, 'later moment')}." if self._at < last else ""
+        past = f" You look back: {counted(last - self._at, 'later moment')}." if self._at < last else ""
         here = f" Here: {moment.hops[self._hop].part}." if moment.hops else ""
         return f"{moment.sentence}{here}{past}"
 
@@ -312,14 +312,14 @@ def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutpu
     """Say of one request what each part did with it in a step."""
     ended, last = record.status.is_finished(), share.first + share.count - 1
     places = f"position {last}" if share.count == 1 else f"positions {share.first} to {last}"
-    scheduled = f"{_count(share.count, 'token')}, {places}"
+    scheduled = f"{counted(share.count, 'token')}, {places}"
     if phase_of(record) == "prefill" and 0 < share.first == record.num_cached_tokens:
         scheduled += f"; positions 0 to {share.first - 1} are found in the prefix cache"
     lines = {
         "scheduler": scheduled,
         "KV blocks": f"{share.blocks}, {last + 1} tokens are in them now{'; now they are given back' if ended else ''}",
         "sampler": "nothing to draw yet: the prompt is not read to its end",
-        "sequence": f"{record.status}, {_count(record.num_output_tokens, 'output token')}",
+        "sequence": f"{record.status}, {counted(record.num_output_tokens, 'output token')}",
         "detokenizer": repr(completion.text),
         "output": f"finished, finish_reason {completion.finish_reason!r}" if ended else "not finished",
     }
@@ -328,10 +328,6 @@ def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutpu
         token = completion.token_ids[-1]
         lines["sampler"] = f"token {token}, {completion.logprobs[-1][token].decoded_token!r}"
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @functools.cache
