@@ -73,6 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
     reset.set_defaults(run=_reset)
     update = parts.add_parser("update", help="pull the newest course, and keep your answers")
     update.set_defaults(run=_update)
+    translate = parts.add_parser("translate", help="bring the Chinese notebooks and catalogs up to date")
+    translate.set_defaults(run=_translate)
     return parser
 
 
@@ -203,6 +205,14 @@ def _update(options: argparse.Namespace) -> int:
     from folovllm.course.editions.reset import update_notebooks
 
     print(update_notebooks(options.notebooks))
+    return 0
+
+
+def _translate(options: argparse.Namespace) -> int:
+    from folovllm.course.editions.translate import LOCALE, translate_notebooks
+
+    for line in translate_notebooks(options.notebooks, options.notebooks.parent / "translations" / LOCALE):
+        print(line)
     return 0
 
 
