@@ -42,6 +42,16 @@ def ngettext(singular: str, plural: str, number: int) -> str:
     return _sentences(current_language()).ngettext(singular, plural, number)
 
 
+def counted(number: int, singular: str, plural: str) -> str:
+    """Return a number of things in words, in the current language: ``counted(2000, "{n} step", "{n} steps")``."""
+    return ngettext(singular, plural, number).format(n=f"{number:,}")
+
+
+def N_(message: str) -> str:
+    """Mark a sentence that is kept in English, and looked up by ``_`` where it is shown."""
+    return message
+
+
 def _checked(language: str, name: str) -> str:
     if language not in LANGUAGES:
         raise ValueError(f"{name} must be one of {', '.join(LANGUAGES)}, got {language!r}")
