@@ -209,10 +209,11 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _translate(options: argparse.Namespace) -> int:
-    from folovllm.course.editions.translate import LOCALE, translate_notebooks
+    from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package
 
     for line in translate_notebooks(options.notebooks, options.notebooks.parent / "translations" / LOCALE):
         print(line)
+    print(translate_package())
     return 0
 
 

@@ -63,8 +63,8 @@ def out_of_date(chapter, notebooks, catalogs):
     translate_notebooks(notebooks, catalogs)
     catalog = read_catalog(files[1])
     missing, fuzzy = unfinished(catalog)
-    named = [f"{places(catalog.get(message))}: not translated: {message}" for message in missing]
-    named += [f"{places(catalog.get(message))}: translated when it said something else: {message}" for message in fuzzy]
+    named = [f"{places(message)}: not translated: {message.id}" for message in missing]
+    named += [f"{places(message)}: translated when it said something else: {message.id}" for message in fuzzy]
     old = [file.name for file, was in zip(files, before, strict=True) if file.read_bytes() != was]
     return named or old
 

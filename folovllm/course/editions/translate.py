@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from babel.messages.catalog import Catalog
+from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po, write_po
 
+from folovllm.course.editions.package_catalog import PACKAGE, compile_catalog, is_translated, package_template
 from folovllm.course.editions.paragraphs import map_paragraphs
 
 LOCALE = "zh_CN"
+PACKAGE_CATALOGS = PACKAGE / "locale" / LOCALE / "LC_MESSAGES"
 _CHOOSES_ENGLISH, _CHOOSES_CHINESE = 'use_language("en")', 'use_language("zh")'
 
 
@@ -30,30 +32,50 @@ def translate_notebooks(notebooks: Path, catalogs: Path) -> list[str]:
     sources = sorted(notebooks.glob("*.ipynb"))
     if not sources:
         raise ValueError(f"there are no notebooks in {notebooks}; say where they are with --notebooks")
-    catalogs.mkdir(parents=True, exist_ok=True)
     (notebooks / "zh").mkdir(exist_ok=True)
     return [_translate_one(source, catalogs / f"{source.stem}.po", notebooks / "zh") for source in sources]
 
 
 def _translate_one(source: Path, file: Path, folder: Path) -> str:
     english, target = _read_notebook(source), folder / source.name
-    catalog = read_catalog(file)
-    catalog.update(_template(english))
-    with file.open("wb") as stream:
-        write_po(stream, catalog, width=0, omit_header=True, include_previous=True)
+    catalog = _renewed(file, _template(english))
     missing, fuzzy = unfinished(catalog)
     if target.exists() or not missing + fuzzy:
         before = _read_notebook(target) if target.exists() else None
         nbformat.write(_in_chinese(english, catalog, before), target)  # type: ignore[no-untyped-call]
+    return _state(file, catalog) + ("" if target.exists() else "; no notebook yet")
+
+
+def translate_package(folder: Path = PACKAGE_CATALOGS) -> str:
+    """Bring the package's own catalog up to date with its code, and compile it; return what is left to do."""
+    file = folder / "folovllm.po"
+    catalog = _renewed(file, package_template())
+    compile_catalog(catalog, file.with_suffix(".mo"))
+    return _state(file, catalog)
+
+
+def _renewed(file: Path, template: Catalog) -> Catalog:
+    """Bring a catalog's file up to date with all messages that there are now."""
+    catalog = read_catalog(file)
+    catalog.update(template)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        write_po(stream, catalog, width=0, omit_header=True, include_previous=True)
+    return catalog
+
+
+def _state(file: Path, catalog: Catalog) -> str:
+    missing, fuzzy = unfinished(catalog)
     left = f"{len(missing)} to translate, {len(fuzzy)} to look at again" if missing or fuzzy else "complete"
-    return f"{file.name}: {len(catalog)} messages, {left}" + ("" if target.exists() else "; no notebook yet")
+    return f"{file.name}: {len(catalog)} messages, {left}"
 
 
-def unfinished(catalog: Catalog) -> tuple[list[str], list[str]]:
+def unfinished(catalog: Catalog) -> tuple[list[Message], list[Message]]:
     """Return the messages that have no translation, and those whose translation was made for other words (fuzzy)."""
     messages = [message for message in catalog if message.id]
-    missing = [str(message.id) for message in messages if not message.string]
-    return missing, [str(message.id) for message in messages if message.string and message.fuzzy]
+    return [each for each in messages if not is_translated(each)], [
+        each for each in messages if is_translated(each) and each.fuzzy
+    ]
 
 
 def read_catalog(file: Path) -> Catalog:

@@ -11,6 +11,7 @@ from folovllm.config import CacheConfig
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.engine.block_manager import BlockManager
+from folovllm.language import _
 from folovllm.models.probe import AttentionSpec
 
 _DTYPES = {1: torch.int8, 2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
@@ -59,7 +60,7 @@ def _random_readers(random: Random) -> Case:
     """Return readers of whom some fill their blocks exactly, and blocks that often suffice exactly or are one short."""
     block_size = random.choice((1, 4, 16, random.randint(2, 40)))
     readers = []
-    for _ in range(random.randint(0, 6)):
+    for _reader in range(random.randint(0, 6)):
         total = max(2, random.randint(0, 4) * block_size + random.choice((0, 1, 2, random.randint(0, block_size))))
         prompt = random.randint(1, total - 1)
         readers.append((prompt, total - prompt))
@@ -106,11 +107,17 @@ def _is_bound_right(message: str) -> bool | None:
 def _what_is_allowed(value: Any, message: str) -> str:
     """Return what is wrong with a message's words about what is allowed; "" if nothing."""
     if re.search(_FALSE, message) or _is_bound_right(message) is False:
-        return "says something false: every int from 1 up is allowed, and nothing else"
+        return _("says something false: every int from 1 up is allowed, and nothing else")
     if type(value) is int:
         is_said = _is_bound_right(message)
-        return "" if is_said else f"does not show what is allowed: {value!r} is an int, so say which ints are allowed"
-    return "" if re.search(rf"\b{_INT}\b", message) else "does not show what is allowed, an int"
+        return (
+            ""
+            if is_said
+            else _("does not show what is allowed: {value!r} is an int, so say which ints are allowed").format(
+                value=value
+            )
+        )
+    return "" if re.search(rf"\b{_INT}\b", message) else _("does not show what is allowed, an int")
 
 
 def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
@@ -119,12 +126,18 @@ def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
         return ""
     message = str(outcome.error)
     faults = (
-        "" if "block_size" in message else "does not show the field, block_size",
+        "" if "block_size" in message else _("does not show the field, block_size"),
         _what_is_allowed(case[0], message.lower()),
-        "" if repr(case[0]) in message else f"does not show what was given, {case[0]!r} as repr() writes it",
+        ""
+        if repr(case[0]) in message
+        else _("does not show what was given, {case!r} as repr() writes it").format(case=case[0]),
     )
     fault = next(filter(None, faults), "")
-    return f"your ValueError {fault}; its message reads {message!r}" if fault else ""
+    return (
+        _("your ValueError {fault}; its message reads {message!r}").format(fault=fault, message=message)
+        if fault
+        else ""
+    )
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
