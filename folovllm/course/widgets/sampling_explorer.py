@@ -112,7 +112,8 @@ class DistributionPicture(LivePicture):
         axes.grid(axis="x", color="#e8e8e8")
         axes.set_axisbelow(True)
         above: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 11}
-        self._dropped_word = axes.text(0.55, 1.02, "× dropped", **above)
+        beside_names = 0.55 if "A" in self._names else 0.4
+        self._dropped_word = axes.text(beside_names, 1.02, "× dropped", **above)
         self._drawn_word = axes.text(0.82, 1.02, f"{NUM_DRAWS} draws", **above)
         [self._drawn_key] = axes.plot([0.79], [1.047], "D", color="#F0E442", transform=axes.transAxes, **diamonds)
         handles: dict[str, Any] = dict(zip(self._names, axes.containers, strict=True))
@@ -286,7 +287,9 @@ class _Strip:
                 text.set(text=f"{step.name} {step.value:g}\n{left}", color="black")
             else:
                 text.set(text=f"{step.name}\nis off", color="#6b6b6b")
-        self.texts[name][4].set_text(f"drawn from\n{counted(shape.num_kept, 'token')}\n{shape.entropy:.2f} bits")
+        self.texts[name][4].set_text(
+            f"drawn from\n{counted(shape.num_kept, 'token')}\nentropy {shape.entropy:.2f} bits"
+        )
 
 
 class _Shares:
