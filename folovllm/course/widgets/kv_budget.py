@@ -1,5 +1,6 @@
 """A widget: how many KV blocks fit into memory, how many sequences into the blocks, and what holds nothing."""
 
+import math
 from dataclasses import dataclass, replace
 
 import ipywidgets
@@ -26,7 +27,6 @@ _PARTS = (
     ("left over: too little for one more sequence", GREY, ""),
 )
 _AXIS_ENDS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-_FIT_ENDS = (20, 200, 2_000, 20_000)
 _TOO_LOW = 0.03
 """Of the axis: a lower bar would be a line of a few pixels, so its number is written instead."""
 
@@ -182,7 +182,7 @@ class BudgetPicture(LivePicture):
         self._words.set_text(f"{counted(budget.num_sequences, 'sequence')}; {wasted} hold nothing")
         fitting = [replace(budget, length=int(n)).num_sequences for n in _LENGTHS]
         self._fit.set_data(_LENGTHS, [num or np.nan for num in fitting])
-        self._fit_axis.axes.set_ylim(0.8, next(end for end in _FIT_ENDS if max(fitting) <= end))
+        self._fit_axis.axes.set_ylim(0.8, 2 * 10 ** math.ceil(math.log10(max(*fitting, 20) / 2)))
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
         self._show_waste(budget)
         return self.redraw()
