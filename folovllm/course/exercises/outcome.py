@@ -100,7 +100,8 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
         if kinds[0] != kinds[1]:
             reason = "; is there a `return`?" if given.value is None else ""
             shown = "" if given.value is None else f", {show(given.value)}"
-            return f"your function returns {kinds[0]}{shown}; right: {kinds[1]}, {show(expected.value)}{reason}"
+            right = " alone" if expected.value is None else f", {show(expected.value)}"
+            return f"your function returns {kinds[0]}{shown}; right: {kinds[1]}{right}{reason}"
         told, wanted = (f"returns {each}" for each in show_apart(given.value, expected.value))
         wanted += _kinds_apart(given.value, expected.value)
     return f"your function {told}; right: it {wanted}"
