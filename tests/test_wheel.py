@@ -27,7 +27,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 NEW_TEXT = "A newer edition."
 
 
-def build(source: Path, output: Path) -> Path:
+def build(folder: Path, output: Path) -> Path:
     """Build a wheel from a folder, with the setuptools that is locked."""
     command = [
         *PIP,
@@ -37,7 +37,7 @@ def build(source: Path, output: Path) -> Path:
         "--no-build-isolation",
         "--wheel-dir",
         str(output),
-        str(source),
+        str(folder),
     ]
     subprocess.run(command, check=True)
     [wheel] = output.glob("*.whl")
@@ -45,7 +45,7 @@ def build(source: Path, output: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def checkout(tmp_path_factory):
     """The repository's files, without what git ignores."""
     folder = tmp_path_factory.mktemp("source")
     for path in committed():
@@ -56,36 +56,58 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def wheel(source, tmp_path_factory):
-    return build(source, tmp_path_factory.mktemp("wheel"))
+def wheel(checkout, tmp_path_factory):
+    return build(checkout, tmp_path_factory.mktemp("wheel"))
+
+
+def make_environment(folder: Path) -> None:
+    """Make an environment without the course; all other packages, and their files for Jupyter, are this one's."""
+    venv.create(folder, symlinks=True)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "folovllm" not in path.name:
+            (own / path.name).symlink_to(path)
+    for place in ("share", "etc"):
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / "jupyter").symlink_to(Path(sys.prefix, place, "jupyter"))
+
+
+def install(environment: Path, wheel: Path) -> None:
+    command = [*PIP, "--python", str(environment / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(command, cwd=environment, env=outside(), check=True)
 
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """An environment with the wheel; all other packages, and what they have for Jupyter, are those of this one."""
     folder = tmp_path_factory.mktemp("environment") / "env"
-    venv.create(folder, symlinks=True)
-    for place in ("share", "etc"):
-        (folder / place).mkdir(exist_ok=True)
-        (folder / place / "jupyter").symlink_to(Path(sys.prefix, place, "jupyter"))
+    make_environment(folder)
     install(folder, wheel)
     return folder
 
 
-def install(environment, wheel):
-    """Install a wheel while pip sees nothing but the environment's own packages."""
-    others = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}), "others.pth")
-    others.unlink(missing_ok=True)
-    command = [*PIP, "--python", str(environment / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(command, check=True)
-    others.write_text(sysconfig.get_path("purelib") + "\n")
+def outside(**more):
+    """The variables of a process in which nothing leads to this repository."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
 
 
-def run(environment, *arguments, folder):
-    """Run a program of the environment in a folder, where nothing leads to this repository."""
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def run(environment, *arguments, folder, **variables):
+    """Run a program of the environment in a folder."""
     command = [str(environment / "bin" / arguments[0]), *arguments[1:]]
-    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=outside(**variables), capture_output=True, text=True, check=False)
+
+
+def execute(environment, notebook, **variables):
+    """Run all cells of a notebook's file by the environment's own kernel; return it as it is then."""
+    command = ["-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", notebook.name]
+    done = run(environment, "python", *command, folder=notebook.parent, **variables)
+    assert done.returncode == 0, done.stderr
+    return nbformat.read(notebook, as_version=4)
+
+
+def said(notebook):
+    """What the outputs of a notebook say."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(output.get("text", "") for output in outputs)
 
 
 def test_the_wheel_carries_the_notebooks_and_all_that_they_need(wheel):
@@ -112,9 +134,9 @@ def is_shipped(path: Path) -> bool:
     return path.relative_to(ROOT).parts[0] == "jupyter" or (path.parent.name == "notebooks" and path.suffix == ".ipynb")
 
 
-def test_a_wheel_made_from_the_source_archive_is_the_same(wheel, source, tmp_path):
+def test_a_wheel_made_from_the_source_archive_is_the_same(wheel, checkout, tmp_path):
     script = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=source, capture_output=True, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, check=True)
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
@@ -134,12 +156,11 @@ def test_an_installation_knows_that_it_is_no_checkout(environment, tmp_path):
 def learner(environment, bundled_model_path, tmp_path_factory):
     """A learner's folder in which `folovllm lab` was run; the pages that it served are in ``served``."""
     home = tmp_path_factory.mktemp("learner")
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    outside |= {"JUPYTER_CONFIG_DIR": str(home / "settings"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
+    variables = outside(JUPYTER_CONFIG_DIR=str(home / "settings"), JUPYTER_RUNTIME_DIR=str(home / "runtime"))
     command = [environment / "bin" / "folovllm", "lab", "--no-browser", "--ip=127.0.0.1", "--port", "0"]
     log = home / "log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=home, env=outside, stdout=output, stderr=output)
+        server = subprocess.Popen(command, cwd=home, env=variables, stdout=output, stderr=output)
     try:
         address = wait_for_address(server, log)
         (home / "served.html").write_bytes(urllib.request.urlopen(address, timeout=PATIENCE).read())
@@ -170,16 +191,13 @@ def test_lab_copies_the_notebooks_and_serves_them_with_the_courses_settings(lear
 
 
 def test_the_first_notebook_runs_from_the_learners_folder(learner, environment):
-    command = ["-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "00_start_here.ipynb"]
-    done = run(environment, "python", *command, folder=learner / "folovllm-course")
-    assert done.returncode == 0, done.stderr
-    notebook = nbformat.read(learner / "folovllm-course" / "00_start_here.ipynb", as_version=4)
-    said = "\n".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "The capital of France is Paris" in said or "Paris" in said
-    assert "make lab" not in said
+    notebook = execute(environment, learner / "folovllm-course" / "00_start_here.ipynb")
+    assert "in env\n" in said(notebook)  # the doctor's first line says which environment it is
+    assert "Paris" in said(notebook)
+    assert "make lab" not in said(notebook)
 
 
-def test_update_brings_a_newer_edition_and_keeps_an_answer(learner, environment, source, tmp_path):
+def test_update_brings_a_newer_edition_and_keeps_an_answer(learner, environment, checkout, tmp_path):
     course = learner / "folovllm-course"
     name = "02_sampling.ipynb"
     mine = nbformat.read(course / name, as_version=4)
@@ -187,10 +205,9 @@ def test_update_brings_a_newer_edition_and_keeps_an_answer(learner, environment,
     stub.source = stub.source.replace("raise NotImplementedError", "return 42")
     nbformat.write(mine, course / name)
     answered = (course / name).read_bytes()
-    assert run(environment, "folovllm", "update", folder=learner / "folovllm-course").stdout.startswith("these are the")
 
     newer = tmp_path / "newer"
-    shutil.copytree(source, newer)
+    shutil.copytree(checkout, newer)
     edition = nbformat.read(newer / "notebooks" / name, as_version=4)
     edition.cells[1].source = NEW_TEXT
     nbformat.write(edition, newer / "notebooks" / name)
@@ -209,21 +226,20 @@ def test_update_brings_a_newer_edition_and_keeps_an_answer(learner, environment,
     assert (course / name).read_bytes() == (newer / "notebooks" / name).read_bytes()
 
 
-def test_the_commands_of_the_course_work_in_the_learners_folder(learner, environment):
+def test_progress_is_said_of_the_learners_folder(learner, environment):
     course = learner / "folovllm-course"
     for name in set(NOTEBOOKS) - {"02_sampling.ipynb"}:
         (course / name).unlink()
     progress = run(environment, "folovllm", "course", "progress", folder=course)
     assert progress.stdout.startswith("02_sampling.ipynb: 0 of "), progress.stderr
-    edition = run(environment, "folovllm", "course", "instructor", "--output", "edition", folder=course)
-    assert edition.stdout == "edition/02_sampling.ipynb\n", edition.stderr
 
 
 @pytest.fixture
 def from_a_wheel(monkeypatch, tmp_path):
     """The commands as they are where a wheel was installed, run in an empty folder."""
     monkeypatch.setattr(course_folder, "in_checkout", lambda: False)
-    monkeypatch.setattr(course_folder, "shipped_folder", lambda: ROOT)
+    for module in (course_folder, lab):
+        monkeypatch.setattr(module, "shipped_folder", lambda: ROOT)
     monkeypatch.setattr(lab.os, "execve", pytest.fail)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -299,6 +315,16 @@ def test_in_a_checkout_lab_opens_its_own_notebooks(monkeypatch):
     monkeypatch.setenv("FOLOVLLM_MODEL", "x")
     main(["lab"])
     assert started == [(ROOT, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb")]
+
+
+def test_the_commands_of_the_course_find_the_folder_around_them(from_a_wheel, monkeypatch, capsys):
+    assert main(["course", "instructor", "--output", "edition"]) == 2
+    assert "there are no notebooks in folovllm-course" in capsys.readouterr().err
+    course_folder.make_learners_folder(Path("folovllm-course"))
+    for place in (from_a_wheel, from_a_wheel / "folovllm-course", from_a_wheel / "folovllm-course" / ".originals"):
+        monkeypatch.chdir(place)
+        assert main(["course", "instructor", "--output", str(from_a_wheel / "edition")]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == len(NOTEBOOKS)
 
 
 def test_only_lab_takes_arguments_that_it_does_not_know(capsys):
