@@ -12,9 +12,10 @@ from tests.test_wheel import ROOT, checkout, execute, make_environment, said, wh
 
 __all__ = ["checkout", "wheel"]  # fixtures
 FIRST_CELL = """\
+# Where the course is missing, as on Colab and Kaggle, this installs it.
 from importlib.util import find_spec
 
-if find_spec("folovllm") is None:  # on Colab and Kaggle
+if find_spec("folovllm") is None:
     %pip install --quiet "folovllm[course]"\
 """
 VIEW = "application/vnd.jupyter.widget-view+json"
