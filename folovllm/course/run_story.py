@@ -94,6 +94,11 @@ class RunStory:
             return None
         return "stands still" if record.status == SequenceStatus.RUNNING else str(record.status)
 
+    def held_by(self, step: int, seq_id: str) -> int:
+        """Return how many blocks a sequence holds at the end of a step, shared ones and those on the host too."""
+        record = self.at(step, seq_id)
+        return len(record.block_table) if record is not None else 0
+
     def in_words(self, step: int, seq_id: str) -> str:
         """Say what a sequence did in a step, and why."""
         record = self.at(step, seq_id)

@@ -1,6 +1,5 @@
 """The exercises of chapter 01, with their solutions and the mistakes that they catch."""
 
-import re
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import torch
 
 from folovllm.config import CacheConfig
+from folovllm.course.exercises.block_size_message import message_has_three_parts
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.course.exercises.outcome import Case
 from folovllm.engine.block_manager import BlockManager
-from folovllm.language import _
 from folovllm.models.probe import AttentionSpec
 
 _DTYPES = {1: torch.int8, 2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
@@ -73,70 +72,6 @@ def _random_value(random: Random) -> Case:
     whole = random.choice((-1, 0, 1, 2, random.randint(-100, 100), 2**40))
     return (
         random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], None, bool(whole), float("nan"), "")),
-    )
-
-
-_INT = r"(?:int|integer|whole number|natural number)s?"
-_NUMBER = r"(-?\d+|zero|one)\b"
-_BOUNDS = {
-    rf"(?:>=|≥|at least|equal to|from|(?:not|cannot) be (?:<|below|under|(?:less|smaller|lower) than)) ?{_NUMBER}": "1",
-    rf"{_NUMBER} (?:or|and) (?:more|larger|greater|higher|bigger|above|up)": "1",
-    rf"(?:>|above|(?:greater|larger|more|bigger|higher) than) ?{_NUMBER}": "0",
-}
-"""Ways to say from where on an int is allowed, and the number that is right in each."""
-_POSITIVE = (
-    r"(?<!non-)(?<!not )(?<!not be )(?<!not be a )\bpositive|\bnatural number|not be (?:0|zero) or (?:negative|less)"
-)
-_FALSE = "|".join(
-    (
-        rf"not be (?:an? )?{_INT}",
-        rf"be (?:an? )?(?:{_INT} )?<",
-        "positive or (?:0|zero)|(?:0|zero) or positive|power of|multiple of",
-    )
-)
-
-
-def _is_bound_right(message: str) -> bool | None:
-    """Return whether a message says rightly which ints are allowed; None if it does not say it."""
-    found = [(number, right) for way, right in _BOUNDS.items() for number in re.findall(way, message)]
-    if any({"zero": "0", "one": "1"}.get(number, number) != right for number, right in found):
-        return False
-    return True if found or re.search(_POSITIVE, message) else None
-
-
-def _what_is_allowed(value: Any, message: str) -> str:
-    """Return what is wrong with a message's words about what is allowed; "" if nothing."""
-    if re.search(_FALSE, message) or _is_bound_right(message) is False:
-        return _("says something false: every int from 1 up is allowed, and nothing else")
-    if type(value) is int:
-        is_said = _is_bound_right(message)
-        return (
-            ""
-            if is_said
-            else _("does not show what is allowed: {value!r} is an int, so say which ints are allowed").format(
-                value=value
-            )
-        )
-    return "" if re.search(rf"\b{_INT}\b", message) else _("does not show what is allowed, an int")
-
-
-def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
-    """Ask of an error's message that it names the field, says what is allowed and shows the value as Python does."""
-    if not isinstance(outcome.error, ValueError):
-        return ""
-    message = str(outcome.error)
-    faults = (
-        "" if "block_size" in message else _("does not show the field, block_size"),
-        _what_is_allowed(case[0], message.lower()),
-        ""
-        if repr(case[0]) in message
-        else _("does not show what was given, {case!r} as repr() writes it").format(case=case[0]),
-    )
-    fault = next(filter(None, faults), "")
-    return (
-        _("your ValueError {fault}; its message reads {message!r}").format(fault=fault, message=message)
-        if fault
-        else ""
     )
 
 
@@ -381,8 +316,8 @@ EXERCISES = [
             ),
             Mistake(
                 _last_token_too,
-                "one place too many: the last token of each answer is shown, but the model never reads it, so it "
-                "leaves no key and no value; or you add a block where the last one is exactly full",
+                "you give a block too many to readers whose last block is exactly full: either you round up "
+                "by `// block_size + 1`, or you give the last token of an answer a place, and the model never reads it",
             ),
             Mistake(_rounded_down, "you round the blocks of a reader down: the last tokens have no place"),
             Mistake(
@@ -458,6 +393,6 @@ EXERCISES = [
             '    raise ValueError(f"block_size must be an int >= 1, got {value!r}")\n'
             "return value"
         ),
-        complaint=_message_has_three_parts,
+        complaint=message_has_three_parts,
     ),
 ]

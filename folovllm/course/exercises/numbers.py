@@ -77,8 +77,20 @@ def _squares_in_float16(x: Tensor) -> Tensor:
     return x.float() / (x.square().float().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()
 
 
+def _never_widened(x: Tensor) -> Tensor:
+    return x / (x.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()
+
+
+def _never_widened_rsqrt(x: Tensor) -> Tensor:
+    return x * (x.square().mean(dim=-1, keepdim=True) + _EPSILON).rsqrt()
+
+
 def _all_in_float16(x: Tensor) -> Tensor:
-    return (x / (x.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()).float()
+    return _never_widened(x).float()
+
+
+def _mean_in_float16(x: Tensor) -> Tensor:
+    return x.float() / (x.square().mean(dim=-1, keepdim=True).float() + _EPSILON).sqrt()
 
 
 def _normed(x: Tensor, epsilon: float = _EPSILON, dim: int | None = -1) -> Tensor:
@@ -232,6 +244,10 @@ _WEIGHTS = [
     * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
 ]
 
+_NEVER_WIDENED = (
+    "you compute in float16: it ends at 65,504, so the square of 300 is already infinite, and the result 0; "
+    "`x.float()` widens the row first, and then the result is float32 too"
+)
 EXERCISES = [
     Exercise(
         name="round_bits",
@@ -277,6 +293,7 @@ EXERCISES = [
         task="the norm of float16 numbers whose squares are no float16",
         solution=rms_norm_solution,
         cases=[
+            (torch.tensor([[300.0, 400.0]]).half(),),  # first, because float16 shows here what it does
             (torch.tensor([[1.0, 2.0, 2.0], [3.0, 0.0, -4.0]]).half(),),
             (torch.tensor([[20000.0, -300.0, 8.0]]).half(),),
             (torch.tensor([[0.0, 0.0], [0.0004, -0.0003]]).half(),),
@@ -285,10 +302,16 @@ EXERCISES = [
         generate=_random_states,
         complaint=_not_float32,
         mistakes=[
+            Mistake(_never_widened, _NEVER_WIDENED),
+            Mistake(_never_widened_rsqrt, _NEVER_WIDENED + " (rsqrt comes too late to help)"),
             Mistake(
                 _squares_in_float16,
                 "you square in float16: 20000 squared is 400 million, which float16 has not, so it becomes infinite "
                 "and the result 0; widen first, then square",
+            ),
+            Mistake(
+                _mean_in_float16,
+                "you widen the mean; by then the squares are infinite, so widen before you square",
             ),
             Mistake(
                 _all_in_float16,

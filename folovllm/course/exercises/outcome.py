@@ -104,8 +104,9 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
         if kinds[0] != kinds[1]:
             reason = _("; is there a `return`?") if given.value is None else ""
             shown = "" if given.value is None else f", {show(given.value)}"
-            told = _("your function returns {given}; right: {expected}, {value}{reason}")
-            return told.format(given=f"{kinds[0]}{shown}", expected=kinds[1], value=show(expected.value), reason=reason)
+            right = _("None alone") if expected.value is None else f"{kinds[1]}, {show(expected.value)}"
+            told = _("your function returns {given}; right: {expected}{reason}")
+            return told.format(given=f"{kinds[0]}{shown}", expected=right, reason=reason)
         told, wanted = (_("returns {value}").format(value=each) for each in show_apart(given.value, expected.value))
         wanted += _kinds_apart(given.value, expected.value)
     return _("your function {told}; right: it {wanted}").format(told=told, wanted=wanted)

@@ -1,9 +1,11 @@
 """The rest of chapter 06's capstone: a learner's parameter, sampler and tests, and the strategy that then writes."""
 
 import math
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -46,9 +48,9 @@ class ReferenceSampler(Sampler):
 # -- the parameter -----------------------------------------------------------------------------------------
 
 
-_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999)
+_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(1, 0))
 _REFUSED: tuple[Any, ...] = (
-    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf),
+    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(1, 2)),
     *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False),
 )
 _OTHER_SETTINGS: dict[str, Any] = {
@@ -151,21 +153,22 @@ def _kept_problem(params_class: Any) -> str:
 # -- the place ---------------------------------------------------------------------------------------------
 
 
+_ROUNDING = 1e-6
+"""By so large a part of it a probability in float32 may be off."""
 _PROMPT = "The best thing about summer is"
 _EPSILONS = (0.1, 0.02, 0.3, 0.005)
-_NUM_TOKENS = 12
-"""Of each request: the second batch begins with as many rows as the first one ended with, and tells who remembers."""
-_ASKING: tuple[dict[str, Any], ...] = (
-    {"seed": 0},
-    {"seed": 1},
-    {"temperature": 0.5},
-    {"top_k": 20},
-    {"top_p": 0.9, "min_p": 0.01, "seed": 2},
+_NUM_TOKENS = 8
+_REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
+    (True, {"seed": 0}),
+    (True, {"seed": 1}),
+    (True, {"temperature": 0.5}),
+    (False, {"temperature": 0.5}),
+    (True, {"top_k": 20}),
+    (True, {"top_p": 0.9, "min_p": 0.01, "seed": 2}),
+    (False, {"seed": 3}),
+    (False, {"temperature": 0}),
 )
-_OTHERS = (
-    SamplingParams(seed=3, max_tokens=_NUM_TOKENS, ignore_eos=True),
-    SamplingParams(temperature=0, max_tokens=_NUM_TOKENS),
-)
+"""Whether a request has an epsilon, and its other settings. The greedy one never meets a sampler's ``refine``."""
 _Guess = Callable[[Tensor], Tensor]
 """From the epsilons of a step's rows to those that a wrong sampler uses."""
 _GUESSES: dict[str, _Guess] = {
@@ -175,18 +178,20 @@ _GUESSES: dict[str, _Guess] = {
     N_("your sampler uses the largest epsilon of the batch for all; each row has its own"): (
         lambda epsilons: epsilons.max().expand_as(epsilons)
     ),
-    N_(
-        "your sampler drops nothing in a batch in which one request has no epsilon; each row has its own: does "
-        "it read them all, and call my_epsilon?"
-    ): (lambda epsilons: torch.zeros_like(epsilons)),
+    N_("your sampler drops nothing; does it read the epsilons, and call my_epsilon?"): (
+        lambda epsilons: torch.zeros_like(epsilons)
+    ),
+    N_("your sampler drops nothing in a batch in which one request has no epsilon; each row has its own"): (
+        lambda epsilons: epsilons * (epsilons > 0).all()
+    ),
 }
 
 
 def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
     """Generate with a sampler in the engine's place, and print what to make of it.
 
-    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. A second batch
-    brings the epsilons in another order. The engine has its own sampler back afterwards.
+    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. In a second batch
+    they come in another order, and leave one by one. The engine has its own sampler back afterwards.
     """
     print(_("epsilon in the engine: {verdict}").format(verdict=_judge(llm, sampler, params_class)))
 
@@ -228,7 +233,7 @@ class _Watched(Sampler):
             found = _problem_of_a_step(logits, epsilons, given, right)
             if found and self.batch > 1:
                 found = _(
-                    "right in the first batch; in a second one, with the epsilons in another order: {found}"
+                    "right in the first batch; in a second one, with the requests in another order: {found}"
                 ).format(found=found)
             self.problem = found
         probs = logits.softmax(dim=-1)
@@ -244,7 +249,7 @@ def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: T
     A token within rounding of its epsilon may stay or go.
     """
     probs = logits.softmax(dim=-1)
-    decided = ((probs - epsilons[:, None]).abs() > 1e-6 * epsilons[:, None]) | (epsilons == 0)[:, None]
+    decided = ((probs - epsilons[:, None]).abs() > _ROUNDING * epsilons[:, None]) | (epsilons == 0)[:, None]
     is_kept, should_stay = given > -torch.inf, right > -torch.inf
     is_same = torch.allclose(given[is_kept], logits[is_kept])
     sums = given.masked_fill(~is_kept, 0.0).sum(dim=-1)
@@ -282,9 +287,8 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
         return _("not yet: give an object of your class, MySampler(); got {sampler!r}").format(sampler=sampler)
     watched = _Watched(sampler)
     try:
-        _run(llm, watched, params_class, _EPSILONS)
-        watched.batch = 2
-        num_requests = _run(llm, watched, params_class, _EPSILONS[::-1])
+        for watched.batch, requests in enumerate(_batches(params_class), 1):
+            _run(llm, watched, requests)
     except NotImplementedError:
         return _(NOT_ATTEMPTED)
     except Exception as error:
@@ -299,27 +303,40 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
         if epsilon
     )
     return _(
-        "✔ right, in batches of {num_requests}; the least probable token kept beside the likeliest: {told}"
-    ).format(num_requests=num_requests, told=told)
+        "✔ right, in batches of 1 to {num_requests}; the least probable token kept beside the likeliest: {told}"
+    ).format(num_requests=len(_REQUESTS), told=told)
 
 
-def _run(llm: LLM, sampler: Sampler, params_class: type[SamplingParams], epsilons: Sequence[float]) -> int:
-    """Generate one batch of requests: some with epsilon, one drawn without, one greedy.
+def _batches(params_class: type[SamplingParams]) -> tuple[list[SamplingParams], list[SamplingParams]]:
+    """Return two batches of requests: some with epsilon, some drawn without, one greedy.
 
-    Returns how many there are.
+    The second one turns their order round, and its first request is the first to end, so that each kind stands first,
+    last and in the middle, and one with epsilon is left alone. It begins with as many rows as the first one ended
+    with: that tells who remembers.
     """
-    asking = [
-        params_class(**settings, epsilon=epsilons[i % len(epsilons)], max_tokens=_NUM_TOKENS, ignore_eos=True)  # type: ignore[call-arg]
-        for i, settings in enumerate(_ASKING)
-    ]
-    requests = [*asking, *(params.clone() for params in _OTHERS)]
+    lengths = range(_NUM_TOKENS, _NUM_TOKENS + len(_REQUESTS))
+    first = _make(params_class, _EPSILONS, [_NUM_TOKENS] * len(_REQUESTS))
+    return first, _make(params_class, _EPSILONS[::-1], lengths[::-1])[::-1]
+
+
+def _make(
+    params_class: type[SamplingParams], epsilons: Sequence[float], lengths: Sequence[int]
+) -> list[SamplingParams]:
+    epsilon, made = cycle(epsilons), list[SamplingParams]()
+    for (has_epsilon, settings), length in zip(_REQUESTS, lengths, strict=True):
+        asked = settings | {"max_tokens": length, "ignore_eos": True}
+        made.append(params_class(**asked, epsilon=next(epsilon)) if has_epsilon else SamplingParams(**asked))  # type: ignore[call-arg]
+    return made
+
+
+def _run(llm: LLM, sampler: Sampler, requests: list[SamplingParams]) -> None:
+    """Generate one batch with a sampler in the place of the engine's."""
     engine = llm.llm_engine
     own, engine.sampler = engine.sampler, sampler
     try:
         llm.generate([_PROMPT] * len(requests), requests, use_tqdm=False)
     finally:
         engine.sampler = own
-    return len(requests)
 
 
 # -- the tests ---------------------------------------------------------------------------------------------
@@ -333,7 +350,16 @@ def _in_float64(logits: Tensor, epsilon: Tensor) -> Tensor:
     return torch.where(keeps, logits, -torch.inf)
 
 
-_RIGHT: tuple[Strategy, ...] = (epsilon_solution, _in_float64)
+def _keeps_ties(strategy: Strategy) -> Strategy:
+    """Return a strategy that keeps a token whose probability is epsilon up to rounding.
+
+    A token exactly at epsilon stays. Whether float32 finds it there depends on the logits, on the road to the
+    probability and on the computer: a learner's test of it must not.
+    """
+    return lambda logits, epsilon: strategy(logits, epsilon * (1 - _ROUNDING))
+
+
+_RIGHT: tuple[Strategy, ...] = (_keeps_ties(epsilon_solution), _keeps_ties(_in_float64))
 WRONG_STRATEGIES: dict[str, Strategy] = {
     N_("keeps every token"): patterns.keeps_everything,
     N_("sets dropped tokens to 0"): patterns.writes_zeros,
@@ -365,7 +391,9 @@ def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
         if isinstance(error, NotImplementedError):
             return _(NOT_ATTEMPTED)
         if error is not None:
-            return _("not yet: they reject a strategy that is right, with {named}").format(named=_named(error))
+            return _("not yet: they reject a strategy that is right, with {named}{line_of}").format(
+                named=_named(error), line_of=_line_of(error)
+            )
         if returned is not None:
             return _(
                 "not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
@@ -389,6 +417,13 @@ def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Ex
             return None, tests(strategy)
     except Exception as error:
         return error, None
+
+
+def _line_of(error: Exception) -> str:
+    """Say which line of a learner's tests an error went through last; "" if it came before the first one."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return _(" in line {lineno}: {line}").format(lineno=own[-1].lineno, line=own[-1].line) if own else ""
 
 
 # -- the reward --------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from typing import Any
 
 from IPython.display import Image
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from folovllm.config import EngineConfig
 from folovllm.course.record import phase_of, recorded
@@ -193,7 +192,8 @@ def plot_keys_and_values(llm: LLM) -> Image:
     layers = [1, 2, None, spec.num_layers]
     figure, axes = new_figure(10, 3.6)
     axes.text(0.55, 1.5, "one\ntoken", ha="center", va="center", fontsize=12, bbox={"facecolor": "white", "pad": 10})
-    axes.add_patch(FancyArrowPatch((1.15, 1.5), (1.9, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
+    axes.add_patch(FancyArrowPatch((1.15, 1.5), (2.0, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
+    axes.plot([2.15, 2.0, 2.0, 2.15], [-0.4, -0.4, 3.4, 3.4], color="black", linewidth=1.5)
     for row, layer in enumerate(layers):
         if layer is None:
             words = f"... {spec.num_layers - 3} more layers"
@@ -325,7 +325,7 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
         )
         axes.bar(steps, filled, 1.0, color=BLUE, label="filled")
         axes.set(title=f"{name}\nstep {len(held)}: {held[-1] - filled[-1]} of {held[-1]} empty", xlabel="step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xticks([1, *range(5, len(held) + 1, 5)])
         told.append(f"{name}: in step {len(held)} {filled[-1]} of {held[-1]} places are filled")
     panels[0, 0].set_ylabel("places for tokens")
     panels[0, 0].legend(fontsize=11, loc="upper left")
@@ -375,8 +375,14 @@ _READERS = {
 }
 
 
-def plot_config_layers(config: EngineConfig) -> Image:
-    """Draw the three layers in a config: their first fields with their values, and which part reads them."""
+_WRONG: dict[str, Any] = {"facecolor": "#fce4b3", "edgecolor": ORANGE, "linewidth": 1.5, "linestyle": "--", "pad": 2}
+
+
+def plot_config_layers(config: EngineConfig, marks: Mapping[str, str]) -> Image:
+    """Draw the three layers in a config: their first fields with their values, and which part reads them.
+
+    marks: what was wrong, by the name of the field; the field is framed, and it stands under its box.
+    """
     figure, panels = new_figure(10, 3.4, ncols=3)
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0.015, 0.0, 0.97, 0.88))
@@ -389,13 +395,18 @@ def plot_config_layers(config: EngineConfig) -> Image:
     told = []
     for axes, (name, reader) in zip(panels, _READERS.items(), strict=True):
         layer = getattr(config, name)
-        lines = [f"{each.name} = {getattr(layer, each.name)!r}" for each in fields(layer)][:4]
+        names = [each.name for each in fields(layer)][:4]
+        lines = [f"{each} = {getattr(layer, each)!r}" for each in names]
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.text(0.5, 0.93, type(layer).__name__, ha="center", va="center", fontsize=13, fontweight="bold")
-        box: dict[str, Any] = {"boxstyle": "round,pad=0.6", "facecolor": "#eeeeee", "edgecolor": GREY}
-        axes.text(0.5, 0.56, "\n".join([*lines, "..."]), ha="center", va="center", fontsize=11, bbox=box)
-        axes.annotate("", (0.5, 0.1), (0.5, 0.27), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        axes.text(0.5, 0.94, type(layer).__name__, ha="center", va="center", fontsize=13, fontweight="bold")
+        axes.add_patch(Rectangle((0.04, 0.4), 0.92, 0.47, facecolor="#eeeeee", edgecolor=GREY))
+        for i, (field, line) in enumerate(zip([*names, ""], [*lines, "..."], strict=True)):
+            box = _WRONG if field in marks else None
+            axes.text(0.5, 0.81 - 0.086 * i, line, ha="center", va="center", fontsize=11, bbox=box)
+        wrong = [marks[each] for each in names if each in marks]
+        axes.text(0.5, 0.33, "".join(wrong), ha="center", va="center", fontsize=11, style="italic")
+        axes.annotate("", (0.5, 0.1), (0.5, 0.25), arrowprops={"arrowstyle": "-|>", "color": "black"})
         axes.text(0.5, 0.03, reader, ha="center", va="center", fontsize=12)
-        told.append(f"{type(layer).__name__} for {reader}: {', '.join(lines)}")
+        told.append(f"{type(layer).__name__} for {reader}: {', '.join([*lines, *wrong])}")
     return show(figure, f"EngineConfig holds three layers. {'; '.join(told)}.")

@@ -38,8 +38,8 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, color: str, he
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=11)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    arrow = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.6}
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
+    arrow = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.6} | look
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
 
 
@@ -267,7 +267,7 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
 
 
 def plot_factory() -> Image:
-    """Show the stations of ``get_model_and_tokenizer``, and what is refused at each."""
+    """Show the stations of ``get_model_and_tokenizer``, what is refused at each, and where Chen's folder ends."""
     stations = [
         ("config.json", "broken, or\ncode inside", BLUE),
         ("the class", "the engine\ncannot run it", BLUE),
@@ -276,12 +276,14 @@ def plot_factory() -> Image:
         ("the tokenizer", "missing\nfiles", GREEN),
     ]
     figure, axes = _blank(10, 2.1, 10.1, 3)
+    axes.text(0.5, 0.55, "Chen's\nfolder", ha="center", va="center", fontsize=11)
     for i, (name, refused, color) in enumerate(stations):
-        x = 2.05 * i + 0.02
-        _box(axes, x, 0.1, 1.6, name, color, height=0.9)
-        if i:
-            _arrow(axes, (x - 0.45, 0.55), (x, 0.55))
-        _arrow(axes, (x + 0.8, 1.02), (x + 0.8, 1.75))
-        axes.text(x + 0.8, 2.35, f"✗ {refused}", ha="center", va="center", fontsize=11)
+        x = 1.82 * i + 1.4
+        way = {"color": "#A33B00", "linewidth": 2.5, "linestyle": "--"} if i == 0 else {}  # Chen's folder goes here
+        _box(axes, x, 0.1, 1.4, name, color, height=0.9)
+        _arrow(axes, (x - 0.42, 0.55), (x, 0.55), **way)
+        _arrow(axes, (x + 0.7, 1.02), (x + 0.7, 1.85), **way)
+        axes.text(x + 0.7, 2.4, f"✗ {refused}", ha="center", va="center", fontsize=11)
     told = "; ".join(f"{name}: {refused.replace(chr(10), ' ')}" for name, refused, _ in stations)
-    return show(figure, f"Five stations from left to right, and for what a model is refused at each. {told}.")
+    ends = "Chen's folder ends at the first one: it has code inside."
+    return show(figure, f"Five stations from left to right, and for what a model is refused at each. {told}. {ends}")

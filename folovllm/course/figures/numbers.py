@@ -73,10 +73,10 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
     axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, 0.5), ncols=2)
     sizes.set_yticks([0, 1], list(inside), fontsize=12)
     sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel="size of the number")
-    sizes.set_title("sizes in this model, without the smallest 0.5 %")
+    sizes.set_title("sizes in this model with this prompt, without the smallest 0.5 %")
     alt = (
         "Rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to its end at 65,504, "
-        f"growing below; float32: 0.000006 %. In this model {' and '.join(told)}."
+        f"growing below; float32: 0.000006 %. In this model, with this prompt, {' and '.join(told)}."
     )
     return show(figure, alt)
 

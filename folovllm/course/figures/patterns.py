@@ -1,5 +1,6 @@
 """The figures of chapter 06: what tells four patterns apart, what a token keeps, where a strategy sits, and the end."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -79,32 +80,34 @@ def _draw_state(axes: Axes) -> None:
 
 
 def plot_place() -> Image:
-    """Show the stages between logits and token, and the free place after the filters."""
-    figure, axes = new_figure(10.5, 2.9)
-    _empty(axes, 21, 5.6)
+    """Show the stages between logits and token, the free place after the filters, and where vLLM has its own."""
+    figure, axes = new_figure(10.5, 3.3)
+    _empty(axes, 21, 6.4)
     stages = (
-        ("logits", GREY, "-"),
-        ("bans,\npenalties", GREY, "-"),
-        ("temperature", GREY, "-"),
-        ("top-k, top-p,\nmin-p", GREY, "-"),
-        ("refine:\nyour rule", ORANGE, "--"),
-        ("token", BLUE, "-"),
+        ("logits", 0.15, GREY, "-"),
+        ("bans,\npenalties", 3.5, GREY, "-"),
+        ("temperature", 6.85, GREY, "-"),
+        ("top-k, top-p,\nmin-p", 10.2, GREY, "-"),
+        ("refine:\nyour rule", 13.55, ORANGE, "--"),
+        ("token", 18.05, BLUE, "-"),
     )
-    for i, (name, color, style) in enumerate(stages):
-        _box(axes, 0.2 + 3.5 * i, 2.6, 2.8, 2.2, name, color, style)
-        if i:
-            _arrow(axes, (3.5 * i - 0.45, 3.7), (3.5 * i + 0.15, 3.7))
-    axes.text(17.35, 4.95, "draw", ha="center", fontsize=12)
-    axes.plot([5.1, 5.1, 19.1], [2.5, 0.9, 0.9], color="black", lw=1.4)
-    _arrow(axes, (19.1, 0.9), (19.1, 2.5))
+    width = 2.75
+    for name, left, color, style in stages:
+        _box(axes, left, 2.6, width, 2.2, name, color, style)
+    for (_, left, *_), (name, right, *_) in itertools.pairwise(stages):
+        _arrow(axes, (left + width + 0.05, 3.7), (right - 0.05, 3.7), "draw" if name == "token" else "")
+    _arrow(axes, (9.9, 5.6), (9.9, 3.95))
+    axes.text(9.9, 5.75, "here vLLM would call your rule (section 9)", ha="center", fontsize=12)
+    axes.plot([4.9, 4.9, 19.4], [2.5, 0.9, 0.9], color="black", lw=1.4)
+    _arrow(axes, (19.4, 0.9), (19.4, 2.5))
     axes.text(
         12, 1.25, "temperature 0: the likeliest token, without filters and without refine", ha="center", fontsize=12
     )
     return show(
         figure,
         "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and min-p; refine, with a "
-        "dashed border, the place for your rule; the token, which is drawn. A line goes from the second "
-        "box past all others to the last: "
+        "dashed border, the place for your rule; the token, which is drawn. An arrow between temperature and top-k "
+        "says: here vLLM would call your rule (section 9). A line goes from the second box past all others: "
         "with temperature 0 the likeliest token is taken, without any filter and without refine.",
     )
 

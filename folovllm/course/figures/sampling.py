@@ -196,7 +196,7 @@ def plot_stop(text: str, stop: list[str]) -> Image:
     """Show where each stop string begins and is complete in a text that grows letter by letter."""
     found = find_stop(text, stop)
     kept = len(text) if found is None else found[0]
-    figure, axes = new_figure(8, 0.8 + 0.6 * (1 + len(stop)))
+    figure, axes = new_figure(8, 1.0 + 0.6 * (1 + len(stop)))
     for place, letter in enumerate(text):
         color, hatch = (BLUE, "") if place < kept else (_PALE, "...")
         axes.barh(0, 0.94, 0.7, left=place + 0.03, color=color, hatch=hatch, edgecolor="white")
@@ -211,7 +211,9 @@ def plot_stop(text: str, stop: list[str]) -> Image:
     axes.set_yticks(range(len(stop) + 1), labels, fontsize=12)
     axes.set(xlim=(-0.1, len(text) + 0.1), ylim=(len(stop) + 0.5, -0.6), xticks=[])
     axes.spines["bottom"].set_visible(False)
-    axes.set_xlabel("blue: what stays.  dotted grey: what is cut off")
+    axes.set_xlabel(
+        "blue: what stays.  dotted grey: what is cut off.\norange: a stop string.  dashed line: where it is complete"
+    )
     return show(figure, f"The text {text!r} letter by letter. {'; '.join(told)}. What stays is {text[:kept]!r}.")
 
 

@@ -73,7 +73,8 @@ def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
     A browser has fonts for all characters; a picture has those that happen to be installed.
     """
     tables = "<br>".join(_token_table(llm, text) for text in texts)
-    return HTML(tables)  # type: ignore[no-untyped-call]
+    key = '<p style="margin: 4px 0 0 130px">dashed: a part of a character</p>' if _PART in tables else ""
+    return HTML(tables + key)  # type: ignore[no-untyped-call]
 
 
 def _token_table(llm: LLM, text: str) -> str:

@@ -1,5 +1,6 @@
 """A widget: how many KV blocks fit into memory, how many sequences into the blocks, and what holds nothing."""
 
+import math
 from dataclasses import dataclass, replace
 
 import ipywidgets
@@ -120,10 +121,11 @@ class BudgetPicture(LivePicture):
         self._add_memory(figure.add_subplot(grid[0, :]))
         self._add_fit(axes[1, 0])
         self._add_waste(axes[1, 1])
-        moving = [*self._parts, self._words, self._fit, self._fit_now, self._waste_axis]
+        moving_axes = self._fit_axis, self._waste_axis
+        moving = [*moving_axes, *self._parts, self._words, self._fit, self._fit_now]
         moving += [bar for bars in self._waste.values() for bar in bars] + [*self._numbers, self._waste_now]
         for artist in moving:
-            artist.set_in_layout(artist is self._waste_axis)
+            artist.set_in_layout(artist in moving_axes)
         super().__init__(figure, moving)
         self.keep_background()
 
@@ -145,6 +147,7 @@ class BudgetPicture(LivePicture):
         [self._fit] = axes.plot([], [], color=BLUE, linewidth=2)
         [self._fit_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
         axes.set(xscale="log", yscale="log", xlim=(16, LONGEST * 1.1), ylim=(0.8, 2e4))
+        self._fit_axis = axes.yaxis
         axes.set_title(_("sequences that fit"), fontsize=12)
         axes.set_xlabel(_("tokens per sequence"))
         axes.set_xticks([16, 64, 256, 1024, 4096], ["16", "64", "256", "1,024", "4,096"])
@@ -184,7 +187,9 @@ class BudgetPicture(LivePicture):
         wasted = f"{budget.share_of(budget.wasted_bytes):.1%}".replace("%", " %")
         sequences = counted(budget.num_sequences, "{n} sequence", "{n} sequences")
         self._words.set_text(_("{sequences}; {wasted} hold nothing").format(sequences=sequences, wasted=wasted))
-        self._fit.set_data(_LENGTHS, [replace(budget, length=int(n)).num_sequences or np.nan for n in _LENGTHS])
+        fitting = [replace(budget, length=int(n)).num_sequences for n in _LENGTHS]
+        self._fit.set_data(_LENGTHS, [num or np.nan for num in fitting])
+        self._fit_axis.axes.set_ylim(0.8, 2 * 10 ** math.ceil(math.log10(max(*fitting, 20) / 2)))
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
         self._show_waste(budget)
         return self.redraw()
@@ -197,7 +202,7 @@ class BudgetPicture(LivePicture):
         for other, empty_bar, left_bar, number in zip(others, empty_bars, left_bars, self._numbers, strict=True):
             wasted, empty = other.share_of(other.wasted_bytes), other.share_of(other.empty_bytes)
             is_low = wasted < _TOO_LOW * top_of_axis
-            number.set_text(f"{100 * wasted:.1f}" if is_low else "")
+            number.set_text(f"{100 * wasted:.1f} %" if is_low else "")
             empty_bar.set(height=empty, visible=not is_low)
             left_bar.set(y=empty, height=wasted - empty, visible=not is_low)
         self._waste_axis.axes.set_ylim(0, top_of_axis * 1.06)
@@ -244,4 +249,4 @@ class KVBudget(PictureWidget):
     def summary(self) -> str:
         """Say what the widget shows."""
         knobs = f"{self.memory.value} MiB, block_size={self.block_size.value}, {self.dtype.value}"
-        return f"KVBudget: {knobs}\n{self.budget.sentence()}"
+        return _("KVBudget: {knobs}\n{sentence}").format(knobs=knobs, sentence=self.budget.sentence())

@@ -113,7 +113,8 @@ class DistributionPicture(LivePicture):
         axes.grid(axis="x", color="#e8e8e8")
         axes.set_axisbelow(True)
         above: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 11}
-        self._dropped_word = axes.text(0.55, 1.02, _("× dropped"), **above)
+        beside_names = 0.55 if "A" in self._names else 0.4
+        self._dropped_word = axes.text(beside_names, 1.02, _("× dropped"), **above)
         self._drawn_word = axes.text(0.82, 1.02, _("{num_draws} draws").format(num_draws=NUM_DRAWS), **above)
         [self._drawn_key] = axes.plot([0.79], [1.047], "D", color="#F0E442", transform=axes.transAxes, **diamonds)
         handles: dict[str, Any] = dict(zip(self._names, axes.containers, strict=True))
@@ -288,7 +289,7 @@ class _Strip:
             else:
                 text.set(text=_("{name}\nis off").format(name=step.name), color="#6b6b6b")
         tokens = counted(shape.num_kept, "{n} token", "{n} tokens")
-        drawn = _("drawn from\n{tokens}\n{entropy:.2f} bits").format(tokens=tokens, entropy=shape.entropy)
+        drawn = _("drawn from\n{tokens}\nentropy {entropy:.2f} bits").format(tokens=tokens, entropy=shape.entropy)
         self.texts[name][4].set_text(drawn)
 
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import ipywidgets
 from IPython.display import Image
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -34,6 +36,10 @@ _LOOKS = {
     N_("swapped"): ("white", "xxx"),
 }
 _IN_LEGEND = {"swapped": N_("swapped (above), in host memory (below)")}
+_CURSOR_MARGIN = 0.01
+"""How far the frame of a step reaches beyond it, above and below, as a part of the picture's height."""
+_NUMBERED_STEPS = 20
+"""Up to how many steps the cells are wide enough for a number."""
 
 
 def _look(activity: str, color: int, *, edge: bool = True) -> dict[str, Any]:
@@ -47,7 +53,10 @@ def _line(activity: str) -> Literal["-", ":"]:
 
 
 def draw_sequences(axes: Axes, story: RunStory) -> None:
-    """Draw one row per sequence and one column per step, in the colour of its request."""
+    """Draw one row per sequence and one column per step, in the colour of its request.
+
+    In a cell stands how many blocks the sequence holds after the step, shared ones too.
+    """
     num_steps, few = len(story.steps), len(story.steps) <= 80
     width = 0.92 if few else 1
     for row, seq_id in enumerate(story.seq_ids):
@@ -56,12 +65,22 @@ def draw_sequences(axes: Axes, story: RunStory) -> None:
             done = story.activity(step, seq_id)
             if done is not None:
                 place = (step - width / 2, row - 0.4)
-                axes.add_patch(Rectangle(place, width, 0.8, **_look(done, color, edge=few)))
+                look = _look(done, color, edge=few)
+                axes.add_patch(Rectangle(place, width, 0.8, **look))
+                if num_steps <= _NUMBERED_STEPS:
+                    _write_held(axes, step, row, story.held_by(step, seq_id), look["facecolor"])
     rows = range(len(story.seq_ids))
     axes.set(xlim=(-0.7, num_steps - 0.3), ylim=(len(story.seq_ids) - 0.4, -0.6))
     axes.set_yticks(rows, [story.label(seq_id) for seq_id in story.seq_ids], fontsize=12, fontweight="bold")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _write_held(axes: Axes, step: int, row: int, held: int, behind: str) -> None:
+    """Write into a cell how many blocks its sequence holds, if any. behind: the colour that keeps the hatch away."""
+    if held:
+        box = {"facecolor": behind, "linewidth": 0, "boxstyle": "round,pad=0.15"}
+        axes.text(step, row, str(held), ha="center", va="center_baseline", fontsize=11, bbox=box)
 
 
 def draw_memory(axes: Axes, story: RunStory) -> None:
@@ -77,13 +96,9 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     top = max(1, *map(sum, zip(held, host, strict=True)))
     if story.num_blocks <= 2 * top:
         axes.axhline(story.num_blocks, color="#111111", linestyle="--", linewidth=1.5)
-        note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11}
-        axes.text(
-            len(held) - 0.35,
-            story.num_blocks,
-            _("all {num_blocks} blocks of the device").format(num_blocks=story.num_blocks),
-            **note,
-        )
+        note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11, "textcoords": "offset points"}
+        told = _("all {num_blocks} blocks of the device").format(num_blocks=story.num_blocks)
+        axes.annotate(told, (len(held) - 0.35, story.num_blocks), (0, 3), **note)  # over the cursor
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
     axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
@@ -126,7 +141,7 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
     draw_memory(memory, story)
     sequences.tick_params(labelbottom=False)
     seen = {story.activity(step, seq_id) for step in range(len(story.steps)) for seq_id in story.seq_ids}
-    handles = [
+    handles: list[Artist] = [
         Patch(
             facecolor=face or "#CCCCCC",
             edgecolor="#444444",
@@ -137,7 +152,12 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
         for name, (face, hatch) in _LOOKS.items()
         if name in seen
     ]
-    handles += memory.get_legend_handles_labels()[0]
+    # The longest label last: the others of its column would stand far from the next one.
+    place = next((i for i, handle in enumerate(handles) if handle.get_label() == _IN_LEGEND["swapped"]), len(handles))
+    handles[place:place] = memory.get_legend_handles_labels()[0]
+    if len(story.steps) <= _NUMBERED_STEPS:
+        number: dict[str, Any] = {"marker": "$2$", "markersize": 8, "linestyle": "", "color": "#111111"}
+        handles.append(Line2D([], [], label=_("blocks that a text holds, shared ones too"), **number))
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     return figure, sequences, memory
 
@@ -184,7 +204,8 @@ class Timeline(CourseWidget):
         tops = [bar.get_y() + bar.get_height() for bar in memory.patches if isinstance(bar, Rectangle)]
         place, highest = memory.get_position(), max(tops)
         bars = place.y0 + highest / memory.get_ylim()[1] * place.height
-        self._rows = ((self._columns.y1, self._columns.y0), (bars, place.y0))  # not over the words above the bars
+        above = (self._columns.y1 + _CURSOR_MARGIN, self._columns.y0 - _CURSOR_MARGIN)
+        self._rows = (above, (bars, place.y0 - _CURSOR_MARGIN))  # not over the words above the bars
         self._limits = sequences.get_xlim()
         alt = _("One row per sequence, one column per step; below, the blocks held. {sentence}").format(
             sentence=self.story.sentence(0)
@@ -211,15 +232,18 @@ class Timeline(CourseWidget):
             ]
         self.picture.value = card(*parts, table(("", _("in this step"), _("the words so far")), self._rows_of(step)))
 
-    def _cursor(self, step: int) -> str:
+    def _frames(self, step: int) -> list[tuple[float, float, float, float]]:
+        """Return the frames around a step, in parts of the picture: left, bottom, width, height."""
         (first, last), columns = self._limits, self._columns
         left = columns.x0 + (step - 0.5 - first) / (last - first) * columns.width
-        width = columns.width / (last - first)
+        return [(left, bottom, columns.width / (last - first), top - bottom) for top, bottom in self._rows]
+
+    def _cursor(self, step: int) -> str:
         return "".join(
             f'<div class="cursor" style="position: absolute; left: {left:.2%}; width: max({width:.2%}, 4px); '
-            f"top: {1 - top - 0.01:.2%}; height: {top - bottom + 0.02:.2%}; border: 2px solid #111; "
+            f"bottom: {bottom:.2%}; height: {height:.2%}; border: 2px solid #111; "
             f'border-radius: 3px; box-sizing: border-box; pointer-events: none"></div>'
-            for top, bottom in self._rows
+            for left, bottom, width, height in self._frames(step)
         )
 
     def _blocks(self, blocks: Sequence[Block]) -> str:
@@ -260,9 +284,10 @@ class Timeline(CourseWidget):
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
-        figure, *panels = draw_run(self.story)
-        for axes in panels:
-            axes.axvspan(self.step.value - 0.5, self.step.value + 0.5, fill=False, edgecolor="black", linewidth=2)
+        figure, *_ = draw_run(self.story)
+        line: dict[str, Any] = {"fill": False, "edgecolor": "#111111", "linewidth": 2}
+        for left, bottom, width, height in self._frames(self.step.value):
+            figure.add_artist(Rectangle((left, bottom), width, height, transform=figure.transFigure, **line))
         png = to_png(figure)
         data = super()._repr_mimebundle_(**kwargs) | {"image/png": png}
         return data, {"image/png": png_metadata(png, self.summary())}
