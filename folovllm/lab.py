@@ -15,6 +15,7 @@ from folovllm.course_folder import (
     make_learners_folder,
     shipped_folder,
 )
+from folovllm.language import _
 
 
 def prepare_notebooks(notebooks: Path) -> None:
@@ -26,7 +27,7 @@ def prepare_notebooks(notebooks: Path) -> None:
         raise ValueError(f"JupyterLab is not installed; {how_to_install()}")
     make_learners_folder(notebooks)
     if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
-        print("there are newer notebooks: `folovllm update` brings them, and keeps your answers", file=sys.stderr)
+        print(_("there are newer notebooks: `folovllm update` brings them, and keeps your answers"), file=sys.stderr)
 
 
 def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:

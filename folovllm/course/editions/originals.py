@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from folovllm.course_folder import ORIGINALS, has_newer_notebooks, shipped_notebooks
+from folovllm.language import _
 
 _ADVICE = "without git there is no original to restore: download the notebook again"
 
@@ -54,7 +55,9 @@ class GitOriginals:
             raise ValueError(f"there is no folder {notebooks}; say where the notebooks are with --notebooks")
         self._notebooks = notebooks
         self._revision = revision
-        self.already = f"as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        self.already = _(
+            "as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        ).format(revision=revision)
         self.backups = notebooks.resolve().parent / "backups"
 
     def names(self) -> list[str]:
@@ -95,7 +98,7 @@ class FolderOriginals:
     def __init__(self, notebooks: Path) -> None:
         self._notebooks = notebooks
         self._folder = notebooks / ORIGINALS
-        self.already = "the original already"
+        self.already = _("the original already")
         self.backups = notebooks.resolve() / "backups"
 
     def names(self) -> list[str]:
@@ -129,7 +132,7 @@ class FolderOriginals:
         old = self._folder.rename(self._folder.with_name(f"{ORIGINALS}.old"))
         new.rename(self._folder)
         shutil.rmtree(old)
-        return f"the notebooks are those of folovllm {version('folovllm')}"
+        return _("the notebooks are those of folovllm {version}").format(version=version("folovllm"))
 
 
 def write_whole(path: Path, content: bytes) -> None:
