@@ -1,6 +1,7 @@
 """The files around the package agree with each other, and nothing is committed that should not be."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ SETUP_FILES = [
     "scripts/make_kit.sh",
     "scripts/ensure_hub_proxy.sh",
     "postBuild",
+    ".devcontainer/devcontainer.json",
 ]
 
 
@@ -136,6 +138,19 @@ def test_every_relative_link_in_the_documents_leads_somewhere():
         if name.endswith(".md"):
             for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
                 assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
+
+
+def test_the_dev_container_runs_a_target_and_has_what_notebooks_need():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    make, target = container["updateContentCommand"].split()
+    assert (make, target in make_targets()) == ("make", True)
+    python = container["image"].rpartition(":")[2]
+    assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(python)
+    editor = container["customizations"]["vscode"]
+    assert {"ms-python.python", "ms-toolsai.jupyter"} <= set(editor["extensions"])
+    assert editor["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
+    for name in container["customizations"]["codespaces"]["openFiles"]:
+        assert (ROOT / name).is_file()
 
 
 def test_only_the_standard_library_and_declared_packages_are_imported():

@@ -36,10 +36,15 @@ def _minutes_of(cell: Cell) -> float:
     source = source_of(cell)
     if cell["cell_type"] == "markdown":
         return len(re.sub(r"<[^>]+>", " ", source).split()) / WORDS_PER_MINUTE
-    lines = sum(bool(line.strip()) for line in source.splitlines())
+    lines = 0 if hides_code(cell) else sum(bool(line.strip()) for line in source.splitlines())
     exercises = len(re.findall(r"^check\w*\(", source, re.M))
     predictions = len(re.findall(r"^predict\(", source, re.M))
     return lines / LINES_PER_MINUTE + PER_EXERCISE * exercises + PER_PREDICTION * predictions
+
+
+def hides_code(cell: Cell) -> bool:
+    """Return whether JupyterLab folds a cell's code: it is run, and not read."""
+    return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))
 
 
 def source_of(cell: Cell) -> str:
