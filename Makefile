@@ -100,8 +100,8 @@ format: venv ## let ruff mend style and formatting
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-notebooks: model ## run every notebook and store its outputs
-	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb
+notebooks: model ## run every notebook, in both languages, and store its outputs
+	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb notebooks/zh/*.ipynb
 
 lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
 	sh scripts/make_lock.sh

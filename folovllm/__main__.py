@@ -80,6 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
     reset.add_argument("--keep-answers", action="store_true", help="put your code into the original, cell by cell")
     reset.set_defaults(run=_reset)
+    translate = parts.add_parser("translate", help="bring the Chinese notebooks and catalogs up to date")
+    translate.set_defaults(run=_translate)
     same = parts.add_parser("update", help="as folovllm update")
     same.set_defaults(run=_update)
     return parser
@@ -234,6 +236,15 @@ def _update(options: argparse.Namespace) -> int:
     from folovllm.course.editions.reset import update_notebooks
 
     print(update_notebooks(options.notebooks))
+    return 0
+
+
+def _translate(options: argparse.Namespace) -> int:
+    from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package
+
+    for line in translate_notebooks(options.notebooks, options.notebooks.parent / "translations" / LOCALE):
+        print(line)
+    print(translate_package())
     return 0
 
 

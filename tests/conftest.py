@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", FOLOVLLM_LANG="en")
 os.environ.pop("FOLOVLLM_MODEL", None)
 
 import hypothesis

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from folovllm.course.editions.minutes import source_of
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise
+from folovllm.language import _
 
 State = Literal["right", "not yet", "not attempted", "missing", "failed"]
 SECONDS = 30.0
@@ -138,7 +139,7 @@ def judge_in_this_process(path: Path, exercise: Exercise, chapter: str) -> Resul
     if not callable(answer):
         return Result(chapter, exercise.name, "missing", f"there is no function my_{exercise.name}")
     right, verdict = exercise.judge(answer)
-    state: State = "right" if right else "not attempted" if verdict == NOT_ATTEMPTED else "not yet"
+    state: State = "right" if right else "not attempted" if verdict == _(NOT_ATTEMPTED) else "not yet"
     return Result(chapter, exercise.name, state, " ".join(verdict.split()))
 
 

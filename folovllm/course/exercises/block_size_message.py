@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 
 _INT = r"(?:int|integer|whole number|natural number)s?"
 _NUMBER = r"(-?\d+|zero|one)\b"
@@ -65,26 +66,40 @@ def message_has_three_parts(case: Case, outcome: Outcome) -> str:
     if not isinstance(outcome.error, ValueError):
         return ""
     if len(outcome.error.args) > 1:
-        return f"your ValueError has {len(outcome.error.args)} arguments, with commas between; write one text, f'...'"
+        return _("your ValueError has {num_args} arguments, with commas between; write one text, f'...'").format(
+            num_args=len(outcome.error.args)
+        )
     message = str(outcome.error)
     faults = (
-        "" if "block_size" in message else "does not show the field, block_size",
+        "" if "block_size" in message else _("does not show the field, block_size"),
         _what_is_allowed(case[0], message.lower()),
-        "" if repr(case[0]) in message else f"does not show what was given, {case[0]!r} as repr() writes it",
+        ""
+        if repr(case[0]) in message
+        else _("does not show what was given, {case!r} as repr() writes it").format(case=case[0]),
     )
     fault = next(filter(None, faults), "")
-    return f"your ValueError {fault}; its message reads {message!r}" if fault else ""
+    return (
+        _("your ValueError {fault}; its message reads {message!r}").format(fault=fault, message=message)
+        if fault
+        else ""
+    )
 
 
 def _what_is_allowed(value: Any, message: str) -> str:
     """Return what is wrong with a message's words about what is allowed; "" if nothing."""
     message = _LISTED.sub(_FROM_ONE, message)
     if re.search(_FALSE, message) or _is_bound_right(message) is False or _says_too_much(value, message):
-        return "says something false: every int from 1 up is allowed, and nothing else"
+        return _("says something false: every int from 1 up is allowed, and nothing else")
     if type(value) is int:
         is_said = _is_bound_right(message)
-        return "" if is_said else f"does not show what is allowed: {value!r} is an int, so say which ints are allowed"
-    return "" if re.search(rf"\b{_INT}\b", message) else "does not show what is allowed, an int"
+        return (
+            ""
+            if is_said
+            else _("does not show what is allowed: {value!r} is an int, so say which ints are allowed").format(
+                value=value
+            )
+        )
+    return "" if re.search(rf"\b{_INT}\b", message) else _("does not show what is allowed, an int")
 
 
 def _is_bound_right(message: str) -> bool | None:

@@ -59,7 +59,7 @@ def _random_readers(random: Random) -> Case:
     """Return readers of whom some fill their blocks exactly, and blocks that often suffice exactly or are one short."""
     block_size = random.choice((1, 4, 16, random.randint(2, 40)))
     readers = []
-    for _ in range(random.randint(0, 6)):
+    for _reader in range(random.randint(0, 6)):
         total = max(2, random.randint(0, 4) * block_size + random.choice((0, 1, 2, random.randint(0, block_size))))
         prompt = random.randint(1, total - 1)
         readers.append((prompt, total - prompt))

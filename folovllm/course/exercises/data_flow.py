@@ -20,6 +20,7 @@ from folovllm.engine.detokenizer import find_stop
 from folovllm.engine.draws import Draw, DrawnToken
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import Scheduler
+from folovllm.language import _
 from folovllm.llm import LLM
 from folovllm.request import Request, SequenceStatus
 from folovllm.sampling.sampler import apply_temperature, choose_greedily, sample_from_uniform
@@ -395,13 +396,25 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
                 given = list(answer(tokenizer, model, EngineSampler(temperature, UniformStream(_SEED)), text, 16))
             written = tokenizer.decode(given)
         except NotImplementedError:
-            print(f"your loop on the real model: {NOT_ATTEMPTED}")
+            print(_("your loop on the real model: {not_attempted}").format(not_attempted=_(NOT_ATTEMPTED)))
             return
         except Exception as error:
-            print(f"{text!r}: your loop raises {type(error).__name__}: {error}")
+            print(
+                _("{text!r}: your loop raises {name}: {error}").format(
+                    text=text, name=type(error).__name__, error=error
+                )
+            )
             continue
-        print(f"temperature {temperature:g}, {text!r}\n    your loop: {written!r}")
-        print(f"    {len(engines)} tokens of the engine; yours are the same: {given == engines}")
+        print(
+            _("temperature {temperature:g}, {text!r}\n    your loop: {written!r}").format(
+                temperature=temperature, text=text, written=written
+            )
+        )
+        print(
+            _("    {num_tokens} tokens of the engine; yours are the same: {same}").format(
+                num_tokens=len(engines), same=given == engines
+            )
+        )
 
 
 _TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789")]

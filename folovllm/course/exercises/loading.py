@@ -9,6 +9,7 @@ from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 
@@ -86,7 +87,9 @@ def _another_dtype(case: Case, outcome: Outcome) -> str:
     stored = read_tensor_solution(*case).dtype
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == stored:
         return ""
-    return f"the numbers are right, but your tensor is {outcome.value.dtype}; the list says {stored}, so keep that"
+    return _("the numbers are right, but your tensor is {dtype}; the list says {stored}, so keep that").format(
+        dtype=outcome.value.dtype, stored=stored
+    )
 
 
 _INDEX_DTYPES = (torch.int64, torch.int32)

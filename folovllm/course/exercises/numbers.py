@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.gguf_file import quantize_and_back
+from folovllm.language import _
 
 _EPSILON = 1e-5
 
@@ -58,7 +59,9 @@ def _not_float32(case: Case, outcome: Outcome) -> str:
     """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
         return ""
-    return f"the numbers are right, but your tensor is {outcome.value.dtype}; return torch.float32"
+    return _("the numbers are right, but your tensor is {dtype}; return torch.float32").format(
+        dtype=outcome.value.dtype
+    )
 
 
 def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
@@ -67,7 +70,7 @@ def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
         return ""
     if torch.allclose(outcome.value.double(), q8_0_solution(case[0]).double(), rtol=1e-4, atol=1e-12):
         return ""
-    return "almost: a block of very small weights comes back otherwise; its scale may be as small as it likes"
+    return _("almost: a block of very small weights comes back otherwise; its scale may be as small as it likes")
 
 
 def _squares_in_float16(x: Tensor) -> Tensor:

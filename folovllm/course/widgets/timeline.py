@@ -18,6 +18,7 @@ from folovllm.course.run_story import EDGES, TINTS, Block, RunStory
 from folovllm.course.style import new_figure, png_metadata, show, to_png
 from folovllm.course.widgets.card import background, card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken
+from folovllm.language import N_, _, ngettext
 from folovllm.llm import LLM
 
 MAX_BLOCKS = 64
@@ -26,15 +27,15 @@ MAX_NOTES = 3
 """How many shortages are told in a picture at most; its alternative text tells all."""
 # What a sequence does in a step: the colour and the hatch of its cell; "" is the colour of its request.
 _LOOKS = {
-    "reads its prompt": ("", "..."),
-    "reads again": ("", "++"),
-    "shares a prompt": ("", "\\\\\\"),
-    "gets a token": ("", ""),
-    "stands still": ("white", "---"),
-    "waiting": ("#EEEEEE", ""),
-    "swapped": ("white", "xxx"),
+    N_("reads its prompt"): ("", "..."),
+    N_("reads again"): ("", "++"),
+    N_("shares a prompt"): ("", "\\\\\\"),
+    N_("gets a token"): ("", ""),
+    N_("stands still"): ("white", "---"),
+    N_("waiting"): ("#EEEEEE", ""),
+    N_("swapped"): ("white", "xxx"),
 }
-_IN_LEGEND = {"swapped": "swapped (above), in host memory (below)"}
+_IN_LEGEND = {"swapped": N_("swapped (above), in host memory (below)")}
 _CURSOR_MARGIN = 0.01
 """How far the frame of a step reaches beyond it, above and below, as a part of the picture's height."""
 _NUMBERED_STEPS = 20
@@ -88,7 +89,7 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     held = [story.count(step)[0] for step in steps]
     host = [sum(bool(block.owners) for block in story.host_blocks(step)) for step in steps]
     style: dict[str, Any] = {"width": 0.92 if len(held) <= 80 else 1, "linewidth": 0}
-    axes.bar(steps, held, color="#8FA3B0", label="on the device", **style)
+    axes.bar(steps, held, color="#8FA3B0", label=_("on the device"), **style)
     if any(host):
         grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx"}
         axes.bar(steps, host, bottom=held, **(style | grey | {"linewidth": 1}))
@@ -96,11 +97,11 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     if story.num_blocks <= 2 * top:
         axes.axhline(story.num_blocks, color="#111111", linestyle="--", linewidth=1.5)
         note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11, "textcoords": "offset points"}
-        told = f"all {story.num_blocks} blocks of the device"
+        told = _("all {num_blocks} blocks of the device").format(num_blocks=story.num_blocks)
         axes.annotate(told, (len(held) - 0.35, story.num_blocks), (0, 3), **note)  # over the cursor
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
-    axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel="step", ylabel="blocks held\nafter the step")
+    axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
     ticks = MaxNLocator(integer=True, nbins=4).tick_values(0, top)
     axes.set_yticks([tick for tick in ticks if tick <= top])  # above are words
     _tell_shortages(axes, story, short, [device + moved for device, moved in zip(held, host, strict=True)], top)
@@ -116,14 +117,16 @@ def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: 
     for i, step in enumerate(short):
         needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
         losers = list(story.gave_way(step))
-        gave = f"{' and '.join(losers)} {'gives' if len(losers) == 1 else 'give'} way"
+        gave = ngettext("{who} gives way", "{who} give way", len(losers)).format(who=_(" and ").join(losers))
         row = i if on_the_right else len(short) - 1 - i
         height = (1.22 + 0.25 * row) * top
         axes.annotate("", (step, heights[step]), (step, height), arrowprops=arrow)
         look: dict[str, Any] = {"ha": "right" if on_the_right else "left", "va": "bottom", "fontsize": 11}
         look["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # over the cursor
         edge = step + (0.3 if on_the_right else -0.3)
-        told = f"step {step}: {gave}: {needed} needed, {free} free"
+        told = _("step {step}: {gave}: {needed} needed, {free} free").format(
+            step=step, gave=gave, needed=needed, free=free
+        )
         axes.text(edge, height, told, fontweight="bold", **look)
 
 
@@ -144,7 +147,7 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
             edgecolor="#444444",
             hatch=hatch,
             linestyle=_line(name),
-            label=_IN_LEGEND.get(name, name),
+            label=_(_IN_LEGEND.get(name, name)),
         )
         for name, (face, hatch) in _LOOKS.items()
         if name in seen
@@ -154,7 +157,7 @@ def draw_run(story: RunStory) -> tuple[Figure, Axes, Axes]:
     handles[place:place] = memory.get_legend_handles_labels()[0]
     if len(story.steps) <= _NUMBERED_STEPS:
         number: dict[str, Any] = {"marker": "$2$", "markersize": 8, "linestyle": "", "color": "#111111"}
-        handles.append(Line2D([], [], label="blocks that a text holds, shared ones too", **number))
+        handles.append(Line2D([], [], label=_("blocks that a text holds, shared ones too"), **number))
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     return figure, sequences, memory
 
@@ -165,10 +168,12 @@ def plot_timeline(llm: LLM, names: Sequence[str] = ()) -> Image:
     names: of the requests, one each; none: A, B, C...
     """
     story = RunStory(llm, names)
-    figure, *_ = draw_run(story)
+    figure = draw_run(story)[0]
     last = len(story.steps) - 1
     told = [story.sentence(0), *filter(None, map(story.shortage, range(last + 1))), story.sentence(last)]
-    alt = f"What {len(story.seq_ids)} sequences did in {last + 1} steps. {' '.join(told)}"
+    alt = _("What {num_seq_ids} sequences did in {last} steps. {told}").format(
+        num_seq_ids=len(story.seq_ids), last=last + 1, told=" ".join(told)
+    )
     return show(figure, alt)
 
 
@@ -184,7 +189,7 @@ class Timeline(CourseWidget):
         if last < 0:
             raise ValueError("this LLM has recorded no step yet: generate something first")
         self._overview = self._draw_overview()
-        row = slider_with_box("step", min(step, last), 0, last, 1)
+        row = slider_with_box(_("step"), min(step, last), 0, last, 1)
         self.step = row.children[-1]
         self.step.observe(lambda _: self.refresh(), "value")
         self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
@@ -202,24 +207,30 @@ class Timeline(CourseWidget):
         above = (self._columns.y1 + _CURSOR_MARGIN, self._columns.y0 - _CURSOR_MARGIN)
         self._rows = (above, (bars, place.y0 - _CURSOR_MARGIN))  # not over the words above the bars
         self._limits = sequences.get_xlim()
-        alt = f"One row per sequence, one column per step; below, the blocks held. {self.story.sentence(0)}"
+        alt = _("One row per sequence, one column per step; below, the blocks held. {sentence}").format(
+            sentence=self.story.sentence(0)
+        )
         return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
     def refresh(self) -> None:
         """Show the chosen step."""
         step, story = self.step.value, self.story
         self.status.value = spoken(story.sentence(step))
-        held, _, free = story.count(step)
+        held, _shared, free = story.count(step)
         needed = story.needed_next(step)
+        device = _("Device memory: {held} blocks held, {free} free; the next tokens need {needed} new")
         parts = [
             names(story.names.items()),
             f'<div style="position: relative">{self._overview}{self._cursor(step)}</div>',
-            f"<h4>Device memory: {held} blocks held, {free} free; the next tokens need {needed} new</h4>",
+            f"<h4>{device.format(held=held, free=free, needed=needed)}</h4>",
             self._blocks(story.device_blocks(step)),
         ]
         if story.host_ids:
-            parts += ["<h4>Host memory: where blocks wait that were moved</h4>", self._blocks(story.host_blocks(step))]
-        self.picture.value = card(*parts, table(("", "in this step", "the words so far"), self._rows_of(step)))
+            parts += [
+                f"<h4>{_('Host memory: where blocks wait that were moved')}</h4>",
+                self._blocks(story.host_blocks(step)),
+            ]
+        self.picture.value = card(*parts, table(("", _("in this step"), _("the words so far")), self._rows_of(step)))
 
     def _frames(self, step: int) -> list[tuple[float, float, float, float]]:
         """Return the frames around a step, in parts of the picture: left, bottom, width, height."""
@@ -237,12 +248,13 @@ class Timeline(CourseWidget):
 
     def _blocks(self, blocks: Sequence[Block]) -> str:
         cells = "".join(map(self._block, blocks[:MAX_BLOCKS]))
-        left = f" <div>{len(blocks) - MAX_BLOCKS} further ones</div>" if len(blocks) > MAX_BLOCKS else ""
+        further = _("{count} further ones").format(count=len(blocks) - MAX_BLOCKS)
+        left = f" <div>{further}</div>" if len(blocks) > MAX_BLOCKS else ""
         return f'<div class="folovllm-blocks">{cells}{left}</div>'
 
     def _block(self, block: Block) -> str:
         if not block.owners:
-            return f'<div class="free"><b>{block.number}</b> free</div>'
+            return f'<div class="free"><b>{block.number}</b> {_("free")}</div>'
         colors = [self.story.color_index(owner) for owner in block.owners]
         shared = ' class="shared"' if len(block.owners) > 1 else ""
         return (
@@ -262,13 +274,13 @@ class Timeline(CourseWidget):
     def summary(self) -> str:
         """Say what the step did, and list every sequence with its blocks, their owners and its words."""
         step, story = self.step.value, self.story
-        lines = [f"Timeline. {story.sentence(step)}"]
+        lines = [_("Timeline. {sentence}").format(sentence=story.sentence(step))]
         for seq_id in story.seq_ids:
             text = "".join(story.words(step, seq_id))
             lines.append(f"{story.label(seq_id):3} {story.in_words(step, seq_id)}: {text!r}")
-        for name, blocks in (("device", story.device_blocks(step)), ("host", story.host_blocks(step))):
+        for name, blocks in ((_("device"), story.device_blocks(step)), (_("host"), story.host_blocks(step))):
             held = [f"{each.number} {'+'.join(each.owners)}" for each in blocks if each.owners]
-            lines += [f"{name} blocks: {', '.join(held)}"] if held else []
+            lines += [_("{name} blocks: {held}").format(name=name, held=", ".join(held))] if held else []
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]

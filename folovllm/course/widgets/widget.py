@@ -146,11 +146,6 @@ def spoken(sentence: str) -> str:
     return f'<b role="status" style="white-space: pre-line">{html.escape(sentence)}</b>'
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words: "1 token", "2,000 tokens"."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def wide() -> ipywidgets.Layout:
     """Return the layout of a text field: as wide as a line is well read, or as the page where that is less."""
     return ipywidgets.Layout(width="calc(100% - 4px)", max_width="54em")  # the 4 px are its margin
