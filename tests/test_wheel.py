@@ -255,7 +255,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(from_a_wheel, capsys):
 
 @pytest.mark.parametrize(
     ("folder", "message"),
-    [("file", "file is a file; name another"), ("file/x", "file/x cannot be written (File exists); name another")],
+    [("file", "file is a file; name another"), ("file/x", "file/x cannot be written (Not a directory); name another")],
 )
 def test_a_folder_that_cannot_be_made_is_a_sentence(from_a_wheel, capsys, folder, message):
     (from_a_wheel / "file").touch()
@@ -270,7 +270,13 @@ def test_a_copy_that_fails_leaves_nothing(from_a_wheel, monkeypatch, capsys):
     monkeypatch.setattr(course_folder.shutil, "copyfile", fail)
     assert main(["lab"]) == 2
     assert "folovllm-course cannot be written (Permission denied); name another" in capsys.readouterr().err
-    assert list(from_a_wheel.iterdir()) == []
+    assert list((from_a_wheel / "folovllm-course").iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_hidden_files_do_not_count(from_a_wheel):
+    (from_a_wheel / ".DS_Store").touch()
+    course_folder.make_learners_folder(Path("."))
+    assert sorted(path.name for path in from_a_wheel.iterdir()) == sorted([".DS_Store", ".originals", *NOTEBOOKS])
 
 
 def test_without_jupyterlab_one_is_told_how_to_install_it(from_a_wheel, monkeypatch, capsys):
