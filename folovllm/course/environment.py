@@ -8,7 +8,6 @@ import torch
 
 from folovllm.model_loader import resolve_device
 
-
 _PACKAGES = ("folovllm", "torch", "transformers", "ipywidgets")
 
 
@@ -26,4 +25,4 @@ def print_environment() -> None:
     for name in _PACKAGES:
         loaded = getattr(sys.modules.get(name), "__version__", version(name))
         if loaded.partition("+")[0] != version(name).partition("+")[0]:
-            print(f"{name} {loaded} is loaded still: restart the kernel, and run this notebook from the top")
+            print(f"{name} {loaded} is loaded still: restart the kernel (Colab: the session), and begin again")
