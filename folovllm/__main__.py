@@ -89,7 +89,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_notebooks(parser: argparse.ArgumentParser) -> None:
     default = find_notebooks()
-    parser.add_argument("--notebooks", type=Path, default=default, help="their folder (default here: %(default)s)")
+    parser.add_argument(
+        "--notebooks", type=Path, default=default, metavar="DIR", help="their folder (default here: %(default)s)"
+    )
 
 
 def _lab(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from folovllm.course_folder import ORIGINALS, has_newer_notebooks, shipped_notebooks
+from folovllm.course_folder import ORIGINALS, has_newer_notebooks, how_to_install, shipped_notebooks
 
 _ADVICE = "without git there is no original to restore: download the notebook again"
 
@@ -15,10 +15,12 @@ _ADVICE = "without git there is no original to restore: download the notebook ag
 class Originals(Protocol):
     """The edition of the notebooks that a learner began with, and the way to a newer one.
 
-    already: what is said of a notebook that is as in it.  backups: the folder for what a learner wrote.
+    already, newest: what is said where a notebook, or the edition, is the one that is asked for.
+    backups: the folder for what a learner wrote.
     """
 
     already: str
+    newest: str
     backups: Path
 
     def names(self) -> list[str]:
@@ -55,6 +57,7 @@ class GitOriginals:
         self._notebooks = notebooks
         self._revision = revision
         self.already = f"as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        self.newest = "these are the newest notebooks already"
         self.backups = notebooks.resolve().parent / "backups"
 
     def names(self) -> list[str]:
@@ -96,6 +99,9 @@ class FolderOriginals:
         self._notebooks = notebooks
         self._folder = notebooks / ORIGINALS
         self.already = "the original already"
+        self.newest = (
+            f"these are the notebooks of folovllm {version('folovllm')} already; for newer ones {how_to_install()}"
+        )
         self.backups = notebooks.resolve() / "backups"
 
     def names(self) -> list[str]:
@@ -119,14 +125,15 @@ class FolderOriginals:
                 raise ValueError(
                     f"{notebook.name} is new, and you have another of that name: rename yours, and try again"
                 )
-        new = self._folder.with_name(f"{ORIGINALS}.new")
-        shutil.rmtree(new, ignore_errors=True)  # of an update that was stopped
+        new, old = (self._folder.with_name(f"{ORIGINALS}.{state}") for state in ("new", "old"))
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)  # by an update that was stopped
         new.mkdir()
         for notebook in shipped_notebooks():
             shutil.copyfile(notebook, new / notebook.name)
         for original in new.iterdir():
             write_whole(self._notebooks / original.name, original.read_bytes())
-        old = self._folder.rename(self._folder.with_name(f"{ORIGINALS}.old"))
+        self._folder.rename(old)
         new.rename(self._folder)
         shutil.rmtree(old)
         return f"the notebooks are those of folovllm {version('folovllm')}"

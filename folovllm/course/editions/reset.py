@@ -44,7 +44,7 @@ def update_notebooks(notebooks: Path) -> str:
     for name in mine:  # what cannot be read is said before anything is touched
         _renewed(began[name], mine[name], began[name], notebooks / name)
     if not originals.are_outdated():
-        return "these are the newest notebooks already"
+        return originals.newest
     for name in mine:
         _back_up(notebooks / name, originals.backups)
     try:
