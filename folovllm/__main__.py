@@ -1,6 +1,7 @@
 """The command line: ``python -m folovllm generate | doctor | model | course``."""
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from folovllm.cache_folder import NoHomeError, is_missing_home
 from folovllm.free_memory import out_of_memory_explained
 
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -206,6 +208,15 @@ def _update(options: argparse.Namespace) -> int:
     return 0
 
 
+def _in_words(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return (
+            f"you may not write (or read) {error.filename}; name another folder, or work in a copy of the course that "
+            "belongs to you"
+        )
+    return str(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
     options = make_parser().parse_args(arguments)
@@ -219,10 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its exit
         return 141
     except (ValueError, OSError) as error:
-        print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
+        print("error:", " ".join(map(str.strip, _in_words(error).splitlines())), file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {NoHomeError() if is_missing_home(error) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

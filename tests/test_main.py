@@ -33,7 +33,9 @@ def test_without_a_home_folder_every_command_says_what_to_set(monkeypatch, capsy
     monkeypatch.setattr(Path, "home", without_a_home)
     for command in (["model"], ["model", "--path"], ["generate", "Hello"]):
         assert main(command) == 2
-        assert capsys.readouterr().err.endswith("set FOLOVLLM_CACHE to a folder that can be written\n")
+        assert capsys.readouterr().err.endswith(
+            "set HOME to a folder that can be written (without Jupyter, FOLOVLLM_CACHE is enough)\n"
+        )
 
 
 def test_generate_prints_what_the_engine_generates(model_folder, capsys):

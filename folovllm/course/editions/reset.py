@@ -7,6 +7,7 @@ from pathlib import Path
 from folovllm.course.editions.answers import with_answers
 
 _ADVICE = "without git there is no original to restore: download the notebook again"
+_NO_PULL = "nothing was changed. Without a clone, download the new course into another folder"
 
 
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_answers: bool = False) -> str:
@@ -16,10 +17,7 @@ def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_ans
     keep_answers: put the learner's code into the original, by cell.
     The learner's file goes to the folder ``backups`` beside the notebooks' folder.
     """
-    names = _git(notebooks, "ls-tree", "--name-only", revision).decode().splitlines()
-    chapters = {name.partition("_")[0]: name for name in names if name.endswith(".ipynb")}
-    if not chapters:
-        raise ValueError(f"git knows no notebooks in {notebooks}: {_ADVICE}")
+    chapters = {name.partition("_")[0]: name for name in _known_notebooks(notebooks, revision, _ADVICE)}
     if number not in chapters:
         raise ValueError(f"chapter must be one of {', '.join(sorted(chapters))}, got {number!r}")
     name = chapters[number]
@@ -41,6 +39,7 @@ def update_notebooks(notebooks: Path) -> str:
 
     Each notebook that was changed is backed up first. Where git cannot pull, all is as before.
     """
+    _known_notebooks(notebooks, "HEAD", _NO_PULL)  # not a repository of other things, around this folder
     changed = _git(notebooks, "diff", "--name-only", "--relative", "HEAD", "--", "*.ipynb").decode().splitlines()
     mine = {name: (notebooks / name).read_bytes() for name in changed if (notebooks / name).exists()}
     began = {name: _git(notebooks, "show", f"HEAD:./{name}") for name in mine}
@@ -50,7 +49,7 @@ def update_notebooks(notebooks: Path) -> str:
     try:
         if changed:
             _git(notebooks, "checkout", "HEAD", "--", *changed)
-        pulled = _git(notebooks, "pull", "--ff-only", advice="nothing was changed").decode().strip()
+        pulled = _git(notebooks, "pull", "--ff-only", advice=_NO_PULL).decode().strip()
     except BaseException:
         for name, file in mine.items():
             (notebooks / name).write_bytes(file)
@@ -61,6 +60,13 @@ def update_notebooks(notebooks: Path) -> str:
     done = pulled.splitlines()[-1].strip() if pulled else "done"
     kept = f"; your answers are in {', '.join(mine)}, and the files as they were in {backups[0].parent}" if mine else ""
     return done + kept
+
+
+def _known_notebooks(folder: Path, revision: str, advice: str) -> list[str]:
+    names = _git(folder, "ls-tree", "--name-only", revision, advice=advice).decode().splitlines()
+    if known := [name for name in names if name.endswith(".ipynb")]:
+        return known
+    raise ValueError(f"git knows no notebooks in {folder}; {advice}")
 
 
 def _renewed(new: bytes, mine: bytes, old: bytes, path: Path) -> bytes:
@@ -90,8 +96,11 @@ def _git(folder: Path, *arguments: str, advice: str = _ADVICE) -> bytes:
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
     except FileNotFoundError:
-        raise ValueError(f"git is not installed; {_ADVICE}") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
-    return done.stdout
+        raise ValueError(f"git is not installed; {advice}") from None
+    if done.returncode == 0:
+        return done.stdout
+    reason = done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"]
+    if "safe.directory" in reason[-1]:
+        command = reason[-1].strip()
+        raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {command}")
+    raise ValueError(f"{reason[-1]}; {advice}")
