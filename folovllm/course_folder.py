@@ -1,0 +1,92 @@
+"""Where a learner's notebooks are, and where that is which comes with the package beside its code."""
+
+import filecmp
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+FIRST = "00_start_here.ipynb"
+ORIGINALS = ".originals"
+"""A folder in a learner's folder: the notebooks as they were when they were copied."""
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_ELSEWHERE = "name another folder with --notebooks"
+
+
+def in_checkout() -> bool:
+    """Return whether this package is run from a checkout, and not from where a wheel was installed."""
+    return (_CHECKOUT / "pyproject.toml").is_file()
+
+
+def shipped_folder() -> Path | None:
+    """Return the folder of ``notebooks``, ``jupyter`` (JupyterLab's settings) and ``requirements.lock``.
+
+    It is the checkout, or ``share/folovllm`` where a wheel was installed; None if the package was only copied.
+    """
+    if in_checkout():
+        return _CHECKOUT
+    try:
+        files = metadata.files("folovllm") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    # pip's own list says where it put them: not always below sys.prefix (--user, Debian).
+    return next((Path(file.locate()).resolve().parent for file in files if file.name == "requirements.lock"), None)
+
+
+def how_to_install() -> str:
+    """Return the command that brings missing packages into the environment that runs this."""
+    if not in_checkout():
+        return "run `python -m pip install --upgrade 'folovllm[course]'`"
+    if Path(sys.prefix).name == ".venv":
+        return "run `make lab`"
+    return "run `python -m pip install -r requirements.lock -e .` in the checkout"
+
+
+def find_notebooks() -> Path:
+    """Return the learner's folder around the current one, else the checkout's notebooks, else where to make one."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ORIGINALS).is_dir():
+            return folder
+    return _CHECKOUT / "notebooks" if in_checkout() else Path("folovllm-course")
+
+
+def shipped_notebooks() -> list[Path]:
+    """Return the notebooks that came with the package."""
+    found = sorted((folder / "notebooks").glob("*.ipynb")) if (folder := shipped_folder()) else []
+    if not found:
+        raise ValueError(f"this installation has no notebooks; {how_to_install()}")
+    return found
+
+
+def has_newer_notebooks(folder: Path) -> bool:
+    """Return whether the notebooks of the package are others than those that a learner's folder was made from."""
+    names = [path.name for path in shipped_notebooks()]
+    there = sorted(path.name for path in (folder / ORIGINALS).glob("*.ipynb"))
+    _, differing, failed = filecmp.cmpfiles(shipped_notebooks()[0].parent, folder / ORIGINALS, names, shallow=False)
+    return names != there or bool(differing or failed)
+
+
+def make_learners_folder(folder: Path) -> None:
+    """Copy the notebooks into a new folder, and once more into its ``.originals``; one with notebooks stays as it is.
+
+    Raises ValueError where there is something else, or nothing can be written.
+    """
+    if (folder / FIRST).is_file() or (folder / ORIGINALS).is_dir():
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; {_ELSEWHERE}")
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds other files, and no notebooks of the course; {_ELSEWHERE}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+            originals = Path(work, "new", ORIGINALS)
+            originals.mkdir(parents=True)
+            for notebook in shipped_notebooks():
+                shutil.copyfile(notebook, originals / notebook.name)
+                shutil.copyfile(notebook, originals.parent / notebook.name)
+            originals.parent.rename(folder)  # last: a copy that is stopped leaves no half of it
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}); {_ELSEWHERE}") from None
