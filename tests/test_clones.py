@@ -70,9 +70,9 @@ def test_without_a_clone_of_the_course_nothing_is_restored_or_pulled_and_one_is_
     before = {path: path.read_bytes() for path in folder.rglob("*.ipynb")}
     reason = "not a git repository" if kind == "unpacked" else "git knows no notebooks"
     assert course(folder, "reset", "03") == 2
-    assert re.search(f"{reason}.*download the notebook again", capsys.readouterr().err)
+    assert re.search(f"{reason}.*download the course again, into another folder", capsys.readouterr().err)
     assert course(folder, "update") == 2
-    assert re.search(f"{reason}.*download the new course into another folder", capsys.readouterr().err)
+    assert re.search(f"{reason}.*download the course again, into another folder", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in folder.rglob("*.ipynb")} == before
 
 

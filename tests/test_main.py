@@ -170,6 +170,19 @@ def test_a_terminal_that_lacks_letters_shows_the_others(model_folder):
     assert (done.stdout, done.stderr) == ("caf?\n", "")
 
 
+@pytest.mark.parametrize("encoding", ["gbk", "ascii"])
+def test_marks_that_a_terminal_lacks_are_other_letters(encoding):
+    script = (
+        "import sys; from folovllm import __main__; from folovllm.course.editions import collect; "
+        "__main__._doctor = lambda options: print(collect.LEGEND); sys.exit(__main__.main(['doctor']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding=encoding, env=environment)
+    assert done.returncode == 0, done.stderr
+    dot = "·" if encoding == "gbk" else "."
+    assert done.stdout.startswith(f"+ right  x not yet  {dot} not attempted")
+
+
 @pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder"])
 def test_a_model_that_is_not_there_is_one_line(name, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from folovllm.course_folder import ORIGINALS, has_newer_notebooks, shipped_notebooks
 
-_ADVICE = "without git there is no original to restore: download the notebook again"
-_NO_UPDATE = "nothing was changed; where there is no git, download the new course into another folder"
+_ADVICE = "without git there is no original, and no update: download the course again, into another folder"
 
 
 class Originals(Protocol):
@@ -71,13 +70,13 @@ class GitOriginals:
 
     def are_outdated(self) -> bool:
         """Return whether the branch that is followed has further commits."""
-        self._git("fetch", "--quiet", advice=_NO_UPDATE)
-        return self._git("rev-list", "--count", "HEAD..@{upstream}", advice=_NO_UPDATE).strip() != b"0"
+        self._git("fetch", "--quiet", advice="nothing was changed")
+        return self._git("rev-list", "--count", "HEAD..@{upstream}", advice="nothing was changed").strip() != b"0"
 
     def replace(self) -> str:
         """Move the clone forward; ValueError if git cannot."""
         self._git("checkout", "HEAD", "--", *self.names())
-        return self._git("merge", "--ff-only", advice=_NO_UPDATE).decode().strip().splitlines()[-1].strip()
+        return self._git("merge", "--ff-only", advice="nothing was changed").decode().strip().splitlines()[-1].strip()
 
     def _git(self, *arguments: str, advice: str = _ADVICE) -> bytes:
         try:
@@ -87,8 +86,7 @@ class GitOriginals:
         if done.returncode:
             reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[-1].strip()
             if "safe.directory" in reason:  # git's last line is the command
-                reason = f"another user owns this folder, so git does not trust it; if you do, run: {reason}"
-                raise ValueError(reason)
+                raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {reason}")
             raise ValueError(f"{reason}; {advice}")
         return done.stdout
 
