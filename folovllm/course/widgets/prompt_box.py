@@ -71,6 +71,8 @@ class PromptBox(CourseWidget):
             self.result, self.text.value = None, ""
             self._say(f"The engine refused this: {error}")
         except KeyboardInterrupt:
+            if self.result is None:
+                self.text.value = ""  # it would be the text of the run before
             self._say(f"Interrupted. {self._ending()}" if self.result else "Interrupted before the first token.")
             raise
         else:
