@@ -25,6 +25,7 @@ def prepare_notebooks(notebooks: Path) -> None:
     """
     if find_spec("jupyterlab") is None:
         raise ValueError(f"JupyterLab is not installed; {how_to_install()}")
+    Path.home()  # JupyterLab keeps files there: that there is none is better said now
     make_learners_folder(notebooks)
     if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
         print("there are newer notebooks: `folovllm update` brings them, and keeps your answers", file=sys.stderr)

@@ -171,7 +171,7 @@ def test_a_notebook_that_cannot_be_read_is_named_and_nothing_is_touched(learner,
     notebook.write_text("{")
     for command in (["update"], ["reset", "01", "--keep-answers"]):
         assert run(learner, *command) == 2
-        assert "01_x.ipynb cannot be read as a notebook: JSONDecodeError" in capsys.readouterr().err
+        assert "01_x.ipynb is no notebook: JSONDecodeError" in capsys.readouterr().err
         assert notebook.read_text() == "{"
     assert backups_of(learner) is None
 

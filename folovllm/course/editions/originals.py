@@ -9,7 +9,7 @@ from typing import Protocol
 
 from folovllm.course_folder import ORIGINALS, has_newer_notebooks, how_to_install, shipped_notebooks
 
-_ADVICE = "without git there is no original to restore: download the notebook again"
+_ADVICE = "without git there is no original, and no update: download the course again, into another folder"
 
 
 class Originals(Protocol):
@@ -87,8 +87,10 @@ class GitOriginals:
         except FileNotFoundError:
             raise ValueError(f"git is not installed; {_ADVICE}") from None
         if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[-1].strip()
+            if "safe.directory" in reason:  # git's last line is the command
+                raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {reason}")
+            raise ValueError(f"{reason}; {advice}")
         return done.stdout
 
 
