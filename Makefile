@@ -75,7 +75,7 @@ test-parity: venv model ## the tests on the bundled model: tokens equal to Huggi
 test-notebooks: venv model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
 
-test-twice: venv model ## run every cell of every notebook twice in a row
+test-twice: venv model ## run the cells of every notebook again: each twice in a row, and all from the middle
 	$(PYTEST) -m twice tests
 
 test-browser: venv model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots

@@ -1,6 +1,8 @@
 """The command line: ``folovllm lab | update | generate | doctor | model | course``, or ``python -m folovllm ...``."""
 
 import argparse
+import codecs
+import errno
 import io
 import json
 import os
@@ -9,9 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from folovllm.cache_folder import NoHomeError, is_missing_home
 from folovllm.course_folder import find_notebooks, how_to_install
 from folovllm.free_memory import out_of_memory_explained
 from folovllm.language import _
+
+_PLAIN_LETTERS = {"✔": "+", "✘": "x", "·": "."}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -103,7 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_notebooks(parser: argparse.ArgumentParser) -> None:
     default = find_notebooks()
-    parser.add_argument("--notebooks", type=Path, default=default, help=_("their folder (default here: %(default)s)"))
+    parser.add_argument(
+        "--notebooks", type=Path, default=default, metavar="DIR", help=_("their folder (default here: %(default)s)")
+    )
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -268,6 +275,22 @@ def _translate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Write what a terminal's encoding (GBK, ASCII) lacks as a letter that it has: a codec's error handler."""
+    assert isinstance(error, UnicodeEncodeError), "nothing is decoded so"
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN_LETTERS.get(letter, "?") for letter in lacking), error.end
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return _(
+            "you may not write (or read) {filename}; name another folder, or work in a copy of the "
+            "course that belongs to you"
+        ).format(filename=error.filename)
+    return str(error)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser()
     options, further = parser.parse_known_args(arguments)
@@ -279,8 +302,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter still shows the others
+    codecs.register_error("plainly", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plainly")
     try:
         options = _parse(arguments)
         exit_code: int = options.run(options)
@@ -293,10 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: the package {error.name} is missing; {how_to_install()}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
+        print("error:", " ".join(map(str.strip, _in_words(error).splitlines())), file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {NoHomeError() if is_missing_home(error) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

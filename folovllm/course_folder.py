@@ -1,4 +1,4 @@
-"""Where a learner's notebooks are, and where that is which comes with the package beside its code."""
+"""Where a learner's notebooks are, and where the package keeps what comes with it beside its code."""
 
 import filecmp
 import shutil
@@ -80,15 +80,16 @@ def make_learners_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; {_ELSEWHERE}")
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files, and no notebooks of the course; {_ELSEWHERE}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
-            originals = Path(work, "new", ORIGINALS)
-            originals.mkdir(parents=True)
+        with TemporaryDirectory(dir=folder, prefix=".new-") as work:
+            originals = Path(work, ORIGINALS)
+            originals.mkdir()
             for notebook in shipped_notebooks():
                 shutil.copyfile(notebook, originals / notebook.name)
-                shutil.copyfile(notebook, originals.parent / notebook.name)
-            originals.parent.rename(folder)  # last: a copy that is stopped leaves no half of it
+                shutil.copyfile(notebook, Path(work, notebook.name))
+            for path in sorted(Path(work).iterdir(), reverse=True):  # only when all are there
+                path.rename(folder / path.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}); {_ELSEWHERE}") from None

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from folovllm.cache_folder import NoHomeError, cache_root
+from folovllm.cache_folder import NoHomeError, cache_root, is_missing_home
 from folovllm.control_groups import count_cores
 from folovllm.course_folder import how_to_install, in_checkout, shipped_folder
 from folovllm.free_memory import GIB, free_memory, is_out_of_memory
@@ -314,10 +314,10 @@ def run_checks() -> list[Check]:
 def _run(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except NoHomeError as error:
-        detail, _, fix = str(error).partition("; ")
-        return Check(name, "fail", detail, fix, name)
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
+        if isinstance(error, NoHomeError) or is_missing_home(error):
+            detail, _, fix = str(NoHomeError()).partition("; ")
+            return Check(name, "fail", detail, fix, name)
         first_line = next(iter(str(error).splitlines()), "")
         fix = _more_memory() if is_out_of_memory(error) else how_to_install()
         return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)

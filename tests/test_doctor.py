@@ -304,7 +304,13 @@ def test_without_a_home_folder_the_doctor_says_what_to_set(monkeypatch, name):
     [check] = [each for each in doctor.run_checks() if each.name == name]
     assert check.level == "fail"
     assert check.detail == "this user has no home folder"
-    assert check.fix == "set FOLOVLLM_CACHE to a folder that can be written"
+    assert check.fix.startswith("set HOME to a folder that can be written")
+
+
+def test_a_library_that_finds_no_home_gets_the_same_advice(monkeypatch):
+    monkeypatch.setattr(doctor, "CHECKS", {"widgets": without_a_home})
+    [check] = doctor.run_checks()
+    assert (check.level, check.detail) == ("fail", "this user has no home folder")
 
 
 def without_a_home():

@@ -7,19 +7,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from folovllm.course_folder import ORIGINALS, has_newer_notebooks, shipped_notebooks
+from folovllm.course_folder import ORIGINALS, has_newer_notebooks, how_to_install, shipped_notebooks
 from folovllm.language import _
 
-_ADVICE = "without git there is no original to restore: download the notebook again"
+_ADVICE = "without git there is no original, and no update: download the course again, into another folder"
 
 
 class Originals(Protocol):
     """The edition of the notebooks that a learner began with, and the way to a newer one.
 
-    already: what is said of a notebook that is as in it.  backups: the folder for what a learner wrote.
+    already, newest: what is said where a notebook, or the edition, is the one that is asked for.
+    backups: the folder for what a learner wrote.
     """
 
     already: str
+    newest: str
     backups: Path
 
     def names(self) -> list[str]:
@@ -58,6 +60,7 @@ class GitOriginals:
         self.already = _(
             "as in {revision} already; if your answers are committed, name an earlier one with --revision"
         ).format(revision=revision)
+        self.newest = _("these are the newest notebooks already")
         self.backups = notebooks.resolve().parent / "backups"
 
     def names(self) -> list[str]:
@@ -87,8 +90,10 @@ class GitOriginals:
         except FileNotFoundError:
             raise ValueError(f"git is not installed; {_ADVICE}") from None
         if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or [_("git failed")])[-1].strip()
+            if "safe.directory" in reason:  # git's last line is the command
+                raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {reason}")
+            raise ValueError(f"{reason}; {advice}")
         return done.stdout
 
 
@@ -99,6 +104,9 @@ class FolderOriginals:
         self._notebooks = notebooks
         self._folder = notebooks / ORIGINALS
         self.already = _("the original already")
+        self.newest = _(
+            "these are the notebooks of folovllm {version} already; for newer ones {how_to_install}"
+        ).format(version=version("folovllm"), how_to_install=how_to_install())
         self.backups = notebooks.resolve() / "backups"
 
     def names(self) -> list[str]:
@@ -122,14 +130,15 @@ class FolderOriginals:
                 raise ValueError(
                     f"{notebook.name} is new, and you have another of that name: rename yours, and try again"
                 )
-        new = self._folder.with_name(f"{ORIGINALS}.new")
-        shutil.rmtree(new, ignore_errors=True)  # of an update that was stopped
+        new, old = (self._folder.with_name(f"{ORIGINALS}.{state}") for state in ("new", "old"))
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)  # by an update that was stopped
         new.mkdir()
         for notebook in shipped_notebooks():
             shutil.copyfile(notebook, new / notebook.name)
         for original in new.iterdir():
             write_whole(self._notebooks / original.name, original.read_bytes())
-        old = self._folder.rename(self._folder.with_name(f"{ORIGINALS}.old"))
+        self._folder.rename(old)
         new.rename(self._folder)
         shutil.rmtree(old)
         return _("the notebooks are those of folovllm {version}").format(version=version("folovllm"))

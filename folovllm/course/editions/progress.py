@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from folovllm.course.editions.minutes import source_of
+from folovllm.course.editions.notebook_file import read_notebook
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise
 from folovllm.language import N_, _
@@ -107,11 +108,7 @@ def chapter_of(path: Path) -> str:
 
 def _read_code(path: Path) -> str:
     """Return all code of a notebook that can be parsed."""
-    try:
-        cells: Any = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = [source_of(cell) for cell in cells if cell["cell_type"] == "code"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no notebook: {type(error).__name__}: {error}") from None
+    sources = [source_of(cell) for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
     return "\n".join(filter(_can_be_parsed, sources))
 
 

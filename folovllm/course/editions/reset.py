@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from folovllm.course.editions.answers import with_answers
+from folovllm.course.editions.notebook_file import parse_notebook
 from folovllm.course.editions.originals import originals_of, write_whole
 from folovllm.language import _
 
@@ -45,7 +46,7 @@ def update_notebooks(notebooks: Path) -> str:
     for name in mine:  # what cannot be read is said before anything is touched
         _renewed(began[name], mine[name], began[name], notebooks / name)
     if not originals.are_outdated():
-        return _("these are the newest notebooks already")
+        return originals.newest
     for name in mine:
         _back_up(notebooks / name, originals.backups)
     try:
@@ -70,11 +71,8 @@ def update_notebooks(notebooks: Path) -> str:
 
 def _renewed(new: bytes, mine: bytes, old: bytes, path: Path) -> bytes:
     """Return a notebook's file with the learner's answers in it."""
-    try:
-        notebook, answers, began = (json.loads(each) for each in (new, mine, old))
-        notebook["cells"] = with_answers(notebook["cells"], answers["cells"], began["cells"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a notebook: {type(error).__name__}: {error}") from None
+    notebook, answers, began = (parse_notebook(each, path) for each in (new, mine, old))
+    notebook["cells"] = with_answers(notebook["cells"], answers["cells"], began["cells"])
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
