@@ -159,6 +159,7 @@ def same_marks(english: str, chinese: str) -> Iterator[str]:
         yield f"bold words: {bold[0]} in English, {bold[1]} in Chinese"
     if "*" in prose(chinese).replace(" * ", "") and "*" not in prose(english).replace(" * ", ""):
         yield "a * is shown as such: no punctuation before its end, or a space after: **词**（word）, **解读。** 词"
+    yield from _differences("sign", *(Counter(re.findall("[✔✘✓✗]", each)) for each in (english, chinese)))
     bars = [len(re.findall(r"(?<!\\)\|", each)) for each in (english, chinese)]
     if bars[0] != bars[1]:
         yield f"bars of the table: {bars[0]} in English, {bars[1]} in Chinese"
