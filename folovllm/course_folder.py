@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from folovllm.language import _
+
 FIRST = "00_start_here.ipynb"
 ORIGINALS = ".originals"
 """A folder in a learner's folder: the notebooks as they were when they were copied."""
@@ -37,10 +39,10 @@ def shipped_folder() -> Path | None:
 def how_to_install() -> str:
     """Return the command that brings missing packages into the environment that runs this."""
     if not in_checkout():
-        return "run `python -m pip install --upgrade 'folovllm[course]'`"
+        return _("run `python -m pip install --upgrade 'folovllm[course]'`")
     if Path(sys.prefix).name == ".venv":
-        return "run `make lab`"
-    return "run `python -m pip install -r requirements.lock -e .` in the checkout"
+        return _("run `make lab`")
+    return _("run `python -m pip install -r requirements.lock -e .` in the checkout")
 
 
 def find_notebooks() -> Path:

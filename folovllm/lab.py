@@ -16,6 +16,7 @@ from folovllm.course_folder import (
     make_learners_folder,
     shipped_folder,
 )
+from folovllm.language import _
 
 
 def prepare_notebooks(notebooks: Path) -> None:
@@ -28,7 +29,7 @@ def prepare_notebooks(notebooks: Path) -> None:
     Path.home()  # JupyterLab keeps files there: that there is none is better said now
     make_learners_folder(notebooks)
     if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
-        print("there are newer notebooks: `folovllm update` brings them, and keeps your answers", file=sys.stderr)
+        print(_("there are newer notebooks: `folovllm update` brings them, and keeps your answers"), file=sys.stderr)
 
 
 def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:

@@ -13,6 +13,7 @@ from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.patterns import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
+from folovllm.language import _
 
 _STUB = re.compile(r"^( *)raise NotImplementedError", re.MULTILINE)
 
@@ -117,12 +118,17 @@ def notes_cell(cell: Cell, text: str) -> Cell:
 
 
 def _notes(exercise: Exercise) -> str:
-    lines = [f"**For instructors.** What people write instead, and what `check` says (task: {exercise.task}):", ""]
+    lines = [
+        _("**For instructors.** What people write instead, and what `check` says (task: {task}):").format(
+            task=exercise.task
+        ),
+        "",
+    ]
     lines += [f"* {mistake.diagnosis}" for mistake in exercise.mistakes]
-    lines += ["", "What it is compared with runs the engine's function:", ""]
+    lines += ["", _("What it is compared with runs the engine's function:"), ""]
     return "\n".join([*lines, "```python", exercise.solution_source().rstrip(), "```"])
 
 
 def _answers(prediction: Prediction) -> str:
-    lines = ["**For instructors.** What is said to whoever picks:", ""]
+    lines = [_("**For instructors.** What is said to whoever picks:"), ""]
     return "\n".join([*lines, *(f"* {choice}: {prediction.answer_to(choice)}" for choice in prediction.choices)])

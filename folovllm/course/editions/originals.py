@@ -15,6 +15,7 @@ from folovllm.course_folder import (
     names_in,
     shipped_notebooks,
 )
+from folovllm.language import _
 
 _ADVICE = "without git there is no original, and no update: download the course again, into another folder"
 
@@ -63,8 +64,10 @@ class GitOriginals:
             raise ValueError(f"there is no folder {notebooks}; say where the notebooks are with --notebooks")
         self._notebooks = notebooks
         self._revision = revision
-        self.already = f"as in {revision} already; if your answers are committed, name an earlier one with --revision"
-        self.newest = "these are the newest notebooks already"
+        self.already = _(
+            "as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        ).format(revision=revision)
+        self.newest = _("these are the newest notebooks already")
         self.backups = notebooks.resolve().parent / "backups"
 
     def names(self) -> list[str]:
@@ -94,7 +97,7 @@ class GitOriginals:
         except FileNotFoundError:
             raise ValueError(f"git is not installed; {_ADVICE}") from None
         if done.returncode:
-            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[-1].strip()
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or [_("git failed")])[-1].strip()
             if "safe.directory" in reason:  # git's last line is the command
                 raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {reason}")
             raise ValueError(f"{reason}; {advice}")
@@ -107,10 +110,10 @@ class FolderOriginals:
     def __init__(self, notebooks: Path) -> None:
         self._notebooks = notebooks
         self._folder = notebooks / ORIGINALS
-        self.already = "the original already"
-        self.newest = (
-            f"these are the notebooks of folovllm {version('folovllm')} already; for newer ones {how_to_install()}"
-        )
+        self.already = _("the original already")
+        self.newest = _(
+            "these are the notebooks of folovllm {version} already; for newer ones {how_to_install}"
+        ).format(version=version("folovllm"), how_to_install=how_to_install())
         self.backups = notebooks.resolve() / "backups"
 
     def names(self) -> list[str]:
@@ -141,7 +144,7 @@ class FolderOriginals:
         self._folder.rename(old)
         new.rename(self._folder)
         shutil.rmtree(old)
-        return f"the notebooks are those of folovllm {version('folovllm')}"
+        return _("the notebooks are those of folovllm {version}").format(version=version("folovllm"))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -20,9 +20,17 @@ from folovllm.course.editions.minutes import source_of
 from folovllm.course.editions.notebook_file import read_notebook
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise
-from folovllm.language import _
+from folovllm.language import N_, _
 
 State = Literal["right", "not yet", "not attempted", "missing", "failed"]
+STATES: dict[State, str] = {
+    "right": N_("right"),
+    "not yet": N_("not yet"),
+    "not attempted": N_("not attempted"),
+    "missing": N_("missing"),
+    "failed": N_("failed"),
+}
+"""What each is called in a list for people."""
 SECONDS = 30.0
 """An answer may take so long; the checks of a right one take less than one."""
 
@@ -134,7 +142,7 @@ def judge_in_this_process(path: Path, exercise: Exercise, chapter: str) -> Resul
             continue
     answer = namespace.get(f"my_{exercise.name}")
     if not callable(answer):
-        return Result(chapter, exercise.name, "missing", f"there is no function my_{exercise.name}")
+        return Result(chapter, exercise.name, "missing", _("there is no function my_{name}").format(name=exercise.name))
     right, verdict = exercise.judge(answer)
     state: State = "right" if right else "not attempted" if verdict == _(NOT_ATTEMPTED) else "not yet"
     return Result(chapter, exercise.name, state, " ".join(verdict.split()))

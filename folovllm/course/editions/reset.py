@@ -6,6 +6,7 @@ from pathlib import Path
 from folovllm.course.editions.answers import with_answers
 from folovllm.course.editions.notebook_file import parse_notebook
 from folovllm.course.editions.originals import originals_of, write_whole
+from folovllm.language import _
 
 
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_answers: bool = False) -> str:
@@ -24,13 +25,13 @@ def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_ans
     notebook = notebooks / name
     mine = notebook.read_bytes() if notebook.exists() else None
     if mine == original:
-        return f"{name} is {originals.already}"
+        return _("{name} is {already}").format(name=name, already=originals.already)
     renewed = _renewed(original, mine, original, notebook) if keep_answers and mine is not None else original
     saved = None if mine is None else _back_up(notebook, originals.backups)
     write_whole(notebook, renewed)
-    done = f"{name} is the original again{' with your answers' if keep_answers else ''}"
-    done += "; in JupyterLab: File > Reload Notebook from Disk"
-    return done if saved is None else f"{done}\nyour version: {saved}"
+    again = _("{name} is the original again with your answers") if keep_answers else _("{name} is the original again")
+    done = again.format(name=name) + _("; in JupyterLab: File > Reload Notebook from Disk")
+    return done if saved is None else _("{done}\nyour version: {saved}").format(done=done, saved=saved)
 
 
 def update_notebooks(notebooks: Path) -> str:
@@ -58,7 +59,13 @@ def update_notebooks(notebooks: Path) -> str:
         path = notebooks / name
         new = path.read_bytes() if path.exists() else began[name]
         write_whole(path, file if new == began[name] else _renewed(new, file, began[name], path))
-    kept = f"; your answers are in {', '.join(mine)}, and the files as they were in {originals.backups}" if mine else ""
+    kept = (
+        _("; your answers are in {mine}, and the files as they were in {backups}").format(
+            mine=", ".join(mine), backups=originals.backups
+        )
+        if mine
+        else ""
+    )
     return done + kept
 
 
