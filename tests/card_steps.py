@@ -1,4 +1,6 @@
-"""What one decoding step asks of a card, counted on the pretended one. ``python -m tests.card_steps`` prints a table."""
+"""What one decoding step asks of a card, counted on the pretended one. For the table: ``python -m tests.card_steps``."""
+
+from functools import cache
 
 import torch
 from transformers import DynamicCache
@@ -19,28 +21,30 @@ EVERYTHING = SamplingParams(
 PARAMS = {"greedy": [GREEDY], "top-p": [TOP_P], "all filters": [EVERYTHING], "mixed": [GREEDY, TOP_P, EVERYTHING]}
 
 
-def decoding_step(num_seqs: int, every: list[SamplingParams]) -> Counts:
+def decoding_step(num_seqs: int, every: list[SamplingParams], num_layers: int = NUM_LAYERS) -> Counts:
     """Return what a step asks for in which every sequence decodes."""
     with PretendedCard() as card:
-        model = tiny_model(num_hidden_layers=NUM_LAYERS).to("cuda")
+        model = tiny_model(num_hidden_layers=num_layers).to("cuda")
         engine = tiny_llm(model, num_gpu_blocks_override=8 * num_seqs, dtype="float32").llm_engine
         for i in range(num_seqs):
             engine.add_request(str(i), {"prompt_token_ids": [3 + i, *range(9, 20 + i % 5)]}, every[i % len(every)])
-        for _ in range(3):
-            engine.step()
-        with card.counting() as counts:
-            outputs = engine.step()
-        assert len(outputs) == num_seqs and not any(each.error for each in outputs)
+        for _ in range(4):
+            with card.counting() as counts:
+                outputs = engine.step()
+            for output in outputs:
+                if output.error is not None:
+                    raise output.error
+        assert len(outputs) == num_seqs
         return counts
 
 
+@cache
 def huggingface_forward(num_seqs: int) -> Counts:
     """Return what HuggingFace's own forward pass asks for, a token of each sequence and its past in a padded cache."""
     with PretendedCard() as card, torch.inference_mode():
         model = tiny_model(num_hidden_layers=NUM_LAYERS).to("cuda")
         cache = DynamicCache(config=model.config)
-        prompt = torch.full((num_seqs, 12), 5, device="cuda")
-        model(input_ids=prompt, past_key_values=cache)
+        model(input_ids=torch.full((num_seqs, 12), 5, device="cuda"), past_key_values=cache)
         token = torch.full((num_seqs, 1), 5, device="cuda")
         mask = torch.ones(num_seqs, 13, dtype=torch.long, device="cuda")
         with card.counting() as counts:

@@ -315,7 +315,7 @@ class PretendedCard:
             hosts = [each for each in hosts if not any(each is index for index in args[1])]
         if hosts:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func})"
+                f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! {func}"
             )
         if func in _MATRIX_PRODUCTS and not all(each.is_floating_point() for each in tensors):
             raise RuntimeError(f'"{func}" not implemented on CUDA for {tensors[0].dtype}')
@@ -338,6 +338,8 @@ class PretendedCard:
                     self.upload(index)
                 elif index.dtype in (torch.bool, torch.uint8) and not _fills(func, args):
                     self.wait()
+            if func is aten.index_put_.default and not isinstance(args[2], CardTensor) and not _fills(func, args):
+                self.upload(args[2])  # of a number; others are refused
         elif func.overloadpacket in _SIZE_DEPENDS_ON_VALUES:
             self.wait()
 
@@ -393,7 +395,8 @@ def _is_view(func: Any) -> bool:
 
 def _fills(func: Any, args: Any) -> bool:
     """Say whether a number goes where a mask is set, for which nobody needs to know how many places that are."""
-    return func is aten.index_put_.default and not isinstance(args[2], CardTensor) and args[2].dim() == 0
+    is_number = func is aten.index_put_.default and not isinstance(args[2], CardTensor)
+    return is_number and all(index is None or index.dtype == torch.bool for index in args[1])
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:

@@ -122,6 +122,8 @@ WAITS = {
     "a mask as an index": (lambda x: x[x > 0], 1),
     "values where a mask is set": (lambda x: x.index_put_((x > 0,), x.new_ones(16)), 1),
     "a number where a mask is set": (lambda x: x.index_put_((x > 0,), torch.tensor(1.0)), 0),
+    "a number where an index says": (lambda x: x.__setitem__(x[0].long(), 5.0), 1),
+    "the same without a transfer": (lambda x: x.index_fill_(0, x[0].long(), 5.0), 0),
     "unique": (lambda x: x.unique(), 1),
     "equal": (lambda x: torch.equal(x, x), 1),
     "an upload": (lambda x: torch.ones(3).to("cuda"), 1),

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from folovllm.request import Request, Sequence
-from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
-from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow, wide_dtype
+from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler, SamplerOutput, check_tokens
 from folovllm.step import SchedulerOutput
+from folovllm.transfer import receive_together, send_together
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,46 @@ def plan_draws(step: SchedulerOutput) -> list[Draw]:
     return draws
 
 
-def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
+@dataclass(frozen=True)
+class SamplerInput:
+    """What the sampler must know in a step.
+
+    metadata: of the drawn rows.  index: which rows of the step's logits they are; None: all of them, in order.
+    """
+
+    metadata: SamplingMetadata
+    index: Tensor | None
+
+
+def prepare_draws(step: SchedulerOutput, vocab_size: int | None, device: torch.device) -> SamplerInput | None:
+    """Work out, before there are logits, what the sampler must know; on the host.
+
+    None where there is nothing to draw or nothing known of the vocabulary, and where something is wrong with a request:
+    :func:`draw_tokens` will find out with which.
+    """
+    draws = plan_draws(step)
+    if not draws or vocab_size is None:
+        return None
+    num_rows = sum(len(item.logits_positions) for item in step.scheduled)
+    try:
+        return _collect(draws, num_rows, vocab_size, device)
+    except Exception:
+        return None
+
+
+def _collect(draws: list[Draw], num_rows: int, vocab_size: int, device: torch.device) -> SamplerInput:
+    rows = [row for draw in draws for row in draw.rows()]
+    index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
+    metadata = SamplingMetadata.collect(rows, vocab_size, wide_dtype(device))
+    return SamplerInput(metadata, None if index == list(range(num_rows)) else torch.tensor(index))
+
+
+def draw_tokens(
+    step: SchedulerOutput, logits: Tensor, sampler: Sampler, prepared: SamplerInput | None = None
+) -> list[Draw]:
     """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
+
+    prepared: what :func:`prepare_draws` returned, where the logits are.
 
     What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not. An
     exception comes out only where rows cannot be drawn together that can be drawn alone.
@@ -85,7 +124,7 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
     draws = plan_draws(step)
     if draws:
         try:
-            _draw_together(draws, logits, sampler)
+            _draw_together(draws, logits, sampler, prepared)
         except Exception:
             _draw_one_by_one(draws, logits, sampler)
             if not any(draw.no_token_left or draw.request.error for draw in draws):
@@ -94,17 +133,24 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
     return draws
 
 
-def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
-    rows = [row for draw in draws for row in draw.rows()]
-    index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
-    if index != list(range(len(logits))):
-        logits = logits[torch.tensor(index, device=logits.device)]
-    sampled = sampler(logits, SamplingMetadata.build(rows, logits.shape[-1], logits.device))
+def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler, prepared: SamplerInput | None = None) -> None:
+    if prepared is None:
+        prepared = send_together(_collect(draws, len(logits), logits.shape[-1], logits.device), logits.device)
+    if prepared.index is not None:
+        logits = logits[prepared.index]
+    sampled = _sample(logits, prepared.metadata, sampler)
     token_ids = sampled.token_ids.tolist()
     offset = 0
     for draw in draws:
         draw.accept(token_ids, sampled.logprobs, offset)
         offset += len(draw.draft) + 1
+
+
+def _sample(logits: Tensor, metadata: SamplingMetadata, sampler: Sampler) -> SamplerOutput:
+    """Return what the sampler chooses, on the host: where a step waits for the card, and nowhere else."""
+    sampled = receive_together(sampler(logits, metadata))
+    check_tokens(sampled.token_ids)
+    return sampled
 
 
 def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
@@ -116,7 +162,7 @@ def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> Non
         try:
             for i, (row, guess) in enumerate(zip(draw.rows(), [*draw.draft, None], strict=True)):
                 own = logits[draw.first_row + i][None]
-                sampled = sampler(own, SamplingMetadata.build([row], own.shape[-1], own.device))
+                sampled = _sample(own, SamplingMetadata.build([row], own.shape[-1], own.device), sampler)
                 [token_id] = sampled.token_ids.tolist()
                 draw.tokens.append(DrawnToken(token_id, sampled.logprobs, 0))
                 if token_id != guess:
