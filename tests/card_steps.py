@@ -1,4 +1,4 @@
-"""What one decoding step asks of a card, counted on the pretended one. For the table: ``python -m tests.card_steps``."""
+"""What a decoding step asks of a card, counted on the pretended one; the table: ``python -m tests.card_steps``."""
 
 from functools import cache
 

@@ -201,7 +201,6 @@ class PretendedCard:
 
     # -- transfers ---------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def upload(self, source: Tensor, dtype: torch.dtype | None = None, non_blocking: bool = False) -> CardTensor:
         """Copy to the card. Only out of pinned memory it goes by itself."""
         self.counts.uploads += 1
@@ -210,7 +209,9 @@ class PretendedCard:
             self._in_flight.append((source, source.clone()))
         else:
             self.wait()
-        return CardTensor(source.to(dtype or source.dtype, copy=True), self)
+        with torch.inference_mode():
+            values = source.to(dtype or source.dtype, copy=True)
+        return CardTensor(values, self)
 
     def download(self, source: CardTensor, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Tensor:
         """Copy to the host."""
@@ -347,14 +348,16 @@ class PretendedCard:
         if _is_card(kwargs.get("device")):
             kwargs = kwargs | {"device": torch.device("cpu")}
         with torch.inference_mode():
-            result = func(*tree_map(_values, args), **tree_map(_values, kwargs))
+            result = _ONLY_ON_A_CARD.get(func, func)(*tree_map(_values, args), **tree_map(_values, kwargs))
         written = _written(func, args, kwargs)
         for each in written:
             if isinstance(each, CardTensor) and each.shape != each.values.shape:
                 raise NotImplementedError(f"{func} changes the shape of its input")
         if written:
             return written[0] if len(written) == 1 else tuple(written)
-        return tree_map(lambda each: CardTensor(each, self) if isinstance(each, Tensor) else each, result)
+        # A view of a tensor that knows its version shares it, also where new tensors know none.
+        with torch.inference_mode(args[0].is_inference() if _is_view(func) else torch.is_inference_mode_enabled()):
+            return tree_map(lambda each: CardTensor(each, self) if isinstance(each, Tensor) else each, result)
 
 
 # -- what is known of operators ------------------------------------------------------------------------------
@@ -379,6 +382,12 @@ _SIZE_DEPENDS_ON_VALUES = {
     aten.nonzero, aten.masked_select, aten._unique2, aten._unique, aten.unique_dim, aten.unique_consecutive,
     aten.repeat_interleave, aten.bincount, aten.equal, aten.is_nonzero,
 }  # fmt: skip
+
+
+_ONLY_ON_A_CARD = {
+    # Of whole numbers, which a CPU does not count.
+    aten.histc.default: lambda values, *args, **kwargs: aten.histc(values.double(), *args, **kwargs).to(values.dtype),
+}
 
 
 def _is_card(device: Any) -> bool:

@@ -71,6 +71,16 @@ def test_views_share_memory_and_whoever_writes_returns_itself(card):
     assert x.sum().item() == 12
 
 
+def test_what_was_made_outside_of_inference_mode_can_be_viewed_and_written_in_it(card):
+    x = torch.zeros(4, 4, device="cuda")
+    with torch.inference_mode():
+        x[:, 1] = x[:, 2] + 1
+        first, *_ = x
+        first.add_(1)
+    x += 1
+    assert x.sum().item() == 24
+
+
 def test_a_model_moves_and_tied_weights_stay_tied(card):
     model = tiny_model("gpt2")
     assert model.lm_head.weight is model.transformer.wte.weight

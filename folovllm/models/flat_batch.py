@@ -52,19 +52,19 @@ class Group:
         """
         offsets = torch.arange(self.block_size, device=self.tables.device)
         slots = (self.tables[:, :, None] * self.block_size + offsets).flatten(1)
-        return torch.where(self._distance[:, -1] >= 0, slots, slots[:, :1])
+        return torch.where(self._all_positions <= self.positions[:, -1:], slots, slots[:, :1])
 
     @cached_property
-    def _distance(self) -> Tensor:
-        """How far before each token each slot's token lies, [num_sequences, num_tokens, num_slots]."""
-        num_slots = self.tables.shape[1] * self.block_size
-        return self.positions[:, :, None] - torch.arange(num_slots, device=self.positions.device)
+    def _all_positions(self) -> Tensor:
+        return torch.arange(self.tables.shape[1] * self.block_size, device=self.tables.device)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return what is added to scores, 0 or -inf: [num_sequences, 1, num_tokens, num_slots]."""
         if window not in self._masks:
-            far = self._distance
-            hidden = far < 0 if window is None else (far < 0) | (far >= window)
+            positions = self.positions[:, :, None]
+            hidden = self._all_positions > positions
+            if window is not None:
+                hidden |= self._all_positions <= positions - window
             mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
             self._masks[window] = mask[:, None]
         return self._masks[window]
