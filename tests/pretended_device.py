@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from folovllm.models import module_tree
+
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 
@@ -142,6 +144,7 @@ class PretendedCard:
             swaps = torch.__future__.get_swap_module_params_on_conversion()
             torch.__future__.set_swap_module_params_on_conversion(True)
             stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
+            stack.enter_context(patch.object(module_tree, "PLAIN_WEIGHTS", {torch.nn.Parameter, CardTensor}))
             stack.enter_context(_Functions(self))
             stack.enter_context(_Operators(self))
             self._plugs.append(stack.pop_all())
@@ -362,7 +365,7 @@ class PretendedCard:
 
 # -- what is known of operators ------------------------------------------------------------------------------
 
-_WHOLE = {aten.scaled_dot_product_attention.default}
+_WHOLE = {aten.scaled_dot_product_attention.default, aten.rms_norm.default}
 """Composed on a CPU, and one kernel on a card."""
 
 _COST_NOTHING = {

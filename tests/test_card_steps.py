@@ -31,24 +31,23 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_that_makes_a_step_wait_is_seen(mistake, monkeypatch):
-    right = ModelRunner.execute_with
+    right = ModelRunner.execute
 
-    def wrong(runner, step, luggage):
-        logits, luggage = right(runner, step, luggage)
-        return mistake(logits), luggage
+    def wrong(runner, step):
+        return mistake(right(runner, step))
 
-    monkeypatch.setattr(ModelRunner, "execute_with", wrong)
+    monkeypatch.setattr(ModelRunner, "execute", wrong)
     assert decoding_step(8, PARAMS["greedy"], num_layers=1).waits > 1
 
 
 def test_a_mask_of_the_host_is_refused_in_a_step(monkeypatch):
-    right = ModelRunner.execute_with
+    right = ModelRunner.execute
 
-    def wrong(runner, step, luggage):
-        logits, luggage = right(runner, step, luggage)
-        return logits.masked_fill(torch.zeros(logits.shape, dtype=torch.bool), 0), luggage
+    def wrong(runner, step):
+        logits = right(runner, step)
+        return logits.masked_fill(torch.zeros(logits.shape, dtype=torch.bool), 0)
 
-    monkeypatch.setattr(ModelRunner, "execute_with", wrong)
+    monkeypatch.setattr(ModelRunner, "execute", wrong)
     with pytest.raises(RuntimeError, match="two devices"):
         decoding_step(8, PARAMS["greedy"], num_layers=1)
 

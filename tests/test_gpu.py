@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from folovllm import LLM, BeamSearchParams, CacheConfig, RequestOutput, SamplingParams
-from folovllm.models import attention, flat_batch, memory
+from folovllm.models import attention, flat_batch, memory, runner
+from folovllm.models.runner import TransformersForward
+from folovllm.models.torch_decoder import TorchDecoder
 from folovllm.outputs import NO_TOKEN_LEFT
 from folovllm.request import SequenceStatus
 from folovllm.sampling import sampler
@@ -90,10 +92,12 @@ def work(model, **settings) -> tuple[list[object], LLM]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_pretended_card_changes_no_bit_of_what_pytorch_computes_on_a_cpu(dtype, monkeypatch):
+@pytest.mark.parametrize("forward", [TransformersForward, TorchDecoder])
+def test_a_pretended_card_changes_no_bit_of_what_pytorch_computes_on_a_cpu(forward, dtype, monkeypatch):
     for module in (sampler, attention, flat_batch):
         monkeypatch.setattr(module, "has_kernels", lambda tensor: False)
-    expected, _ = work(tiny_model().to(getattr(torch, dtype)), model_impl="transformers")
+    monkeypatch.setattr(runner, "_choose_forward", lambda model, model_impl: forward)
+    expected, _ = work(tiny_model().to(getattr(torch, dtype)))
     with PretendedCard():
         found, llm = work(tiny_model().to("cuda", getattr(torch, dtype)))
     assert found == expected
@@ -171,16 +175,15 @@ def test_a_request_whose_logits_are_not_finite_fails_by_name(device, temperature
     assert "NaN" in str(ended["bad"].error)
 
 
-@pytest.mark.parametrize("place", ["execute_with", "draw"])
+@pytest.mark.parametrize("place", ["execute", "_draw"])
 def test_an_interrupted_step_changes_no_token(device, place, monkeypatch):
     model = tiny_model().to(device)
     params = [SamplingParams(n=2, seed=seed, max_tokens=6) for seed in range(4)]
     calm = generate(tiny_llm(model, num_gpu_blocks_override=100), params)
     llm = tiny_llm(model, num_gpu_blocks_override=100)
     engine, results, turns = llm.llm_engine, {}, iter(range(1000))
-    owner = engine.model_runner if place == "execute_with" else engine.sampler
-    name = "execute_with" if place == "execute_with" else "_draw"
-    right: Callable[..., object] = getattr(owner, name)
+    owner = engine.model_runner if place == "execute" else engine.sampler
+    right: Callable[..., object] = getattr(owner, place)
 
     def interrupted(*args: object) -> object:
         found = right(*args)
@@ -188,7 +191,7 @@ def test_an_interrupted_step_changes_no_token(device, place, monkeypatch):
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(owner, name, interrupted)
+    monkeypatch.setattr(owner, place, interrupted)
     for i, (prompt, each) in enumerate(zip(PROMPTS, params, strict=True)):
         engine.add_request(str(i), prompt, each)
     while engine.has_unfinished_requests():

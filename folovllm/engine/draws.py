@@ -1,6 +1,7 @@
 """Which sequence draws from which row of a step's logits, and which guesses hold."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -84,39 +85,33 @@ class SamplerInput:
     metadata: of the drawn rows.  index: which rows of the step's logits they are; None: all of them, in order.
     """
 
+    vocab_size: int
     metadata: SamplingMetadata
     index: Tensor | None
 
 
-def prepare_draws(step: SchedulerOutput, vocab_size: int | None, device: torch.device) -> SamplerInput | None:
-    """Work out, before there are logits, what the sampler must know; on the host.
+def prepare_draws(step: SchedulerOutput, vocab_size: int | None, device: torch.device) -> None:
+    """Work out, before there are logits, what the sampler must know, and leave it on the host as ``step.luggage``.
 
-    None where there is nothing to draw or nothing known of the vocabulary, and where something is wrong with a request:
-    :func:`draw_tokens` will find out with which.
+    Nothing is left where nothing is drawn or the size of the vocabulary is not known yet, nor where something is wrong
+    with a request: :func:`draw_tokens` will find out with which.
     """
     draws = plan_draws(step)
-    if not draws or vocab_size is None:
-        return None
-    num_rows = sum(len(item.logits_positions) for item in step.scheduled)
-    try:
-        return _collect(draws, num_rows, vocab_size, device)
-    except Exception:
-        return None
+    if draws and vocab_size is not None:
+        with suppress(Exception):
+            num_rows = sum(len(item.logits_positions) for item in step.scheduled)
+            step.luggage = _collect(draws, num_rows, vocab_size, device)
 
 
 def _collect(draws: list[Draw], num_rows: int, vocab_size: int, device: torch.device) -> SamplerInput:
     rows = [row for draw in draws for row in draw.rows()]
     index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
     metadata = SamplingMetadata.collect(rows, vocab_size, wide_dtype(device))
-    return SamplerInput(metadata, None if index == list(range(num_rows)) else torch.tensor(index))
+    return SamplerInput(vocab_size, metadata, None if index == list(range(num_rows)) else torch.tensor(index))
 
 
-def draw_tokens(
-    step: SchedulerOutput, logits: Tensor, sampler: Sampler, prepared: SamplerInput | None = None
-) -> list[Draw]:
+def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
     """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
-
-    prepared: what :func:`prepare_draws` returned, where the logits are.
 
     What goes wrong with one request is kept there, as ``request.error``, and the others draw as if it were not. An
     exception comes out only where rows cannot be drawn together that can be drawn alone.
@@ -124,7 +119,7 @@ def draw_tokens(
     draws = plan_draws(step)
     if draws:
         try:
-            _draw_together(draws, logits, sampler, prepared)
+            _draw_together(draws, logits, sampler, step.luggage)
         except Exception:
             _draw_one_by_one(draws, logits, sampler)
             if not any(draw.no_token_left or draw.request.error for draw in draws):
@@ -134,7 +129,7 @@ def draw_tokens(
 
 
 def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler, prepared: SamplerInput | None = None) -> None:
-    if prepared is None:
+    if prepared is None or prepared.vocab_size != logits.shape[-1]:
         prepared = send_together(_collect(draws, len(logits), logits.shape[-1], logits.device), logits.device)
     if prepared.index is not None:
         logits = logits[prepared.index]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from folovllm.config import EngineConfig
 from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
-from folovllm.engine.draws import Draw, SamplerInput, draw_tokens, prepare_draws
+from folovllm.engine.draws import Draw, draw_tokens, prepare_draws
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.metrics import Metric, MetricsLog
@@ -196,11 +196,12 @@ class LLMEngine:
                 clock = [time.perf_counter()]
                 step = self.scheduler.schedule()
                 clock.append(time.perf_counter())
-                prepared = self._prepare_draws(step)  # before the forward pass, to travel with the step's other numbers
+                # What is needed to draw is known before: it travels with the step, and counts as a part of drawing.
+                prepare_draws(step, self.model_runner.vocab_size, self.model_runner.kv_cache.data.device)
                 preparing = time.perf_counter() - clock[-1]
-                logits, prepared = self.model_runner.execute_with(step, prepared)
-                clock.append(time.perf_counter() - preparing)  # it is counted as a part of drawing
-                draws = draw_tokens(step, logits, self.sampler, prepared)
+                logits = self.model_runner.execute(step)
+                clock.append(time.perf_counter() - preparing)
+                draws = draw_tokens(step, logits, self.sampler)
                 clock.append(time.perf_counter())
                 return self._append(step, logits, draws, clock)
             except BaseException as error:
@@ -213,10 +214,6 @@ class LLMEngine:
                 if not isinstance(error, Exception) or not unfinished:
                     raise
                 return [self._fail(request, error) for request in unfinished]
-
-    def _prepare_draws(self, step: SchedulerOutput) -> SamplerInput | None:
-        runner = self.model_runner
-        return prepare_draws(step, runner.vocab_size, runner.kv_cache.data.device)
 
     def _append(
         self, step: SchedulerOutput, logits: Tensor, draws: list[Draw], clock: list[float]

@@ -28,7 +28,7 @@ class PagedAttention:
     def __init__(self, batch: FlatBatch, windows: Sequence[int | None]) -> None:
         self._batch = batch
         self._windows = enumerate(windows)
-        self._attend = _attend_by_kernel if has_kernels(batch.kv_cache.data) else _attend_by_torch
+        self._attend = _attend_by_kernel if has_kernels(batch.kv_cache.data) else attend_by_torch
         self._slots = batch.tensors.slots
 
     def __call__(
@@ -84,7 +84,7 @@ def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: fl
     return torch.from_numpy(output)
 
 
-def _attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
+def attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
     """Return the same. Sequences that decode are padded to one length; a prompt is attended for by itself."""
     groups = batch.tensors.groups or batch.group()
     if len(groups) == 1:

@@ -5,7 +5,6 @@ positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``
 """
 
 import inspect
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +18,8 @@ from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 from folovllm.models.probe import get_attention
 from folovllm.models.self_test import check_forward
+from folovllm.models.torch_decoder import TorchDecoder, why_not_on_card
 from folovllm.step import SchedulerOutput
-
-T = TypeVar("T")
 
 
 class TransformersForward:
@@ -49,13 +47,20 @@ class TransformersForward:
         return logits if self._keeps_rows else logits[tensors.rows]
 
 
-def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[FlatDecoder] | type[TransformersForward]:
-    reason = why_not_flat(model)
+Forward = FlatDecoder | TorchDecoder | TransformersForward
+
+
+def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[Forward]:
+    own: type[Forward]
+    if model.device.type == "cpu":
+        own, reason = FlatDecoder, why_not_flat(model)
+    else:
+        own, reason = TorchDecoder, why_not_on_card(model)
     if model_impl == "folovllm" and reason is not None:
         raise ValueError(
             f"ModelConfig.model_impl='folovllm' cannot run this model: {reason}; 'auto' and 'transformers' can"
         )
-    return TransformersForward if model_impl == "transformers" or reason is not None else FlatDecoder
+    return TransformersForward if model_impl == "transformers" or reason is not None else own
 
 
 class ModelRunner:
@@ -81,22 +86,18 @@ class ModelRunner:
         """Say whether a sequence's logits are a function of its tokens alone, to the last bit."""
         return isinstance(self.forward, FlatDecoder)
 
+    @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:
         """Run one step.
 
         Returns float32 logits ``[num_rows, vocab]``: for each scheduled sequence in turn, one row
-        for each of its ``logits_positions``.
+        for each of its ``logits_positions``. ``step.luggage`` is on the model's device then.
         """
-        return self.execute_with(step, None)[0]
-
-    @torch.inference_mode()
-    def execute_with(self, step: SchedulerOutput, luggage: T) -> tuple[Tensor, T]:
-        """Do the same, and return ``luggage`` on the model's device: its tensors travel with the step's."""
         self.kv_cache.swap_out(step.blocks_to_swap_out)
         self.kv_cache.swap_in(step.blocks_to_swap_in)
         self.kv_cache.copy_blocks(step.blocks_to_copy)
         if not step.scheduled:  # nothing is left but to report what an interrupted step finished
-            return torch.empty(0, self.model.config.get_text_config().vocab_size), luggage
+            return torch.empty(0, self.model.config.get_text_config().vocab_size)
         token_ids: list[int] = []
         rows: list[int] = []
         runs: list[TokenRun] = []
@@ -105,8 +106,8 @@ class ModelRunner:
             runs.append(TokenRun(item.start, len(item.token_ids), item.sequence.block_ids))
             token_ids += item.token_ids
         batch = FlatBatch(token_ids, rows, runs, self.kv_cache)
-        luggage = batch.send_with(luggage)
-        return self._forward(batch), luggage
+        step.luggage = batch.send_with(step.luggage)
+        return self._forward(batch)
 
     @without_autocast
     def _forward(self, batch: FlatBatch) -> Tensor:
