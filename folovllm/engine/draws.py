@@ -93,11 +93,12 @@ class SamplerInput:
 def prepare_draws(step: SchedulerOutput, vocab_size: int | None, device: torch.device) -> None:
     """Work out, before there are logits, what the sampler must know, and leave it on the host as ``step.luggage``.
 
-    Nothing is left where nothing is drawn or the size of the vocabulary is not known yet, nor where something is wrong
-    with a request: :func:`draw_tokens` will find out with which.
+    Nothing is left for a CPU, to which nothing travels, where nothing is drawn or the size of the vocabulary is not
+    known yet, nor where something is wrong with a request: :func:`draw_tokens` will find out with which.
     """
-    draws = plan_draws(step)
-    if draws and vocab_size is not None:
+    if device.type == "cpu" or vocab_size is None:
+        return
+    if draws := plan_draws(step):
         with suppress(Exception):
             num_rows = sum(len(item.logits_positions) for item in step.scheduled)
             step.luggage = _collect(draws, num_rows, vocab_size, device)
@@ -143,8 +144,10 @@ def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler, prepared
 
 def _sample(logits: Tensor, metadata: SamplingMetadata, sampler: Sampler) -> SamplerOutput:
     """Return what the sampler chooses, on the host: where a step waits for the card, and nowhere else."""
-    sampled = receive_together(sampler(logits, metadata))
-    check_tokens(sampled.token_ids)
+    sampled = sampler(logits, metadata)
+    if sampled.token_ids.device.type != "cpu":
+        sampled = receive_together(sampled)
+        check_tokens(sampled.token_ids)
     return sampled
 
 
