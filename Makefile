@@ -87,9 +87,8 @@ test-hub: venv model ## two learners run a notebook at the same time on a Jupyte
 	@sh scripts/ensure_hub_proxy.sh
 	$(PYTEST) -m hub tests
 
-test-gpu: venv model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
-	$(PYTEST) --numprocesses=0 -m gpu tests
-	$(PYTEST) --nbval-lax $(NBVAL)
+test-gpu: venv ## what your card does: tests, notebooks, speed beside others; one table, one file to send in
+	$(PY) benchmarks/gpu.py $(GPU_ARGS) -- -p no:xdist --nbval-lax $(filter-out --dist=loadfile,$(NBVAL))
 
 sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
