@@ -12,7 +12,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -52,6 +52,9 @@ slides: packages ## write slides of all notebooks to build/slides (they need no 
 
 kit: packages ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
 	@sh scripts/make_kit.sh
+
+site: venv model ## build the course as a web site, from stored outputs, in build/site
+	@$(PY) site/build.py build/site
 
 ##@ Develop: tests
 
