@@ -7,12 +7,13 @@ from book.chapters import Chapter
 from book.words import Words
 
 
-def index(chapters: Iterable[Chapter], words: Words, player: str = "") -> str:
-    """Return the first page. player: HTML of a widget that can be tried at once."""
+def index(chapters: Iterable[Chapter], words: Words, players: dict[str, str]) -> str:
+    """Return the first page. players: the chapters' explorers; the one of sampling can be tried at once."""
     chapters = list(chapters)
     cards = "\n".join(_card(each, words) for each in chapters)
     names = "\n".join(each.name for each in chapters)
-    tried = f"## {words.try_it}\n\n{player}\n\n" if player else ""
+    player = next(each for each in players.values() if 'data-player="sampling"' in each)
+    tried = f"## {words.try_it}\n\n{words.try_text}\n\n{player}\n\n"
     return (
         f"# FoloVLLM\n\n{{.tagline}}\n{words.tagline}\n\n{words.introduction}\n\n{tried}## {words.chapters}\n\n"
         f'<div class="cards">\n{cards}\n</div>\n\n'

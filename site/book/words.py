@@ -16,6 +16,7 @@ class Words:
     tagline: str
     introduction: str
     try_it: str
+    try_text: str
     chapters: str
     chapters_after: str
     run_title: str
@@ -40,6 +41,10 @@ ENGLISH = Words(
         "this book was written by that engine, on a laptop's CPU."
     ),
     try_it="Try it here",
+    try_text=(
+        "The model has read a prompt. Which token comes next? Move the settings: every number was computed by the "
+        "engine when this page was built. [Chapter 02](02_sampling.ipynb) explains them."
+    ),
     chapters="The chapters",
     chapters_after="After it you can:",
     run_title="Run the course",
@@ -67,6 +72,10 @@ CHINESE = Words(
         "书中的每一个输出都由这个引擎写出，运行在一台笔记本电脑的 CPU 上。"
     ),
     try_it="在这里试一试",
+    try_text=(
+        "模型读完了一段提示词，下一个词元会是什么？动一动这些参数：每一个数字都由引擎在构建本页时算出。"
+        "[第 02 章](02_sampling.ipynb)讲解它们。"
+    ),
     chapters="各章",
     chapters_after="学完之后，你能：",
     run_title="运行课程",
