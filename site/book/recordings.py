@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from book import replay, sampling_recording
+from book import frames, replay, sampling_recording
 from book.chapters import Chapter
 from folovllm.course.editions.minutes import source_of
 
 RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "SamplingExplorer": ("sampling", sampling_recording.record),
+    "Timeline": ("frames", frames.record_timeline),
+    "PaddingExplorer": ("frames", frames.record_padding),
+    "TokenColours": ("frames", frames.record_colours),
 }
 """Of each class of widgets: who plays it on a page (``static/explorers``), and who records it."""
 FOLDER = "recordings"
@@ -53,10 +56,13 @@ class Recordings:
 
 
 def _player(kind: str, title: str, output: Any) -> str:
-    """Return what a script turns into an explorer; without one it is the picture that the notebook keeps."""
-    png, alt = output.data["image/png"], output.metadata["image/png"]["alt"]
-    picture = f'<img alt="{html.escape(alt, quote=True)}" width="960" src="data:image/png;base64,{png.strip()}">'
+    """Return what a script turns into an explorer; without one it is what the notebook keeps."""
+    data = output.data
+    kept = f"<pre>{html.escape(data['text/plain'])}</pre>"
+    if "image/png" in data:
+        alt = html.escape(output.metadata["image/png"]["alt"], quote=True)
+        kept = f'<img alt="{alt}" width="960" src="data:image/png;base64,{"".join(data["image/png"].split())}">'
     return (
         f'<div class="explorer" data-player="{kind}" data-recording="{title}" '
-        f'data-source="_static/{FOLDER}/{title}.js">{picture}</div>'
+        f'data-source="_static/{FOLDER}/{title}.js">{kept}</div>'
     )

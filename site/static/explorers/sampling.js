@@ -139,7 +139,8 @@ explorers.players.sampling = (root, recording) => {
         const keys = [...all.map(shape => [shape.name, shape.name, "■"]), ["dropped", "dropped", "×"]]
         if (drawn) keys.push(["drawn", `${recording.draws} draws`, "◆"])
         const key = svg("text", {x: 4, y: 15})
-        keys.forEach(([look, words, mark]) => key.append(svg("tspan", {class: `mark ${look}`}, `${mark} `), `${words}   `))
+        keys.forEach(([look, words, mark], i) => key.append(
+            svg("tspan", {class: `key ${look}`, dx: i ? 12 : 0}, mark), svg("tspan", {dx: 4}, words)))
         parts.push(key)
         labels.forEach((token, i) => {
             const y = top + i * row, height = (row - 5) / all.length
@@ -149,7 +150,7 @@ explorers.players.sampling = (root, recording) => {
                 if (value > start) parts.push(svg("rect", {class: `bar ${shape.name}`, x: left, width: Math.max(x(value) - left, 0.5), ...at}))
                 const middle = at.y + height / 2
                 if (shape.name === "now" && value === 0)
-                    parts.push(svg("text", {class: "mark dropped", x: left + 4, y: middle + 4}, "×"))
+                    parts.push(svg("text", {class: "key dropped", x: left + 4, y: middle + 4}, "×"))
                 if (shape.name === "now" && value > 0 && drawn && drawn[i] / recording.draws >= start)
                     parts.push(svg("path", {class: "drawn", d: "M0 -5L5 0L0 5L-5 0Z",
                         transform: `translate(${x(drawn[i] / recording.draws)} ${middle})`}))
@@ -174,7 +175,7 @@ explorers.players.sampling = (root, recording) => {
             .filter(([rank]) => rank <= most).map(([rank, share]) => `${x(rank).toFixed(1)},${y(share).toFixed(1)}`)
         const parts = [1, 10, 100, 1000, 10000].filter(each => each < vocabulary).flatMap(rank => [
             svg("line", {class: "grid", x1: x(rank), x2: x(rank), y1: top, y2: bottom}),
-            svg("text", {x: x(rank), y: bottom + 16, "text-anchor": "middle"}, rank.toLocaleString("en")),
+            svg("text", {x: x(rank), y: bottom + 16, "text-anchor": "middle"}, rank < 1000 ? rank : `${rank / 1000}k`),
         ])
         for (const share of [0, 0.2, 0.4, 0.6, 0.8, 1]) parts.push(
             svg("line", {class: "grid", x1: left, x2: right, y1: y(share), y2: y(share)}),

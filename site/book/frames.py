@@ -1,0 +1,78 @@
+"""Recordings of widgets that show words and HTML: what they show at every setting of their controls, frame by frame."""
+
+import html
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+
+from folovllm.course.widgets.padding_explorer import PaddingExplorer
+from folovllm.course.widgets.timeline import Timeline
+from folovllm.course.widgets.token_colours import TokenColours
+
+_PICTURE = re.compile(r"data:image/png;base64,[\w+/=]+")
+Watcher = Callable[[tuple[Any, ...], str], None]
+"""Is told the setting, and what the widget says of it, for every frame."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of a page.
+
+    kind: "slider" or "choice".  widget: the control that it stands for.  stops: what it can stand on, by its name.
+    """
+
+    kind: str
+    label: str
+    widget: ipywidgets.ValueWidget
+    stops: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the page needs; its control begins where the widget's own stands."""
+        start = list(self.stops.values()).index(self.widget.value)
+        return {"kind": self.kind, "label": self.label, "stops": list(self.stops), "start": start}
+
+
+def record_timeline(timeline: Timeline, watch: Watcher | None = None) -> dict[str, Any]:
+    """Record every step of a run."""
+    steps = {str(step): step for step in range(len(timeline.story.steps))}
+    return _record([Control("slider", "step", timeline.step, steps)], timeline.status, timeline.picture, watch)
+
+
+def record_padding(explorer: PaddingExplorer, watch: Watcher | None = None) -> dict[str, Any]:
+    """Record every model, side, kind of positions and dtype, for the prompts of the notebook."""
+    controls = [_choice(control) for control in explorer.controls.values()]
+    return _record(controls, explorer.status, explorer.picture, watch)
+
+
+def record_colours(colours: TokenColours, watch: Watcher | None = None) -> dict[str, Any]:
+    """Record what is generated from the notebook's prompt at some temperatures."""
+    temperatures = {f"{value:g}": value for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)}
+    control = Control("slider", "temperature", colours.temperature, temperatures)
+    return _record([control], colours.status, colours.text, watch)
+
+
+def _choice(buttons: ipywidgets.ToggleButtons) -> Control:
+    options = [each if isinstance(each, tuple) else (str(each), each) for each in buttons.options]
+    return Control("choice", buttons.description, buttons, dict(options))
+
+
+def _record(
+    controls: Sequence[Control], status: ipywidgets.HTML, picture: ipywidgets.HTML, watch: Watcher | None
+) -> dict[str, Any]:
+    """Put the controls on every setting, the last one changing fastest. Pictures that come again are kept once."""
+    described = [each.to_json() for each in controls]
+    frames: list[dict[str, str]] = []
+    pictures: dict[str, int] = {}
+    for setting in itertools.product(*(control.stops.values() for control in controls)):
+        for control, value in zip(controls, setting, strict=True):
+            control.widget.value = value
+        says = html.unescape(re.sub("<[^>]+>", "", status.value))
+        if watch is not None:
+            watch(setting, says)
+        shows = _PICTURE.sub(lambda found: f"picture:{pictures.setdefault(found[0], len(pictures))}", picture.value)
+        frames.append({"says": says, "shows": shows})
+    return {"controls": described, "frames": frames, "pictures": list(pictures)}
