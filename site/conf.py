@@ -1,4 +1,4 @@
-"""What Sphinx is told; ``site/build.py`` adds the language and the folders."""
+"""What Sphinx is told; ``site/build_site.py`` adds the language and the folders."""
 
 from book import run_links
 
@@ -8,7 +8,10 @@ copyright = "Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "book.docstrings", "book.links"]
 templates_path = ["templates"]
 html_css_files = ["book.css"]
-html_js_files = ["local-search.js", "explorers/explorer.js", "explorers/sampling.js", "explorers/frames.js"]
+html_js_files = [
+    "local-search.js",
+    *(f"explorers/{name}.js" for name in ("explorer", "sampling", "frames", "steps")),
+]
 html_theme = "pydata_sphinx_theme"
 html_title = "FoloVLLM"
 html_context = {"default_mode": "auto"}

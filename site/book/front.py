@@ -44,5 +44,5 @@ def run(chapters: Iterable[Chapter], words: Words) -> str:
         elsewhere = ", ".join(f"[{name}]({address})" for name, address in links.items())
         told = f"\n\n{words.run_elsewhere} {elsewhere}" if links else ""
         lab = f'make lab LAB_ARGS="--LabApp.default_url=/lab/tree/notebooks/{each.name}.ipynb"'
-        parts.append(f"({each.name})=\n## {each.title}\n\n```sh\n{lab}\n```{told}\n")
+        parts.append(f'<div id="{each.name}"></div>\n\n## {each.title}\n\n```sh\n{lab}\n```{told}\n')
     return "\n".join(parts)

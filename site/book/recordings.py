@@ -17,6 +17,8 @@ RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "SamplingExplorer": ("sampling", sampling_recording.record),
     "Timeline": ("frames", frames.record_timeline),
     "PaddingExplorer": ("frames", frames.record_padding),
+    "NumberBits": ("frames", frames.record_bits),
+    "StepDebugger": ("steps", frames.record_steps),
     "TokenColours": ("frames", frames.record_colours),
 }
 """Of each class of widgets: who plays it on a page (``static/explorers``), and who records it."""

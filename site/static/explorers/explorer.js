@@ -29,17 +29,18 @@ const explorers = {players: {}, recordings: {}}
 
     /** Return a labelled slider that stops where the recording does. changed: called with the place of a stop. */
     explorers.slider = (label, stops, place, changed) => {
-        const said = explorers.html("output", {}, stops[place])
+        const said = explorers.html("span", {"aria-hidden": "true"}, stops[place])
         const input = explorers.html("input", {type: "range", min: 0, max: stops.length - 1, step: 1})
         input.value = place
         const say = () => {
-            said.value = stops[input.value]
+            said.textContent = stops[input.value]
             input.setAttribute("aria-valuetext", stops[input.value])
         }
         input.addEventListener("input", () => {
             say()
             changed(Number(input.value))
         })
+        input.addEventListener("moved", say)  // by the explorer itself
         say()
         return explorers.html("label", {class: "slider"}, explorers.html("span", {}, label), input, said)
     }
@@ -62,6 +63,11 @@ const explorers = {players: {}, recordings: {}}
         made.addEventListener("click", pressed)
         return made
     }
+
+    /** Return HTML with a recording's pictures in it: the first one, or it and a layer over it. */
+    explorers.withPictures = (text, pictures) => text.replace(/src="picture:(\d+)"/g, (_, place) => place === "0"
+        ? `src="${pictures[0]}"`
+        : `src="${pictures[place]}" style="background: url(${pictures[0]}) 0 0 / 100% 100%"`)
 
     const start = element => {
         const {player, recording, source} = element.dataset

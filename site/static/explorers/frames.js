@@ -13,7 +13,7 @@ explorers.players.frames = (root, recording) => {
     const show = () => {
         const {says: words, shows: picture} = frame(at)
         says.textContent = words
-        shows.innerHTML = picture.replace(/picture:(\d+)/g, (_, place) => recording.pictures[place])
+        shows.innerHTML = explorers.withPictures(picture, recording.pictures)
     }
 
     const controls = recording.controls.map(({kind, label, stops, start}, i) => explorers[kind](label, stops, start, place => {

@@ -1,4 +1,4 @@
-"""Build the book: ``python site/build.py OUTPUT``; one language per folder of notebooks."""
+"""Build the book: ``python site/build_site.py OUTPUT``; one language per folder of notebooks."""
 
 import argparse
 import shutil
