@@ -336,6 +336,29 @@ def test_every_frame_says_what_the_widget_said(built, reader, name):
     assert after != before
 
 
+def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
+    from book.budget_recording import points
+
+    reader.open(built.url("01_config"))
+    told = built.frames["KVBudget"]
+    assert list(told) == list(points())
+    explorer = reader.page.locator(".explorer[data-player=budget]")
+    says = explorer.evaluate("root => explorers.recordings[root.dataset.recording].points.map(([says]) => says)")
+    assert says == list(told.values())
+    status = explorer.get_by_role("status")
+    assert status.inner_text() == told[256, 200, 16, "float32"]
+    explorer.get_by_label("block_size").press("ArrowRight")
+    assert status.inner_text() == told[256, 200, 32, "float32"]
+    explorer.get_by_label("float32").press("ArrowRight")
+    explorer.get_by_label("memory").press("Home")
+    explorer.get_by_label("length").press("End")
+    assert status.inner_text() == told[16, 8192, 32, "bfloat16"]
+    sequences = re.search(r"room for ([\d,]+) sequence", status.inner_text())[1]
+    assert f"8192 tokens: {sequences}" in explorer.get_by_role("img", name="Sequences that fit").get_attribute(
+        "aria-label"
+    )
+
+
 def test_a_run_is_walked_through_hop_by_hop(built, reader):
     reader.open(built.url("05_data_flow"))
     told = built.frames["StepDebugger"]

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from book import frames, replay, sampling_recording
+from book import budget_recording, frames, replay, sampling_recording
 from book.chapters import Chapter
 from folovllm.course.editions.minutes import source_of
 
 RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "SamplingExplorer": ("sampling", sampling_recording.record),
+    "KVBudget": ("budget", budget_recording.record),
     "Timeline": ("frames", frames.record_timeline),
     "PaddingExplorer": ("frames", frames.record_padding),
     "NumberBits": ("frames", frames.record_bits),
