@@ -19,6 +19,7 @@ GLOSSARY = Path("translations/GLOSSARY.md")
 _MARKDOWN = MarkdownIt("commonmark")
 _GLOSS = re.compile(r"(?<=」),? \*\"[^*]*\"\*")
 """The English translation of a Chinese quotation, which a Chinese text leaves out."""
+_QUOTATION = re.compile("「[^」]*」")
 _HTML_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])(\d+(?:,\d{3})*(?:\.\d+)?)(?: ?(thousand|million|billion|万|亿))?")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "万": 10**4, "亿": 10**8, "": 1}
@@ -180,7 +181,7 @@ def only_known_latin(english: str, chinese: str) -> Iterator[str]:
 
 def words_of_the_glossary(english: str, chinese: str) -> Iterator[str]:
     """Terms are those of the glossary."""
-    left = prose(_GLOSS.sub("", english))
+    left = _QUOTATION.sub("", prose(_GLOSS.sub("", english)))  # the notes' own words stay, their English ones too
     for term, forms, never in _terms():
         in_context = rf"\b{re.escape(term)}(?:s|es)?\b( \([^)]*{_CHINESE}[^)]*\))?"  # what has its Chinese in brackets
         found = list(re.finditer(in_context, left, 0 if term[0].isupper() else re.IGNORECASE))
