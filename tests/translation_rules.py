@@ -130,7 +130,7 @@ def same_placeholders(english: str, chinese: str) -> Iterator[str]:
 def same_chinese(english: str, chinese: str) -> Iterator[str]:
     """What is Chinese in the English message stays as it is: quotations, terms, the notes' own titles."""
     for quoted, bracketed in _IN_CHINESE.findall(english):
-        pieces = [quoted] if quoted else re.split(", ", bracketed)
+        pieces = [quoted] if quoted else [each for each in re.split("[,;] ", bracketed) if re.search(_CHINESE, each)]
         yield from (f"Chinese of the English text missing: {piece}" for piece in pieces if piece not in chinese)
 
 
