@@ -12,9 +12,11 @@ from folovllm.course_folder import (
     ORIGINALS,
     has_newer_notebooks,
     how_to_install,
+    in_checkout,
     make_learners_folder,
     shipped_folder,
 )
+from folovllm.language import _
 
 
 def prepare_notebooks(notebooks: Path) -> None:
@@ -24,9 +26,10 @@ def prepare_notebooks(notebooks: Path) -> None:
     """
     if find_spec("jupyterlab") is None:
         raise ValueError(f"JupyterLab is not installed; {how_to_install()}")
+    Path.home()  # JupyterLab keeps files there: that there is none is better said now
     make_learners_folder(notebooks)
     if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
-        print("there are newer notebooks: `folovllm update` brings them, and keeps your answers", file=sys.stderr)
+        print(_("there are newer notebooks: `folovllm update` brings them, and keeps your answers"), file=sys.stderr)
 
 
 def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:
@@ -34,12 +37,13 @@ def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:
 
     further: arguments for JupyterLab.
     """
-    is_learners = (notebooks / ORIGINALS).is_dir()
-    root = notebooks.resolve() if is_learners else notebooks.resolve().parent  # of a clone, what is around it too
-    first = FIRST if is_learners else f"{notebooks.resolve().name}/{FIRST}"
-    settings = [str(folder / "jupyter") for folder in [shipped_folder()] if folder]
+    notebooks, shipped = notebooks.resolve(), shipped_folder()
+    is_clones = in_checkout() and notebooks.parent == shipped
+    root = notebooks.parent if is_clones else notebooks  # of the clone, what is around them too
+    first = (notebooks / FIRST).relative_to(root).as_posix()
+    settings = str(shipped / "jupyter") if shipped else None
     inherited = os.environ.get("JUPYTER_CONFIG_PATH")
-    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [*settings, inherited]))}
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [settings, inherited]))}
     allow_root = ["--allow-root"] if os.geteuid() == 0 else []
     command = [sys.executable, "-m", "jupyterlab", *allow_root, f"--LabApp.default_url=/lab/tree/{first}", *further]
     os.chdir(root)

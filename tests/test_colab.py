@@ -4,8 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import ipywidgets
 import pytest
+from IPython.display import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from folovllm.course import print_environment, style
 from tests.test_notebooks import EACH, NOTEBOOKS, cells, source
 from tests.test_project import PROJECT
 from tests.test_wheel import ROOT, checkout, execute, make_environment, said, wheel
@@ -77,6 +82,27 @@ def count_of_widgets(path: Path) -> int:
     count = json.dumps([output for cell in cells(path, "code") for output in cell["outputs"]]).count(VIEW)
     assert count
     return count
+
+
+def test_a_kernel_that_has_older_packages_loaded_says_so(monkeypatch, capsys):
+    print_environment()
+    assert "still" not in capsys.readouterr().out
+    monkeypatch.setattr(ipywidgets, "__version__", "7.7.1")
+    print_environment()
+    assert "\nipywidgets 7.7.1 is loaded still: restart the kernel (Colab: the session)" in capsys.readouterr().out
+
+
+def test_a_picture_has_its_words_also_where_ipython_is_as_old_as_colabs(monkeypatch):
+    class OlderImage(Image):
+        def __init__(self, data, *, format, width=None, metadata=None):
+            super().__init__(data, format=format, width=width, metadata=metadata)
+
+    monkeypatch.setattr(style, "Image", OlderImage)
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    _, metadata = style.show(figure, "a bar")._repr_png_()
+    assert metadata["alt"] == "a bar"
+    assert metadata["width"] > 0
 
 
 def test_what_is_installed_is_what_this_project_calls_itself():

@@ -1,5 +1,6 @@
 """Each check of the doctor is shown a healthy machine and a broken one; the broken one must name its fix."""
 
+import re
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ from folovllm.__main__ import main as command_line
 from folovllm.free_memory import FreeMemory, free_memory
 from folovllm.kernels import available, code_cache
 from folovllm.models import bundled
+from tests.pretended_device import PretendedCard
 
 Version = namedtuple("Version", "major minor")
 GIB = 1024**3
@@ -147,7 +149,7 @@ def test_a_cpu_is_a_fit_device(monkeypatch):
     monkeypatch.setattr(doctor, "count_cores", torch.get_num_threads)
     check = doctor.check_device()
     assert (check.level, check.fix) == ("ok", "")
-    assert f"{torch.get_num_threads()} threads" in check.detail
+    assert re.search(rf"\({torch.get_num_threads()} threads?\)", check.detail)
 
 
 def test_more_threads_than_cores_are_a_warning(monkeypatch):
@@ -303,7 +305,13 @@ def test_without_a_home_folder_the_doctor_says_what_to_set(monkeypatch, name):
     [check] = [each for each in doctor.run_checks() if each.name == name]
     assert check.level == "fail"
     assert check.detail == "this user has no home folder"
-    assert check.fix == "set FOLOVLLM_CACHE to a folder that can be written"
+    assert check.fix.startswith("set HOME to a folder that can be written")
+
+
+def test_a_library_that_finds_no_home_gets_the_same_advice(monkeypatch):
+    monkeypatch.setattr(doctor, "CHECKS", {"widgets": without_a_home})
+    [check] = doctor.run_checks()
+    assert (check.level, check.detail) == ("fail", "this user has no home folder")
 
 
 def without_a_home():
@@ -440,3 +448,11 @@ def test_the_doctors_command_starts_where_psutil_is_missing():
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     [line] = [line for line in run.stdout.splitlines() if line.split()[1:2] == ["memory"]]
     assert "psutil" in line
+
+
+def test_where_there_is_a_card_its_command_is_named():
+    with PretendedCard(memory=3 * 2**30):
+        check = doctor.check_device()
+    assert check.level == "ok"
+    assert "cuda (pretended card, 3 GiB); `make test-gpu`" in check.detail
+    assert "make test-gpu" not in doctor.check_device().detail

@@ -10,9 +10,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from matplotlib.font_manager import get_font
 
 from folovllm.__main__ import main
-from folovllm.course.editions.translate import read_catalog, translate_notebooks, unfinished
+from folovllm.course.editions.package_catalog import is_translated, package_template
+from folovllm.course.editions.translate import (
+    PACKAGE_CATALOGS,
+    read_catalog,
+    translate_notebooks,
+    translate_package,
+    unfinished,
+)
+from folovllm.course.style import CHINESE_FONT
 from tests.translation_rules import RULES, problems
 
 CATALOGS = Path("translations/zh_CN")
@@ -30,11 +39,17 @@ BEING_TRANSLATED = {
 
 
 def catalog_of(chapter):
-    return read_catalog(CATALOGS / f"{chapter}.po")
+    folder = PACKAGE_CATALOGS if chapter == "folovllm" else CATALOGS
+    return read_catalog(folder / f"{chapter}.po")
 
 
 def places(message):
     return ", ".join(place for place, _ in message.locations)
+
+
+def pairs(message):
+    """Return the English and the Chinese text of a message; Chinese has one form for all numbers, as the plural."""
+    return [(message.id[-1], message.string[0])] if message.pluralizable else [(message.id, message.string)]
 
 
 def test_every_chapter_is_there_in_chinese_or_is_being_translated():
@@ -87,16 +102,44 @@ def test_code_and_cells_are_those_of_the_english_chapter(chapter):
     assert differing == [('use_language("en")', 'use_language("zh")')]
 
 
+# -- the package's own sentences ------------------------------------------------------------------------------------
+
+
+def test_the_packages_catalog_has_the_sentences_that_the_code_has_now(tmp_path):
+    files = [PACKAGE_CATALOGS / name for name in ("folovllm.po", "folovllm.mo")]
+    for file in files:
+        shutil.copy(file, tmp_path)
+    translate_package(tmp_path)
+    old = [file.name for file in files if (tmp_path / file.name).read_bytes() != file.read_bytes()]
+    assert old == [], "run: python -m folovllm course translate"
+
+
+def test_the_catalog_holds_what_code_shows_and_what_data_says():
+    sentences = [message.id for message in package_template() if message.id]
+    assert "Press Generate." in sentences  # an argument
+    assert "Anna comes" in sentences
+    assert ("{n} token", "{n} tokens") in sentences
+    assert "The likeliest token has 0.773. How many tokens does the rule of the notes keep at p = 0.7?" in sentences
+    assert any(isinstance(each, str) and each.startswith("you drop the token that crosses p") for each in sentences)
+
+
+def test_the_font_of_the_figures_has_every_character_of_the_catalog():
+    drawn = get_font(CHINESE_FONT).get_charmap()
+    said = "".join("".join(message.string or "") for message in read_catalog(PACKAGE_CATALOGS / "folovllm.po"))
+    assert {char for char in said if "\u3000" <= char < "\uffef" and ord(char) not in drawn} == set()
+
+
 # -- every message ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", [*CHAPTERS, "folovllm"])
 def test_every_message_keeps_code_links_numbers_and_the_words_of_the_glossary(chapter):
-    done = [message for message in catalog_of(chapter) if message.id and message.string and not message.fuzzy]
     found = [
-        f"{places(message)}: {problem}\n  {message.id}\n  {message.string}"
-        for message in done
-        for problem in problems(message.id, message.string)
+        f"{places(message)}: {problem}\n  {english}\n  {chinese}"
+        for message in catalog_of(chapter)
+        if message.id and is_translated(message) and not message.fuzzy
+        for english, chinese in pairs(message)
+        for problem in problems(english, chinese)
     ]
     assert found == [], "\n".join(found)
 
@@ -161,57 +204,68 @@ def test_every_rule_is_broken_by_an_example():
 # -- the command ------------------------------------------------------------------------------------------------
 
 
-def change(notebook, old, new):
-    text = notebook.read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    notebook.write_text(text.replace(old, new), encoding="utf-8")
+PARAGRAPHS = ["# 99 · A small chapter", "Mei has her sentence, well before lunch.", "One request.\n\nAnother request."]
+IN_CHINESE = ["99 · 很小的一章", "离午饭还早，Mei 就拿到了她的句子。", "一个请求。", "另一个请求。"]
 
 
-def test_one_changed_english_sentence_is_one_finding_that_names_its_cell(tmp_path):
-    notebooks, catalogs = copy_of("00_start_here", tmp_path)
-    change(
-        notebooks / "00_start_here.ipynb", "Mei has her sentence, well before lunch", "Mei has her sentence before ten"
-    )
-    [finding] = out_of_date("00_start_here", notebooks, catalogs)
-    assert finding.startswith("start-over-2: translated when it said something else: Mei has her sentence before ten")
+def made_of(paragraphs, code):
+    cells = [nbformat.v4.new_markdown_cell(text, id=f"small-{i}") for i, text in enumerate(paragraphs)]
+    cells += [nbformat.v4.new_code_cell(text, id=f"code-{i}") for i, text in enumerate(code)]
+    return nbformat.v4.new_notebook(cells=cells)
 
 
-def test_a_new_paragraph_is_one_finding_that_names_its_cell(tmp_path):
-    notebooks, catalogs = copy_of("00_start_here", tmp_path)
-    change(
-        notebooks / "00_start_here.ipynb",
-        "Mei has her sentence",
-        r"What follows, nobody foresaw.\n\nMei has her sentence",
-    )
-    [finding] = out_of_date("00_start_here", notebooks, catalogs)
-    assert finding == "start-over-2: not translated: What follows, nobody foresaw."
+@pytest.fixture
+def small(tmp_path):
+    """A chapter that is translated and was run; a function that gives it other words or code returns what is found."""
+    notebooks, catalogs = tmp_path / "notebooks", tmp_path / "catalogs"
+    (notebooks / "zh").mkdir(parents=True)
+    code = ['use_language("en")\n1', "2"]
+
+    def found(paragraphs=PARAGRAPHS, code=code):
+        nbformat.write(made_of(paragraphs, code), notebooks / "99_small.ipynb")
+        return out_of_date("99_small", notebooks, catalogs)
+
+    nbformat.write(made_of(PARAGRAPHS, code), notebooks / "99_small.ipynb")
+    assert translate_notebooks(notebooks, catalogs) == [
+        "99_small.po: 4 messages, 4 to translate, 0 to look at again; no notebook yet"
+    ]
+    assert list((notebooks / "zh").iterdir()) == []
+    catalog = (catalogs / "99_small.po").read_text()
+    for chinese in IN_CHINESE:
+        catalog = catalog.replace('msgstr ""', f'msgstr "{chinese}"', 1)
+    (catalogs / "99_small.po").write_text(catalog)
+    assert translate_notebooks(notebooks, catalogs) == ["99_small.po: 4 messages, complete"]
+    written = nbformat.read(notebooks / "zh" / "99_small.ipynb", as_version=4)
+    for count, cell in enumerate(cell for cell in written.cells if cell.cell_type == "code"):
+        cell.execution_count = count + 1
+        cell.outputs = [nbformat.v4.new_output("stream", text=f"{count}")]
+    nbformat.write(written, notebooks / "zh" / "99_small.ipynb")
+    found.cells = lambda: nbformat.read(notebooks / "zh" / "99_small.ipynb", as_version=4).cells
+    return found
 
 
-def test_changed_code_is_found(tmp_path):
-    notebooks, catalogs = copy_of("00_start_here", tmp_path)
-    change(notebooks / "00_start_here.ipynb", "# your welcome", "# your own welcome")
-    assert out_of_date("00_start_here", notebooks, catalogs) == ["00_start_here.ipynb"]
+def test_a_chapter_is_written_once_its_catalog_is_complete(small):
+    assert small() == []
+    sources = [cell.source for cell in small.cells()]
+    assert sources[:2] == ["# 99 · 很小的一章", "离午饭还早，Mei 就拿到了她的句子。"]
+    assert sources[2:] == ["一个请求。\n\n另一个请求。", 'use_language("zh")\n1', "2"]
 
 
-def test_outputs_stay_where_the_code_is_the_same(tmp_path):
-    notebooks, catalogs = copy_of("00_start_here", tmp_path)
-    file = notebooks / "zh" / "00_start_here.ipynb"
-    before = {cell.id: cell for cell in nbformat.read(file, as_version=4).cells}
-    change(notebooks / "00_start_here.ipynb", "# your welcome", "# your own welcome")
-    translate_notebooks(notebooks, catalogs)
-    after = {cell.id: cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"}
-    changed = after.pop("start-your-welcome")
-    assert (changed.outputs, changed.execution_count) == ([], None)
-    assert all(cell.outputs == before[name].outputs for name, cell in after.items())
-    assert sum(bool(cell.outputs) for cell in after.values()) > 10
+def test_one_changed_english_sentence_is_one_finding_that_names_its_cell(small):
+    changed = [PARAGRAPHS[0], "Mei has her sentence, well before ten.", PARAGRAPHS[2]]
+    assert small(changed) == ["small-1: translated when it said something else: Mei has her sentence, well before ten."]
+    assert small.cells()[1].source == "离午饭还早，Mei 就拿到了她的句子。"  # its former words, until somebody looks
 
 
-def test_a_chapter_whose_catalog_is_not_complete_is_not_written(tmp_path, capsys):
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy("notebooks/00_start_here.ipynb", tmp_path / "notebooks")
-    assert main(["course", "--notebooks", str(tmp_path / "notebooks"), "translate"]) == 0
-    assert "74 to translate, 0 to look at again; no notebook yet" in capsys.readouterr().out
-    assert list((tmp_path / "notebooks" / "zh").iterdir()) == []
+def test_a_new_paragraph_is_one_finding_that_names_its_cell(small):
+    assert small([*PARAGRAPHS, "Nobody foresaw it."]) == ["small-3: not translated: Nobody foresaw it."]
+
+
+def test_changed_code_is_found_and_outputs_stay_where_it_is_the_same(small):
+    assert small(code=['use_language("en")\n1', "3"]) == ["99_small.ipynb"]
+    same, changed = small.cells()[-2:]
+    assert (same.execution_count, same.outputs[0].text) == (1, "0")
+    assert (changed.execution_count, changed.outputs) == (None, [])
 
 
 def test_a_folder_without_notebooks_is_an_error(tmp_path, capsys):

@@ -23,23 +23,15 @@ from tests.lab_in_browser import PATIENCE
 from tests.test_project import ROOT, committed
 
 NOTEBOOKS = sorted(path.name for path in Path("notebooks").glob("*.ipynb"))
+EVERY_LANGUAGE = course_folder.names_in(Path("notebooks"))
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 NEW_TEXT = "A newer edition."
 
 
 def build(folder: Path, output: Path) -> Path:
     """Build a wheel from a folder, with the setuptools that is locked."""
-    command = [
-        *PIP,
-        "wheel",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(output),
-        str(folder),
-    ]
-    subprocess.run(command, check=True)
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(output)]
+    subprocess.run([*PIP, "wheel", *options, str(folder)], check=True)
     [wheel] = output.glob("*.whl")
     return wheel
 
@@ -63,10 +55,12 @@ def wheel(checkout, tmp_path_factory):
 def make_environment(folder: Path) -> None:
     """Make an environment without the course; all other packages, and their files for Jupyter, are this one's."""
     venv.create(folder, symlinks=True)
-    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    others = folder.with_name("others")  # outside: pip never removes what is not in its environment
+    others.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if "folovllm" not in path.name:
-            (own / path.name).symlink_to(path)
+            (others / path.name).symlink_to(path)
+    Path(sysconfig.get_path("purelib", vars={"base": str(folder)}), "others.pth").write_text(f"{others}\n")
     for place in ("share", "etc"):
         (folder / place).mkdir(exist_ok=True)
         (folder / place / "jupyter").symlink_to(Path(sys.prefix, place, "jupyter"))
@@ -113,25 +107,18 @@ def said(notebook):
 def test_the_wheel_carries_the_notebooks_and_all_that_they_need(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        data = {name.split(".data/data/share/folovllm/")[1]: name for name in names if "/share/folovllm/" in name}
-        expected = [
-            "requirements.lock",
-            *(path.relative_to(ROOT).as_posix() for path in committed() if is_shipped(path)),
-        ]
-        assert sorted(data) == sorted(expected)
-        assert all(archive.read(name) == (ROOT / place).read_bytes() for place, name in data.items())
-        [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
-        assert "folovllm = folovllm.__main__:main" in archive.read(entry_points).decode()
-        assert {name for name in names if name.endswith((".j2", ".json")) and name.startswith("folovllm/")} == {
-            path.relative_to(ROOT).as_posix()
-            for path in committed()
-            if path.is_relative_to(ROOT / "folovllm") and path.suffix in {".j2", ".json"}
-        }
-    assert not any(name.startswith(("tests/", "benchmarks/", "notebooks/", "jupyter/")) for name in names)
+        shipped = {name.split("/share/folovllm/")[1]: archive.read(name) for name in names if "/share/" in name}
+        [entry_points] = [archive.read(name).decode() for name in names if name.endswith("entry_points.txt")]
+    assert shipped == {name: (ROOT / name).read_bytes() for name in tracked(r"notebooks/.*\.ipynb|jupyter/.*|.*\.lock")}
+    assert {name for name in names if name.startswith("folovllm/")} == tracked(r"folovllm/.*(?<!\.po)")
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"folovllm"}
+    assert "folovllm = folovllm.__main__:main" in entry_points
 
 
-def is_shipped(path: Path) -> bool:
-    return path.relative_to(ROOT).parts[0] == "jupyter" or (path.parent.name == "notebooks" and path.suffix == ".ipynb")
+def tracked(pattern: str) -> set[str]:
+    """The names of the repository's files that a pattern matches."""
+    names = (path.relative_to(ROOT).as_posix() for path in committed())
+    return {name for name in names if re.fullmatch(pattern, name)}
 
 
 def test_a_wheel_made_from_the_source_archive_is_the_same(wheel, checkout, tmp_path):
@@ -154,7 +141,7 @@ def test_an_installation_knows_that_it_is_no_checkout(environment, tmp_path):
 
 @pytest.fixture(scope="module")
 def learner(environment, bundled_model_path, tmp_path_factory):
-    """A learner's folder in which `folovllm lab` was run; the pages that it served are in ``served``."""
+    """A folder in which `folovllm lab` was run; what it served is kept as ``served.html`` and ``served.json``."""
     home = tmp_path_factory.mktemp("learner")
     variables = outside(JUPYTER_CONFIG_DIR=str(home / "settings"), JUPYTER_RUNTIME_DIR=str(home / "runtime"))
     command = [environment / "bin" / "folovllm", "lab", "--no-browser", "--ip=127.0.0.1", "--port", "0"]
@@ -183,8 +170,8 @@ def wait_for_address(server, log):
 
 def test_lab_copies_the_notebooks_and_serves_them_with_the_courses_settings(learner):
     course = learner / "folovllm-course"
-    assert sorted(path.name for path in course.glob("*.ipynb")) == NOTEBOOKS
-    assert sorted(path.name for path in (course / ".originals").iterdir()) == NOTEBOOKS
+    assert course_folder.names_in(course) == course_folder.names_in(course / ".originals") == EVERY_LANGUAGE
+    assert set(NOTEBOOKS) < set(EVERY_LANGUAGE)
     assert "/lab/tree/00_start_here.ipynb?token=" in (learner / "log").read_text()
     assert json.loads((learner / "served.json").read_text())["type"] == "notebook"
     assert "@jupyterlab/apputils-extension:announcements" in (learner / "served.html").read_text()
@@ -255,7 +242,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(from_a_wheel, capsys):
 
 @pytest.mark.parametrize(
     ("folder", "message"),
-    [("file", "file is a file; name another"), ("file/x", "file/x cannot be written (File exists); name another")],
+    [("file", "file is a file; name another"), ("file/x", "file/x cannot be written (Not a directory); name another")],
 )
 def test_a_folder_that_cannot_be_made_is_a_sentence(from_a_wheel, capsys, folder, message):
     (from_a_wheel / "file").touch()
@@ -270,7 +257,14 @@ def test_a_copy_that_fails_leaves_nothing(from_a_wheel, monkeypatch, capsys):
     monkeypatch.setattr(course_folder.shutil, "copyfile", fail)
     assert main(["lab"]) == 2
     assert "folovllm-course cannot be written (Permission denied); name another" in capsys.readouterr().err
-    assert list(from_a_wheel.iterdir()) == []
+    assert list((from_a_wheel / "folovllm-course").iterdir()) == []
+
+
+def test_an_empty_folder_is_filled_and_hidden_files_do_not_count(from_a_wheel):
+    (from_a_wheel / ".DS_Store").touch()
+    course_folder.make_learners_folder(Path("."))
+    assert course_folder.names_in(from_a_wheel) == EVERY_LANGUAGE
+    assert {path.name for path in from_a_wheel.iterdir()} == {".DS_Store", ".originals", "zh", *NOTEBOOKS}
 
 
 def test_without_jupyterlab_one_is_told_how_to_install_it(from_a_wheel, monkeypatch, capsys):
@@ -283,14 +277,13 @@ def test_without_jupyterlab_one_is_told_how_to_install_it(from_a_wheel, monkeypa
 
 
 def test_a_command_whose_packages_are_missing_says_so(from_a_wheel, monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("folovllm.course.")]:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "folovllm.course.editions.slides", raising=False)
     monkeypatch.setitem(sys.modules, "nbconvert.exporters", None)
     assert main(["course", "slides", "--output", "slides"]) == 2
     assert "the package nbconvert.exporters is missing; run `python -m pip install" in capsys.readouterr().err
 
 
-def test_work_that_is_there_is_opened_and_never_touched(from_a_wheel, monkeypatch, tmp_path):
+def test_work_that_is_there_is_opened_and_never_touched(from_a_wheel, monkeypatch):
     started = []
     monkeypatch.setattr(lab.os, "execve", lambda *arguments: started.append(arguments))
     monkeypatch.setenv("FOLOVLLM_MODEL", "x")  # or the bundled one would be prepared

@@ -19,6 +19,7 @@ GLOSSARY = Path("translations/GLOSSARY.md")
 _MARKDOWN = MarkdownIt("commonmark")
 _GLOSS = re.compile(r"(?<=」),? \*\"[^*]*\"\*")
 """The English translation of a Chinese quotation, which a Chinese text leaves out."""
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _QUOTATION = re.compile("「[^」]*」")
 _HTML_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])(\d+(?:,\d{3})*(?:\.\d+)?)(?: ?(thousand|million|billion|万|亿))?")
@@ -61,8 +62,9 @@ def links(message: str) -> Counter[str]:
 
 
 def prose(message: str) -> str:
-    """Return a message's words, without code, links' targets, HTML and marks; a bar stands for each of them."""
-    return "".join(token.content if token.type == "text" else "|" for token in _tokens(message))
+    """Return a message's words: a bar stands for code, links' targets, HTML, marks and placeholders."""
+    text = "".join(token.content if token.type == "text" else "|" for token in _tokens(message))
+    return _PLACEHOLDER.sub("|", text)
 
 
 def numbers(message: str) -> Counter[Decimal]:
@@ -124,7 +126,7 @@ def same_code(english: str, chinese: str) -> Iterator[str]:
 
 def same_placeholders(english: str, chinese: str) -> Iterator[str]:
     """What ``str.format`` fills in is the same."""
-    yield from _differences("placeholder", *(Counter(re.findall(r"\{[^{}]*\}", each)) for each in (english, chinese)))
+    yield from _differences("placeholder", *(Counter(_PLACEHOLDER.findall(each)) for each in (english, chinese)))
 
 
 def same_chinese(english: str, chinese: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ def tidy(axes: Axes) -> None:
 def show(figure: Figure, alt: str) -> Image:
     """Return a figure as a notebook shows it, with what it shows in words."""
     png = to_png(figure)
-    return Image(png, format="png", width=_width_on_page(png), alt=alt)  # type: ignore[no-untyped-call]
+    return Image(png, format="png", metadata=png_metadata(png, alt))  # type: ignore[no-untyped-call]
 
 
 def to_png(figure: Figure) -> bytes:

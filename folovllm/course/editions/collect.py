@@ -8,9 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from folovllm.course.editions.progress import SECONDS, Judge, Result, chapter_of
+from folovllm.language import N_
 
 _MARKS = {"right": "✔", "not yet": "✘", "not attempted": "·", "missing": "-", "failed": "!"}
-LEGEND = "✔ right  ✘ not yet  · not attempted  - no such function  ! never ended, or ended the process"
+LEGEND = N_("✔ right  ✘ not yet  · not attempted  - no such function  ! never ended, or ended the process")
 
 
 @dataclass(frozen=True)

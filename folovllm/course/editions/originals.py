@@ -7,18 +7,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from folovllm.course_folder import ORIGINALS, has_newer_notebooks, shipped_notebooks
+from folovllm.course_folder import (
+    ORIGINALS,
+    copy_notebooks,
+    has_newer_notebooks,
+    how_to_install,
+    names_in,
+    shipped_notebooks,
+)
+from folovllm.language import _
 
-_ADVICE = "without git there is no original to restore: download the notebook again"
+_ADVICE = "without git there is no original, and no update: download the course again, into another folder"
 
 
 class Originals(Protocol):
     """The edition of the notebooks that a learner began with, and the way to a newer one.
 
-    already: what is said of a notebook that is as in it.  backups: the folder for what a learner wrote.
+    already, newest: what is said where a notebook, or the edition, is the one that is asked for.
+    backups: the folder for what a learner wrote.
     """
 
     already: str
+    newest: str
     backups: Path
 
     def names(self) -> list[str]:
@@ -54,12 +64,15 @@ class GitOriginals:
             raise ValueError(f"there is no folder {notebooks}; say where the notebooks are with --notebooks")
         self._notebooks = notebooks
         self._revision = revision
-        self.already = f"as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        self.already = _(
+            "as in {revision} already; if your answers are committed, name an earlier one with --revision"
+        ).format(revision=revision)
+        self.newest = _("these are the newest notebooks already")
         self.backups = notebooks.resolve().parent / "backups"
 
     def names(self) -> list[str]:
         """Return the files' names; ValueError where git knows none."""
-        files = self._git("ls-tree", "--name-only", self._revision).decode().splitlines()
+        files = self._git("ls-tree", "-r", "--name-only", self._revision).decode().splitlines()
         if found := [name for name in files if name.endswith(".ipynb")]:
             return found
         raise ValueError(f"git knows no notebooks in {self._notebooks}: {_ADVICE}")
@@ -84,8 +97,10 @@ class GitOriginals:
         except FileNotFoundError:
             raise ValueError(f"git is not installed; {_ADVICE}") from None
         if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            raise ValueError(f"{reason[-1] if reason else 'git failed'}; {advice}")
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or [_("git failed")])[-1].strip()
+            if "safe.directory" in reason:  # git's last line is the command
+                raise ValueError(f"another user owns this folder, so git does not trust it; if you do, run: {reason}")
+            raise ValueError(f"{reason}; {advice}")
         return done.stdout
 
 
@@ -95,12 +110,15 @@ class FolderOriginals:
     def __init__(self, notebooks: Path) -> None:
         self._notebooks = notebooks
         self._folder = notebooks / ORIGINALS
-        self.already = "the original already"
+        self.already = _("the original already")
+        self.newest = _(
+            "these are the notebooks of folovllm {version} already; for newer ones {how_to_install}"
+        ).format(version=version("folovllm"), how_to_install=how_to_install())
         self.backups = notebooks.resolve() / "backups"
 
     def names(self) -> list[str]:
         """Return the files' names; ValueError where there are none."""
-        if found := sorted(path.name for path in self._folder.glob("*.ipynb")):
+        if found := names_in(self._folder):
             return found
         raise ValueError(f"there are no notebooks in {self._folder}; make a new folder with: folovllm lab --notebooks")
 
@@ -114,26 +132,24 @@ class FolderOriginals:
 
     def replace(self) -> str:
         """Copy the package's notebooks; ValueError where one would take the place of a learner's own."""
-        for notebook in shipped_notebooks():
-            if (self._notebooks / notebook.name).exists() and notebook.name not in self.names():
-                raise ValueError(
-                    f"{notebook.name} is new, and you have another of that name: rename yours, and try again"
-                )
-        new = self._folder.with_name(f"{ORIGINALS}.new")
-        shutil.rmtree(new, ignore_errors=True)  # of an update that was stopped
-        new.mkdir()
-        for notebook in shipped_notebooks():
-            shutil.copyfile(notebook, new / notebook.name)
-        for original in new.iterdir():
-            write_whole(self._notebooks / original.name, original.read_bytes())
-        old = self._folder.rename(self._folder.with_name(f"{ORIGINALS}.old"))
+        for name in names_in(shipped_notebooks()):
+            if (self._notebooks / name).exists() and name not in self.names():
+                raise ValueError(f"{name} is new, and you have another of that name: rename yours, and try again")
+        new, old = (self._folder.with_name(f"{ORIGINALS}.{state}") for state in ("new", "old"))
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)  # by an update that was stopped
+        copy_notebooks(new)
+        for name in names_in(new):
+            write_whole(self._notebooks / name, (new / name).read_bytes())
+        self._folder.rename(old)
         new.rename(self._folder)
         shutil.rmtree(old)
-        return f"the notebooks are those of folovllm {version('folovllm')}"
+        return _("the notebooks are those of folovllm {version}").format(version=version("folovllm"))
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, or leave it as it is: never a half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
     os.replace(new, path)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 from folovllm.course.editions.answers import with_answers
+from folovllm.course.editions.notebook_file import parse_notebook
 from folovllm.course.editions.originals import originals_of, write_whole
+from folovllm.language import _
 
 
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_answers: bool = False) -> str:
@@ -23,13 +25,13 @@ def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_ans
     notebook = notebooks / name
     mine = notebook.read_bytes() if notebook.exists() else None
     if mine == original:
-        return f"{name} is {originals.already}"
+        return _("{name} is {already}").format(name=name, already=originals.already)
     renewed = _renewed(original, mine, original, notebook) if keep_answers and mine is not None else original
     saved = None if mine is None else _back_up(notebook, originals.backups)
     write_whole(notebook, renewed)
-    done = f"{name} is the original again{' with your answers' if keep_answers else ''}"
-    done += "; in JupyterLab: File > Reload Notebook from Disk"
-    return done if saved is None else f"{done}\nyour version: {saved}"
+    again = _("{name} is the original again with your answers") if keep_answers else _("{name} is the original again")
+    done = again.format(name=name) + _("; in JupyterLab: File > Reload Notebook from Disk")
+    return done if saved is None else _("{done}\nyour version: {saved}").format(done=done, saved=saved)
 
 
 def update_notebooks(notebooks: Path) -> str:
@@ -44,7 +46,7 @@ def update_notebooks(notebooks: Path) -> str:
     for name in mine:  # what cannot be read is said before anything is touched
         _renewed(began[name], mine[name], began[name], notebooks / name)
     if not originals.are_outdated():
-        return "these are the newest notebooks already"
+        return originals.newest
     for name in mine:
         _back_up(notebooks / name, originals.backups)
     try:
@@ -57,17 +59,20 @@ def update_notebooks(notebooks: Path) -> str:
         path = notebooks / name
         new = path.read_bytes() if path.exists() else began[name]
         write_whole(path, file if new == began[name] else _renewed(new, file, began[name], path))
-    kept = f"; your answers are in {', '.join(mine)}, and the files as they were in {originals.backups}" if mine else ""
+    kept = (
+        _("; your answers are in {mine}, and the files as they were in {backups}").format(
+            mine=", ".join(mine), backups=originals.backups
+        )
+        if mine
+        else ""
+    )
     return done + kept
 
 
 def _renewed(new: bytes, mine: bytes, old: bytes, path: Path) -> bytes:
     """Return a notebook's file with the learner's answers in it."""
-    try:
-        notebook, answers, began = (json.loads(each) for each in (new, mine, old))
-        notebook["cells"] = with_answers(notebook["cells"], answers["cells"], began["cells"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a notebook: {type(error).__name__}: {error}") from None
+    notebook, answers, began = (parse_notebook(each, path) for each in (new, mine, old))
+    notebook["cells"] = with_answers(notebook["cells"], answers["cells"], began["cells"])
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -23,6 +23,7 @@ from nbconvert.exporters import SlidesExporter
 
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
 from folovllm.course.editions.minutes import Cell, hides_code, source_of
+from folovllm.course.editions.notebook_file import read_notebook
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -70,7 +71,7 @@ def obtain_reveal(folder: Path) -> None:
 
 
 def _write_one(source: Path, target: Path) -> Path:
-    notebook = json.loads(source.read_text(encoding="utf-8"))
+    notebook = read_notebook(source)
     notebook["cells"] = slide_cells(notebook["cells"])
     content = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
     template = files("folovllm.course.editions").joinpath("slides.html.j2").read_text(encoding="utf-8")

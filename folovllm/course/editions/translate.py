@@ -60,7 +60,7 @@ def _renewed(file: Path, template: Catalog) -> Catalog:
     catalog.update(template)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as stream:
-        write_po(stream, catalog, width=0, omit_header=True, include_previous=True)
+        write_po(stream, catalog, width=0, omit_header=True)
     return catalog
 
 

@@ -72,6 +72,8 @@ class PromptBox(CourseWidget):
             self.result, self.text.value = None, ""
             self._say(_("The engine refused this: {error}").format(error=error))
         except KeyboardInterrupt:
+            if self.result is None:
+                self.text.value = ""  # it would be the text of the run before
             self._say(
                 _("Interrupted. {ending}").format(ending=self._ending())
                 if self.result

@@ -17,7 +17,7 @@ from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.history import SequenceRecord
-from folovllm.language import N_, _, counted
+from folovllm.language import N_, _, counted, current_language
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -97,7 +97,7 @@ class StepDebugger(CourseWidget):
         self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, row, self._history_row, self.status, self.picture])
-        _pictures()
+        _pictures(current_language())
         self.restart()
 
     # -- what one can do ----------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class StepDebugger(CourseWidget):
         """What each part did at the moment that is shown; a line per request where there are several."""
         several = len(self._outputs) > 1
         return [
-            (hop.part, "\n".join(f"{letter}: {what}" if letter and several else what for letter, what in hop.lines))
+            (_(hop.part), "\n".join(f"{letter}: {what}" if letter and several else what for letter, what in hop.lines))
             for hop in self.moments[self._at].hops
         ]
 
@@ -297,9 +297,9 @@ class StepDebugger(CourseWidget):
             self.picture.value = ""
             return
         lit = moment.hops[self._hop].part
-        data = base64.b64encode(_pictures()[lit]).decode()
+        data = base64.b64encode(_pictures(current_language())[lit]).decode()
         image = f'<img alt="{html.escape(describe_data_flow(lit))}" src="data:image/png;base64,{data}">'
-        rows = [(html.escape(hop.part), self._cell(hop)) for hop in moment.hops]
+        rows = [(html.escape(_(hop.part)), self._cell(hop)) for hop in moment.hops]
         who = (
             names((letter, repr(prompt)) for letter, prompt in self._prompts.items()) if len(self._prompts) > 1 else ""
         )
@@ -309,7 +309,7 @@ class StepDebugger(CourseWidget):
         moment, last = self.moments[self._at], len(self.moments) - 1
         later = counted(last - self._at, "{n} later moment", "{n} later moments")
         past = " " + _("You look back: {later}.").format(later=later) if self._at < last else ""
-        here = _(" Here: {part}.").format(part=moment.hops[self._hop].part) if moment.hops else ""
+        here = _(" Here: {part}.").format(part=_(moment.hops[self._hop].part)) if moment.hops else ""
         return f"{moment.sentence}{here}{past}"
 
     def _cell(self, hop: Hop) -> str:
@@ -367,8 +367,8 @@ def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutpu
 
 
 @functools.cache
-def _pictures() -> dict[str, bytes]:
-    """Return the map of the engine, lit up at each of its parts, as PNG: drawn once, shown often."""
+def _pictures(language: str) -> dict[str, bytes]:
+    """Return the map of the engine, lit up at each of its parts, as PNG: drawn once per language, shown often."""
     figure, axes = new_figure(10, 4.8)
     diagram = draw_data_flow(axes)
     live = LivePicture(figure, diagram.moving)
