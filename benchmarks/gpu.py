@@ -122,9 +122,11 @@ def measure(workloads: dict[str, Workload], setting: Setting, rounds: int, pytho
             continue
         try:
             worker = Worker("peers:make_peer", name, setting, python=python)
-            worker.call("run", WARM_UP)
-            found[name] = {each: measure_one(worker, workload, rounds) for each, workload in workloads.items()}
-            worker.stop()
+            try:
+                worker.call("run", WARM_UP)
+                found[name] = {each: measure_one(worker, workload, rounds) for each, workload in workloads.items()}
+            finally:
+                worker.stop()  # whatever happened: the next one needs the card's memory
         except WorkerError as error:
             found[name] = without_paths(str(error).strip().splitlines()[-1])
         say(f"{name}: {found[name]}")
@@ -199,9 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         "about": describe(device),
         "tests": tests,
         "workloads": {name: workload.title for name, workload in workloads.items()},
-        "tokens_per_second": measure(
-            workloads, setting, options.rounds, dict(each.split("=", 1) for each in options.python)
-        ),
+        "tokens_per_second": measure(workloads, setting, options.rounds, pythons),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
