@@ -7,6 +7,7 @@ that file in. It holds figures, versions, the card's name and the names of faile
     python benchmarks/gpu.py                                the tests and the speed
     python benchmarks/gpu.py -- --nbval-lax notebooks/      and the notebooks: these arguments are pytest's
     python benchmarks/gpu.py --rounds 1 --workloads W1      quicker
+    python benchmarks/gpu.py --python vllm=/path/to/other/venv/bin/python
 """
 
 import argparse
@@ -108,21 +109,24 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?:[A-Za-z]:)?(?:[\\/][^\s\\/'\",:]+)+[\\/]([^\s\\/'\",:]+)", r"\1", text)
 
 
-def measure(workloads: dict[str, Workload], setting: Setting, rounds: int) -> dict[str, Any]:
+def measure(workloads: dict[str, Workload], setting: Setting, rounds: int, pythons: dict[str, str]) -> dict[str, Any]:
     """Return each engine's tokens a second, {engine: {workload: [one a round]}}, or what was in its way.
 
     One engine after the other: each would take most of the card's memory.
     """
     found: dict[str, Any] = {}
     for name in ENGINES:
-        if (reason := why_not(name)) is not None:
+        python = pythons.get(name, sys.executable)
+        if (reason := why_not(name, python)) is not None:
             found[name] = reason
             continue
         try:
-            worker = Worker("peers:make_peer", name, setting)
-            worker.call("run", WARM_UP)
-            found[name] = {each: measure_one(worker, workload, rounds) for each, workload in workloads.items()}
-            worker.stop()
+            worker = Worker("peers:make_peer", name, setting, python=python)
+            try:
+                worker.call("run", WARM_UP)
+                found[name] = {each: measure_one(worker, workload, rounds) for each, workload in workloads.items()}
+            finally:
+                worker.stop()  # whatever happened: the next one needs the card's memory
         except WorkerError as error:
             found[name] = without_paths(str(error).strip().splitlines()[-1])
         say(f"{name}: {found[name]}")
@@ -169,6 +173,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each workload (default: %(default)s)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="NAME=PATH", help="an engine's own interpreter"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-report.json", help="the file to send in")
     parser.add_argument("notebooks", nargs="*", metavar="-- PYTEST_ARG", help="how pytest is to run the notebooks")
     return parser.parse_args(arguments)
@@ -185,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     from folovllm.models import bundled
 
     setting = Setting(bundled.obtain(), None, torch.get_num_threads(), device, dtype_for(device))
+    pythons = dict(each.split("=", 1) for each in options.python)
     tests = {"tests": run_tests("tests", ["-m", "gpu", "-p", "no:xdist", "tests"])}
     if options.notebooks:
         tests["cells of notebooks"] = run_tests("notebooks", options.notebooks)
@@ -193,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         "about": describe(device),
         "tests": tests,
         "workloads": {name: workload.title for name, workload in workloads.items()},
-        "tokens_per_second": measure(workloads, setting, options.rounds),
+        "tokens_per_second": measure(workloads, setting, options.rounds, pythons),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -21,11 +21,13 @@ EVERYTHING = SamplingParams(
 PARAMS = {"greedy": [GREEDY], "top-p": [TOP_P], "all filters": [EVERYTHING], "mixed": [GREEDY, TOP_P, EVERYTHING]}
 
 
-def decoding_step(num_seqs: int, every: list[SamplingParams], num_layers: int = NUM_LAYERS) -> Counts:
+def decoding_step(
+    num_seqs: int, every: list[SamplingParams], num_layers: int = NUM_LAYERS, model_impl: str = "auto"
+) -> Counts:
     """Return what a step asks for in which every sequence decodes."""
     with PretendedCard() as card:
         model = tiny_model(num_hidden_layers=num_layers).to("cuda")
-        engine = tiny_llm(model, num_gpu_blocks_override=8 * num_seqs, dtype="float32").llm_engine
+        engine = tiny_llm(model, num_gpu_blocks_override=8 * num_seqs, model_impl=model_impl).llm_engine
         for i in range(num_seqs):
             engine.add_request(str(i), {"prompt_token_ids": [3 + i, *range(9, 20 + i % 5)]}, every[i % len(every)])
         for _ in range(4):
