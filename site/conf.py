@@ -31,6 +31,7 @@ suppress_warnings = ["myst.header"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+viewcode_follow_imported_members = False
 python_display_short_literal_types = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"

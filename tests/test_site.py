@@ -44,7 +44,7 @@ class Built:
     frames: dict[str, dict[tuple[Any, ...], str]] = field(default_factory=dict)
 
     def pages(self) -> list[Path]:
-        return sorted(self.folder.rglob("*.html"))
+        return sorted(path for path in self.folder.rglob("*.html") if "_static" not in path.parts)
 
     def url(self, page: str) -> str:
         return (self.folder / f"{page}.html").as_uri()
@@ -330,7 +330,8 @@ def test_every_frame_says_what_the_widget_said(built, reader, name):
     shown = explorer.evaluate("root => explorers.recordings[root.dataset.recording].frames.map(frame => frame.says)")
     assert shown == list(told.values())
     before = explorer.get_by_role("status").inner_text()
-    explorer.locator("input").first.press("ArrowRight")
+    control = explorer.locator("input[type=range], input:checked").first
+    control.press("End" if control.get_attribute("type") == "range" else "ArrowRight")
     after = explorer.get_by_role("status").inner_text()
     assert after in told.values()
     assert after != before

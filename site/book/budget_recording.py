@@ -1,4 +1,4 @@
-"""What ``KVBudget`` says at every point of a grid, recorded; a page looks up a point, and its neighbours for plots."""
+"""What ``KVBudget`` says at every point of a grid, recorded: a page looks up a point, and its neighbours for plots."""
 
 import itertools
 from collections.abc import Callable, Iterator

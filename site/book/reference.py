@@ -95,7 +95,7 @@ def _page(module: Module, homes: list[str], inside: list[Module]) -> str:
     parts = [f"{title}\n{'=' * len(title)}\n"]
     if homes:
         parts.append(f".. rst-class:: explained-in\n\nExplained in {', '.join(homes)}.\n")
-    members = "" if module.is_package else "   :members:\n   :show-inheritance:\n"
+    members = "" if module.is_package else "   :members:\n   :ignore-module-all:\n   :show-inheritance:\n"
     parts.append(f".. automodule:: {module.name}\n{members}")
     return "\n".join([*parts, *_listed(inside)])
 

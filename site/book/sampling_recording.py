@@ -126,5 +126,5 @@ def _draws(shape: Distribution, head: np.ndarray, press: int) -> list[int]:
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
-    """Return numbers with four digits, which is more than a picture shows."""
-    return [float(f"{value:.4g}") for value in values]
+    """Return numbers with six digits, which is more than a page shows."""
+    return [float(f"{value:.6g}") for value in values]
