@@ -11,12 +11,12 @@ NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=600 --nbval-ke
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides kit lock clean
+.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
-test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
-test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
-test-unit test-parity test-notebooks test-twice test-browser test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
+test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
+test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
+test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -51,12 +51,15 @@ slides: packages ## write slides of all notebooks to build/slides (they need no 
 kit: packages ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
 	@sh scripts/make_kit.sh
 
+site: venv model ## build the course as a web site, from stored outputs, in build/site
+	@$(PY) site/build_site.py build/site
+
 ##@ Develop: tests
 
 venv: ## make .venv with all locked packages: those of the course, of tests and of development
 	@sh scripts/make_venv.sh all
 
-test: lint types test-unit test-parity test-notebooks test-twice test-browser test-hub ## all that CI runs
+test: lint types test-unit test-parity test-notebooks test-twice test-browser test-site test-hub ## all that CI runs
 
 lint: venv ## style, formatting, and which module may import which
 	$(PY) -m ruff check .
@@ -67,10 +70,10 @@ types: venv ## mypy, strict
 	$(PY) -m mypy
 
 test-unit: venv ## all tests that need no bundled model; quick
-	$(PYTEST) -m "not bundled and not browser and not hub" tests
+	$(PYTEST) -m "not bundled and not browser and not hub and not site" tests
 
 test-parity: venv model ## the tests on the bundled model: tokens equal to HuggingFace's
-	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub and not twice" tests
+	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub and not twice and not site" tests
 
 test-notebooks: venv model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
@@ -82,14 +85,17 @@ test-browser: venv model ## run every notebook in JupyterLab in a headless Chrom
 	@sh scripts/ensure_chromium.sh
 	$(PYTEST) -m browser tests
 
+test-site: venv model ## build the web site, and read it in a headless Chromium; its pictures: build/screenshots/site
+	@sh scripts/ensure_chromium.sh
+	$(PYTEST) --numprocesses=0 -m site tests
+
 test-hub: venv model ## two learners run a notebook at the same time on a JupyterHub, each in a headless Chromium
 	@sh scripts/ensure_chromium.sh
 	@sh scripts/ensure_hub_proxy.sh
 	$(PYTEST) -m hub tests
 
-test-gpu: venv model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
-	$(PYTEST) --numprocesses=0 -m gpu tests
-	$(PYTEST) --nbval-lax $(NBVAL)
+test-gpu: venv ## what your card does: tests, notebooks, speed beside others; one table, one file to send in
+	$(PY) benchmarks/gpu.py $(GPU_ARGS) -- -p no:xdist --nbval-lax $(filter-out --dist=loadfile,$(NBVAL))
 
 sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py

@@ -54,20 +54,34 @@ def find_notebooks() -> Path:
     return _CHECKOUT / "notebooks" if in_checkout() else Path("folovllm-course")
 
 
-def shipped_notebooks() -> list[Path]:
-    """Return the notebooks that came with the package."""
-    found = sorted((folder / "notebooks").glob("*.ipynb")) if (folder := shipped_folder()) else []
-    if not found:
+def shipped_notebooks() -> Path:
+    """Return the folder of the notebooks that came with the package."""
+    folder = shipped_folder()
+    if folder is None or not names_in(folder / "notebooks"):
         raise ValueError(f"this installation has no notebooks; {how_to_install()}")
-    return found
+    return folder / "notebooks"
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the notebooks of a folder by their names, as "02_sampling.ipynb" and "zh/02_sampling.ipynb"."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*.ipynb")]
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
 def has_newer_notebooks(folder: Path) -> bool:
     """Return whether the notebooks of the package are others than those that a learner's folder was made from."""
-    names = [path.name for path in shipped_notebooks()]
-    there = sorted(path.name for path in (folder / ORIGINALS).glob("*.ipynb"))
-    _, differing, failed = filecmp.cmpfiles(shipped_notebooks()[0].parent, folder / ORIGINALS, names, shallow=False)
-    return names != there or bool(differing or failed)
+    shipped, originals = shipped_notebooks(), folder / ORIGINALS
+    names = names_in(shipped)
+    same, _, _ = filecmp.cmpfiles(shipped, originals, names, shallow=False)
+    return names != names_in(originals) or len(same) < len(names)
+
+
+def copy_notebooks(target: Path) -> None:
+    """Copy the notebooks that came with the package into a folder."""
+    shipped = shipped_notebooks()
+    for name in names_in(shipped):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(shipped / name, target / name)
 
 
 def make_learners_folder(folder: Path) -> None:
@@ -84,11 +98,8 @@ def make_learners_folder(folder: Path) -> None:
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise ValueError(f"{folder} holds other files, and no notebooks of the course; {_ELSEWHERE}")
         with TemporaryDirectory(dir=folder, prefix=".new-") as work:
-            originals = Path(work, ORIGINALS)
-            originals.mkdir()
-            for notebook in shipped_notebooks():
-                shutil.copyfile(notebook, originals / notebook.name)
-                shutil.copyfile(notebook, Path(work, notebook.name))
+            copy_notebooks(Path(work))
+            copy_notebooks(Path(work, ORIGINALS))
             for path in sorted(Path(work).iterdir(), reverse=True):  # only when all are there
                 path.rename(folder / path.name)
     except OSError as error:

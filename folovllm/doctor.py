@@ -145,6 +145,8 @@ def check_device() -> Check:
     else:
         hardware = counted(torch.get_num_threads(), "{n} thread", "{n} threads")
     detail = f"torch {torch.__version__}, {device} ({hardware})"
+    if device.type != "cpu":
+        detail += "; `make test-gpu` tests the course on it"
     tag = f"torch{torch.__version__.partition('+')[0]}-{device.type}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
         fix = _("update the driver, if `nvidia-smi` shows one for a CUDA older than {cuda}").format(

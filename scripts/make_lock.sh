@@ -8,7 +8,7 @@ torch=${TORCH:-$(sed -n 's/^torch==//p' requirements.lock)}
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 "${PYTHON:-python3}" -m venv "$room/venv"
-"$room/venv/bin/python" -m pip install --no-input -e '.[course,dev,hub,structured]' "torch==$torch" \
+"$room/venv/bin/python" -m pip install --no-input -e '.[course,dev,hub,site,structured]' "torch==$torch" \
     'llguidance<1.7' # later ones have no builds for the systems of PyTorch's own oldest (glibc 2.28)
 
 {

@@ -42,7 +42,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    has_card = torch.cuda.is_available() or torch.backends.mps.is_available()
+    no_gpu = pytest.mark.skipif(not has_card, reason="needs a card: CUDA or MPS")
     for item in items:
         if "bundled_model_path" in getattr(item, "fixturenames", ()):
             item.add_marker("bundled")

@@ -8,7 +8,6 @@ import pytest
 
 from folovllm import course_folder
 from folovllm.__main__ import main
-from folovllm.course.editions import originals
 from folovllm.course.editions.answers import with_answers
 from folovllm.course_folder import make_learners_folder
 
@@ -154,7 +153,7 @@ def test_an_update_of_a_folder_that_fails_changes_nothing(learner, monkeypatch, 
         (learner / "07_new.ipynb").write_text("my own")
         message = "07_new.ipynb is new, and you have another of that name"
     else:
-        monkeypatch.setattr(originals.shutil, "copyfile", raise_full)
+        monkeypatch.setattr(course_folder.shutil, "copyfile", raise_full)
         message = "No space left"
     before = {path: path.read_bytes() for path in learner.rglob("*.ipynb")}
     assert run(learner, "update") == 2

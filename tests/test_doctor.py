@@ -17,6 +17,7 @@ from folovllm.__main__ import main as command_line
 from folovllm.free_memory import FreeMemory, free_memory
 from folovllm.kernels import available, code_cache
 from folovllm.models import bundled
+from tests.pretended_device import PretendedCard
 
 Version = namedtuple("Version", "major minor")
 GIB = 1024**3
@@ -447,3 +448,11 @@ def test_the_doctors_command_starts_where_psutil_is_missing():
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     [line] = [line for line in run.stdout.splitlines() if line.split()[1:2] == ["memory"]]
     assert "psutil" in line
+
+
+def test_where_there_is_a_card_its_command_is_named():
+    with PretendedCard(memory=3 * 2**30):
+        check = doctor.check_device()
+    assert check.level == "ok"
+    assert "cuda (pretended card, 3 GiB); `make test-gpu`" in check.detail
+    assert "make test-gpu" not in doctor.check_device().detail

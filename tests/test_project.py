@@ -23,6 +23,7 @@ SETUP_FILES = [
     "Makefile",
     ".ci/run",
     ".github/workflows/ci.yml",
+    ".github/workflows/pages.yml",
     "scripts/make_venv.sh",
     "scripts/make_lock.sh",
     "scripts/make_kit.sh",

@@ -160,6 +160,8 @@ GOOD = [
     ("It has 135 million **parameters (参数)**.", "它有 1.35 亿个**参数**（parameters）。"),
     ("Nineteen blocks are enough, Bo has 13.", "19 个块就够了，Bo 有 13 个。"),
     ('The notes write 「默认值（2048）」 *"default (2048)"*.', "笔记写的是「默认值（2048）」。"),
+    ('The notes: 「Random sampling」 *"chance"*.', "笔记：「Random sampling」。"),
+    ("Three groups (the notes say layers, 层次; not the model's).", "三组（笔记称为“层次”；不是模型的层）。"),
     ('A line break is likelier than " The".', '换行比 " The" 更可能。'),
     ("| [vLLM](https://x.org/a) | 0.33 |", "| [vLLM](https://x.org/a) | 0.33 |"),
     ("<code>a &gt; b</code> is *true*.", "<code>a &gt; b</code> 为真。"),

@@ -23,6 +23,7 @@ from tests.lab_in_browser import PATIENCE
 from tests.test_project import ROOT, committed
 
 NOTEBOOKS = sorted(path.name for path in Path("notebooks").glob("*.ipynb"))
+EVERY_LANGUAGE = course_folder.names_in(Path("notebooks"))
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 NEW_TEXT = "A newer edition."
 
@@ -109,7 +110,7 @@ def test_the_wheel_carries_the_notebooks_and_all_that_they_need(wheel):
         shipped = {name.split("/share/folovllm/")[1]: archive.read(name) for name in names if "/share/" in name}
         [entry_points] = [archive.read(name).decode() for name in names if name.endswith("entry_points.txt")]
     assert shipped == {name: (ROOT / name).read_bytes() for name in tracked(r"notebooks/.*\.ipynb|jupyter/.*|.*\.lock")}
-    assert {name for name in names if name.startswith("folovllm/")} == tracked(r"folovllm/.*")
+    assert {name for name in names if name.startswith("folovllm/")} == tracked(r"folovllm/.*(?<!\.po)")
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"folovllm"}
     assert "folovllm = folovllm.__main__:main" in entry_points
 
@@ -169,8 +170,8 @@ def wait_for_address(server, log):
 
 def test_lab_copies_the_notebooks_and_serves_them_with_the_courses_settings(learner):
     course = learner / "folovllm-course"
-    assert sorted(path.name for path in course.glob("*.ipynb")) == NOTEBOOKS
-    assert sorted(path.name for path in (course / ".originals").iterdir()) == NOTEBOOKS
+    assert course_folder.names_in(course) == course_folder.names_in(course / ".originals") == EVERY_LANGUAGE
+    assert set(NOTEBOOKS) < set(EVERY_LANGUAGE)
     assert "/lab/tree/00_start_here.ipynb?token=" in (learner / "log").read_text()
     assert json.loads((learner / "served.json").read_text())["type"] == "notebook"
     assert "@jupyterlab/apputils-extension:announcements" in (learner / "served.html").read_text()
@@ -262,7 +263,8 @@ def test_a_copy_that_fails_leaves_nothing(from_a_wheel, monkeypatch, capsys):
 def test_an_empty_folder_is_filled_and_hidden_files_do_not_count(from_a_wheel):
     (from_a_wheel / ".DS_Store").touch()
     course_folder.make_learners_folder(Path("."))
-    assert sorted(path.name for path in from_a_wheel.iterdir()) == sorted([".DS_Store", ".originals", *NOTEBOOKS])
+    assert course_folder.names_in(from_a_wheel) == EVERY_LANGUAGE
+    assert {path.name for path in from_a_wheel.iterdir()} == {".DS_Store", ".originals", "zh", *NOTEBOOKS}
 
 
 def test_without_jupyterlab_one_is_told_how_to_install_it(from_a_wheel, monkeypatch, capsys):

@@ -20,6 +20,7 @@ _MARKDOWN = MarkdownIt("commonmark")
 _GLOSS = re.compile(r"(?<=」),? \*\"[^*]*\"\*")
 """The English translation of a Chinese quotation, which a Chinese text leaves out."""
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_QUOTATION = re.compile("「[^」]*」")
 _HTML_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])(\d+(?:,\d{3})*(?:\.\d+)?)(?: ?(thousand|million|billion|万|亿))?")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "万": 10**4, "亿": 10**8, "": 1}
@@ -131,7 +132,7 @@ def same_placeholders(english: str, chinese: str) -> Iterator[str]:
 def same_chinese(english: str, chinese: str) -> Iterator[str]:
     """What is Chinese in the English message stays as it is: quotations, terms, the notes' own titles."""
     for quoted, bracketed in _IN_CHINESE.findall(english):
-        pieces = [quoted] if quoted else re.split(", ", bracketed)
+        pieces = [quoted] if quoted else [each for each in re.split("[,;] ", bracketed) if re.search(_CHINESE, each)]
         yield from (f"Chinese of the English text missing: {piece}" for piece in pieces if piece not in chinese)
 
 
@@ -183,7 +184,7 @@ def only_known_latin(english: str, chinese: str) -> Iterator[str]:
 
 def words_of_the_glossary(english: str, chinese: str) -> Iterator[str]:
     """Terms are those of the glossary."""
-    left = prose(_GLOSS.sub("", english))
+    left = _QUOTATION.sub("", prose(_GLOSS.sub("", english)))  # the notes' own words stay, their English ones too
     for term, forms, never in _terms():
         in_context = rf"\b{re.escape(term)}(?:s|es)?\b( \([^)]*{_CHINESE}[^)]*\))?"  # what has its Chinese in brackets
         found = list(re.finditer(in_context, left, 0 if term[0].isupper() else re.IGNORECASE))

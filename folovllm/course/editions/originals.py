@@ -7,7 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from folovllm.course_folder import ORIGINALS, has_newer_notebooks, how_to_install, shipped_notebooks
+from folovllm.course_folder import (
+    ORIGINALS,
+    copy_notebooks,
+    has_newer_notebooks,
+    how_to_install,
+    names_in,
+    shipped_notebooks,
+)
 from folovllm.language import _
 
 _ADVICE = "without git there is no original, and no update: download the course again, into another folder"
@@ -65,7 +72,7 @@ class GitOriginals:
 
     def names(self) -> list[str]:
         """Return the files' names; ValueError where git knows none."""
-        files = self._git("ls-tree", "--name-only", self._revision).decode().splitlines()
+        files = self._git("ls-tree", "-r", "--name-only", self._revision).decode().splitlines()
         if found := [name for name in files if name.endswith(".ipynb")]:
             return found
         raise ValueError(f"git knows no notebooks in {self._notebooks}: {_ADVICE}")
@@ -111,7 +118,7 @@ class FolderOriginals:
 
     def names(self) -> list[str]:
         """Return the files' names; ValueError where there are none."""
-        if found := sorted(path.name for path in self._folder.glob("*.ipynb")):
+        if found := names_in(self._folder):
             return found
         raise ValueError(f"there are no notebooks in {self._folder}; make a new folder with: folovllm lab --notebooks")
 
@@ -125,19 +132,15 @@ class FolderOriginals:
 
     def replace(self) -> str:
         """Copy the package's notebooks; ValueError where one would take the place of a learner's own."""
-        for notebook in shipped_notebooks():
-            if (self._notebooks / notebook.name).exists() and notebook.name not in self.names():
-                raise ValueError(
-                    f"{notebook.name} is new, and you have another of that name: rename yours, and try again"
-                )
+        for name in names_in(shipped_notebooks()):
+            if (self._notebooks / name).exists() and name not in self.names():
+                raise ValueError(f"{name} is new, and you have another of that name: rename yours, and try again")
         new, old = (self._folder.with_name(f"{ORIGINALS}.{state}") for state in ("new", "old"))
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)  # by an update that was stopped
-        new.mkdir()
-        for notebook in shipped_notebooks():
-            shutil.copyfile(notebook, new / notebook.name)
-        for original in new.iterdir():
-            write_whole(self._notebooks / original.name, original.read_bytes())
+        copy_notebooks(new)
+        for name in names_in(new):
+            write_whole(self._notebooks / name, (new / name).read_bytes())
         self._folder.rename(old)
         new.rename(self._folder)
         shutil.rmtree(old)
@@ -146,6 +149,7 @@ class FolderOriginals:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, or leave it as it is: never a half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
     os.replace(new, path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.engine.detokenizer import find_stop
-from folovllm.sampling.logits_processors import apply_penalties
+from folovllm.sampling.logits_processors import Penalties, apply_penalties
 from folovllm.sampling.sampler import apply_min_p, apply_temperature, choose_greedily
 
 _INF = float("inf")
@@ -315,7 +315,7 @@ def penalties_solution(
     """Return one row of logits, [vocab], as the three penalties leave it."""
     row = logits[None].clone()
     values = (torch.tensor([each], dtype=torch.float32) for each in (repetition, frequency, presence))
-    apply_penalties(row, [prompt], [output], *values)
+    apply_penalties(row, Penalties.of([prompt], [output], row.shape[-1], *values))
     return row[0]
 
 

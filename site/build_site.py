@@ -1,0 +1,67 @@
+"""Build the book: ``python site/build_site.py OUTPUT``; one language per folder of notebooks."""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from book import chapters, front, recordings, reference
+from book.editions import Edition, editions, switches
+from book.recordings import Recordings
+from sphinx.application import Sphinx
+from sphinx.util.console import nocolor
+
+SITE = Path(__file__).parent
+
+
+def build(output: Path, recorded: Recordings) -> None:
+    """Build all editions into a folder, which is replaced once all of them are there."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        room, languages = Path(name), editions()
+        pages = {each.name: _write_sources(each, room / each.code, recorded) for each in languages}
+        for each in languages:
+            others = [other | {"pages": pages[other["name"]]} for other in switches(each, languages)]
+            _run_sphinx(each, room / each.code, room / "site" / each.site, others)
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.move(room / "site", output)
+
+
+def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[str]:
+    """Write what Sphinx reads for one edition; return the names of its pages."""
+    sources, scripts = room / "sources", room / "static" / recordings.FOLDER
+    for folder in (sources / "api", scripts):
+        folder.mkdir(parents=True)
+    book = chapters.chapters_of(edition.notebooks)
+    explains = reference.explained_in(book)
+    players: dict[str, str] = {}
+    for chapter in book:
+        players |= recorded.of(chapter, scripts)
+        page = chapters.page_of(chapter, edition, explains[chapter.name], players)
+        (sources / f"{chapter.name}.ipynb").write_text(page, encoding="utf-8")
+    (sources / "index.md").write_text(front.index(book, edition.words, players), encoding="utf-8")
+    (sources / "run.md").write_text(front.run(book, edition.words), encoding="utf-8")
+    for name, text in reference.pages(book).items():
+        (sources / "api" / name).write_text(text, encoding="utf-8")
+    return [path.relative_to(sources).with_suffix("").as_posix() for path in sources.rglob("*.*")]
+
+
+def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[str, object]]) -> None:
+    """Let Sphinx write one edition. others: the other languages, for the switch."""
+    settings = {
+        "language": edition.code,
+        "html_static_path": [str(SITE / "static"), str(room / "static")],
+        "html_context.languages": others,
+        "html_context.contents": edition.words.contents,
+    }
+    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True)
+    app.build()
+    if app.statuscode:
+        raise SystemExit("site: Sphinx warned (above); nothing was written")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    nocolor()
+    build(parser.parse_args().output.resolve(), Recordings())
