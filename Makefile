@@ -8,7 +8,6 @@ PY := .venv/bin/python
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
 NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
-ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -25,8 +24,7 @@ help: ## list the targets
 ##@ Learn
 
 lab: packages ## prepare everything, and open the course in JupyterLab
-	@test -n "$$FOLOVLLM_MODEL" || $(PY) -m folovllm model
-	JUPYTER_CONFIG_PATH="$(CURDIR)/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
+	@$(PY) -m folovllm lab $(LAB_ARGS)
 
 update: packages ## pull the newest course and its packages; your answers are kept
 	@$(PY) -m folovllm course update
@@ -80,7 +78,7 @@ test-parity: venv model ## the tests on the bundled model: tokens equal to Huggi
 test-notebooks: venv model ## run every notebook and compare every output
 	$(PYTEST) --nbval $(NBVAL)
 
-test-twice: venv model ## run every cell of every notebook twice in a row
+test-twice: venv model ## run the cells of every notebook again: each twice in a row, and all from the middle
 	$(PYTEST) -m twice tests
 
 test-browser: venv model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
@@ -96,9 +94,8 @@ test-hub: venv model ## two learners run a notebook at the same time on a Jupyte
 	@sh scripts/ensure_hub_proxy.sh
 	$(PYTEST) -m hub tests
 
-test-gpu: venv model ## the tests that need a CUDA device, and the notebooks on it (outputs are not compared)
-	$(PYTEST) --numprocesses=0 -m gpu tests
-	$(PYTEST) --nbval-lax $(NBVAL)
+test-gpu: venv ## what your card does: tests, notebooks, speed beside others; one table, one file to send in
+	$(PY) benchmarks/gpu.py $(GPU_ARGS) -- -p no:xdist --nbval-lax $(filter-out --dist=loadfile,$(NBVAL))
 
 sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
@@ -109,8 +106,8 @@ format: venv ## let ruff mend style and formatting
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-notebooks: model ## run every notebook and store its outputs
-	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb
+notebooks: model ## run every notebook, in both languages, and store its outputs
+	$(PY) scripts/execute_notebooks.py notebooks/*.ipynb notebooks/zh/*.ipynb
 
 lock: ## resolve the newest versions into requirements.lock (TORCH=2.x.y picks PyTorch's)
 	sh scripts/make_lock.sh

@@ -14,7 +14,7 @@ class FoloVLLM(Peer):
 
     def __init__(self, setting: Setting) -> None:
         torch.set_num_threads(setting.threads)
-        self.llm = LLM(device="cpu")
+        self.llm = LLM(device=setting.device, dtype=setting.dtype)
 
     def run(self, workload: Workload) -> Result:  # noqa: D102
         self.llm.llm_engine.reset_prefix_cache()

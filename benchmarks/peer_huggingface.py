@@ -24,16 +24,17 @@ class FirstTokenClock(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # noqa: D102
         if self.time is None:
             self.time = time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class HuggingFace(Peer):
-    """The model as ``from_pretrained`` gives it, in float32."""
+    """The model as ``from_pretrained`` gives it."""
 
     def __init__(self, setting: Setting) -> None:
         torch.set_num_threads(setting.threads)
         transformers_logging.disable_progress_bar()
-        self.model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32).eval()
+        dtype = getattr(torch, setting.dtype)
+        self.model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=dtype).to(setting.device).eval()
         self.pad_token_id = AutoTokenizer.from_pretrained(setting.model).pad_token_id
 
     def generate(
@@ -44,8 +45,9 @@ class HuggingFace(Peer):
         Returns the first completion of each, and the clock's time at the first tokens.
         """
         width = max(map(len, prompts))
-        ids = torch.tensor([[self.pad_token_id] * (width - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        device = self.model.device
+        ids = torch.tensor([[self.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         clock = FirstTokenClock()
         output = self.model.generate(
             ids,

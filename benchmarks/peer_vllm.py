@@ -1,4 +1,4 @@
-"""vLLM on the CPU. It wants packages of its own versions: give it an environment, and name that with ``--python``."""
+"""vLLM. It wants packages of its own versions: give it an environment, and name that with ``--python``."""
 
 import os
 import time
@@ -19,11 +19,11 @@ from vllm import LLM, SamplingParams
 
 
 class VLLM(Peer):
-    """``LLM`` with its defaults (it compiles the model), in float32."""
+    """``LLM`` with its defaults (it compiles the model)."""
 
     def __init__(self, setting: Setting) -> None:
         # Without its statistics it does not tell when first tokens came.
-        self.llm = LLM(model=str(setting.model), dtype="float32", disable_log_stats=False)
+        self.llm = LLM(model=str(setting.model), dtype=setting.dtype, disable_log_stats=False)
 
     def run(self, workload: Workload) -> Result:  # noqa: D102
         self.llm.reset_prefix_cache()

@@ -30,11 +30,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every engine is given: the model as a folder and as a GGUF file (llama.cpp's), and its threads."""
+    """What every engine is given: the model as a folder and as a GGUF file (llama.cpp's), its threads, its device.
+
+    device: "cpu"; for this project, HuggingFace and vLLM also "cuda" or "mps".  dtype: as PyTorch calls it.
+    """
 
     model: Path
     gguf: Path | None
     threads: int
+    device: str = "cpu"
+    dtype: str = "float32"
 
 
 class Peer(ABC):

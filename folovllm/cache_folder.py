@@ -9,7 +9,15 @@ class NoHomeError(ValueError):
     """The user has no home folder, as in a container that runs under a number without an account."""
 
     def __init__(self) -> None:
-        super().__init__("this user has no home folder; set FOLOVLLM_CACHE to a folder that can be written")
+        super().__init__(
+            "this user has no home folder; set HOME to a folder that can be written (without Jupyter, FOLOVLLM_CACHE "
+            "is enough)"
+        )
+
+
+def is_missing_home(error: Exception) -> bool:
+    """Say whether a library, Jupyter's for one, failed because pathlib found no home folder."""
+    return isinstance(error, RuntimeError) and "home directory" in str(error)
 
 
 def cache_root() -> Path:

@@ -61,9 +61,10 @@ class ModelConfig(_Config):
     trust_remote_code: run Python code that comes with the model. No model here needs it.
     seed: of the seeds that requests without one of their own get, >= 0.
     max_logprobs: most log-probabilities a request may ask for, >= 0; -1: no limit.
-    model_impl: whose forward pass runs: "folovllm" is the engine's own (``models/decoder.py``), "transformers"
-        HuggingFace's, and with it the hooks of its modules; "auto" takes the first where it can run the model:
-        Llama's family in float32, as its class and config make it (hooks put on later are not seen).
+    model_impl: whose forward pass runs: "folovllm" is the engine's own (``models/decoder.py``; on a card
+        ``models/torch_decoder.py``), "transformers" HuggingFace's, and with it the hooks of its modules; "auto" takes
+        the first where it can run the model: Llama's family, on a CPU in float32, as its class and config make it
+        (hooks put on later are not seen).
     revision: version of the model on the hub (branch, tag or commit); None: the newest. A ValueError for what lies
         on the disk, which has none.
     tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.

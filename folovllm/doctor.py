@@ -15,9 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from folovllm.cache_folder import NoHomeError, cache_root
+from folovllm.cache_folder import NoHomeError, cache_root, is_missing_home
 from folovllm.control_groups import count_cores
+from folovllm.course_folder import how_to_install, in_checkout, shipped_folder
 from folovllm.free_memory import GIB, free_memory, is_out_of_memory
+from folovllm.language import N_, _, counted
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -28,7 +30,7 @@ NEEDED_MEMORY, NEEDED_ADDRESSES, COMFORTABLE_MEMORY = 5 * GIB // 8, 1 * GIB, 2 *
 """Beside PyTorch, which the doctor has loaded: the bundled model takes half a GiB, and twice that of addresses while it
 is loaded; the default KV cache a quarter of what is free beside it."""
 
-WITHOUT_KERNELS = "PyTorch computes, 1.5 to 2 times slower, and the last bits of a number depend on the batch"
+WITHOUT_KERNELS = N_("PyTorch computes, 1.5 to 2 times slower, and the last bits of a number depend on the batch")
 """What it costs where numba cannot be used."""
 
 
@@ -50,11 +52,11 @@ class Check:
 def check_python() -> Check:
     """Python is one that the locked packages have builds for."""
     version = platform.python_version()
-    detail, tag = f"{version} in {Path(sys.prefix).name}", f"py{version}"
+    detail, tag = _("{version} in {name}").format(version=version, name=Path(sys.prefix).name), f"py{version}"
     if OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         return Check("python", "ok", detail, tag=tag)
     level: Level = "fail" if sys.version_info[:2] < OLDEST_PYTHON else "warn"
-    return Check("python", level, detail, "install Python 3.11 to 3.14, then `make lab PYTHON=python3.12`", tag)
+    return Check("python", level, detail, _("install Python 3.11 to 3.14, then `make lab PYTHON=python3.12`"), tag)
 
 
 def check_packages() -> Check:
@@ -63,19 +65,27 @@ def check_packages() -> Check:
 
     lock = find_lock()
     if lock is None:
-        fix = "run the doctor from a checkout, installed with `make lab`"
-        return Check("packages", "warn", "requirements.lock is not there to compare with", fix, "nolock")
+        fix = _("run the doctor from a checkout, installed with `make lab`")
+        return Check("packages", "warn", _("requirements.lock is not there to compare with"), fix, "nolock")
     pins = _read_pins(lock)
     found, needed = {name: _version(name) for name in pins}, _needed_by("folovllm", "course")
     pins = {name: version for name, version in pins.items() if found[name] or canonicalize_name(name) in needed}
     differing = [name for name, version in pins.items() if found[name] != version]
     if not differing:
-        return Check("packages", "ok", f"all {len(pins)} as in requirements.lock", tag="lock")
-    level: Level = "fail" if any(found[name] is None for name in differing) else "warn"
-    named = ", ".join(f"{name} {found[name] or 'missing'} (lock: {pins[name]})" for name in differing[:3])
-    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    detail = f"{len(differing)} of {len(pins)} differ from requirements.lock: {named}{more}"
-    return Check("packages", level, detail, _reinstall(), f"lock-{len(differing)}")
+        return Check(
+            "packages", "ok", _("all {num_pins} as in requirements.lock").format(num_pins=len(pins)), tag="lock"
+        )
+    # A wheel brings no versions of its own: pip has taken the newest that fit.
+    level: Level = "fail" if any(found[name] is None for name in differing) else "warn" if in_checkout() else "ok"
+    named = ", ".join(
+        _("{name} {version} (lock: {pin})").format(name=name, version=found[name] or _("missing"), pin=pins[name])
+        for name in differing[:3]
+    )
+    more = _(" and {count} more").format(count=len(differing) - 3) if len(differing) > 3 else ""
+    detail = _("{num_differing} of {num_pins} differ from requirements.lock: {named}{more}").format(
+        num_differing=len(differing), num_pins=len(pins), named=named, more=more
+    )
+    return Check("packages", level, detail, "" if level == "ok" else how_to_install(), f"lock-{len(differing)}")
 
 
 def _needed_by(package: str, extra: str) -> set[str]:
@@ -115,10 +125,9 @@ def _version(package: str) -> str | None:
 
 
 def find_lock() -> Path | None:
-    """Return the lock: beside the package in a checkout, in ``share/`` where it was installed from one."""
-    beside = Path(__file__).resolve().parents[1] / "requirements.lock"
-    installed = Path(sys.prefix, "share", "folovllm", "requirements.lock")
-    return next((path for path in (beside, installed) if path.is_file()), None)
+    """Return the lock that came with the package."""
+    folder = shipped_folder()
+    return folder / "requirements.lock" if folder else None
 
 
 def check_device() -> Check:
@@ -132,19 +141,29 @@ def check_device() -> Check:
     assert total == 2, f"1 + 1 gives {total} on {device}"
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        hardware = f"{card.name}, {card.total_memory / GIB:.0f} GiB"
+        hardware = _("{name}, {size:.0f} GiB").format(name=card.name, size=card.total_memory / GIB)
     else:
-        hardware = f"{torch.get_num_threads()} threads"
+        hardware = counted(torch.get_num_threads(), "{n} thread", "{n} threads")
     detail = f"torch {torch.__version__}, {device} ({hardware})"
+    if device.type != "cpu":
+        detail += "; `make test-gpu` tests the course on it"
     tag = f"torch{torch.__version__.partition('+')[0]}-{device.type}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
-        fix = f"update the driver, if `nvidia-smi` shows one for a CUDA older than {torch.version.cuda}"
+        fix = _("update the driver, if `nvidia-smi` shows one for a CUDA older than {cuda}").format(
+            cuda=torch.version.cuda
+        )
         if torch.version.cuda is None:
-            fix = "this PyTorch is a build for CPU only; install the one for your card, or carry on with the CPU"
-        return Check("device", "warn", f"{detail}, but there is an NVIDIA driver", fix, tag)
+            fix = _("this PyTorch is a build for CPU only; install the one for your card, or carry on with the CPU")
+        return Check("device", "warn", _("{detail}, but there is an NVIDIA driver").format(detail=detail), fix, tag)
     if device.type == "cpu" and torch.get_num_threads() > (cores := count_cores()):
-        fix = f"set OMP_NUM_THREADS={cores} before you start"
-        return Check("device", "warn", f"{detail}, more than the {cores} cores that this process may use", fix, tag)
+        fix = _("set OMP_NUM_THREADS={cores} before you start").format(cores=cores)
+        return Check(
+            "device",
+            "warn",
+            _("{detail}, more than the {cores} cores that this process may use").format(detail=detail, cores=cores),
+            fix,
+            tag,
+        )
     return Check("device", "ok", detail, tag=tag)
 
 
@@ -153,20 +172,28 @@ def check_kernels() -> Check:
     from folovllm.kernels.available import kernels_to_compile, why_no_kernels
 
     if (reason := why_no_kernels()) is not None:
-        fix = "unset it" if reason.startswith("NUMBA_") else _reinstall()
-        return Check("kernels", "warn", f"none on this CPU ({reason}): {WITHOUT_KERNELS}", fix, "nokernels")
+        fix = _("unset it") if reason.startswith("NUMBA_") else how_to_install()
+        return Check(
+            "kernels",
+            "warn",
+            _("none on this CPU ({reason}): {without_kernels}").format(
+                reason=reason, without_kernels=_(WITHOUT_KERNELS)
+            ),
+            fix,
+            "nokernels",
+        )
     import numba
 
     from folovllm.kernels.code_cache import can_keep
 
     detail, tag = f"numba {numba.__version__}", f"numba{numba.__version__}"
     if not kernels_to_compile():
-        return Check("kernels", "ok", f"{detail}, compiled for this machine", tag=tag)
+        return Check("kernels", "ok", _("{detail}, compiled for this machine").format(detail=detail), tag=tag)
     if can_keep():
-        fix = "run `python -m folovllm model`, else the first LLM() takes some ten seconds longer"
-        return Check("kernels", "warn", f"{detail}, not compiled yet", fix, tag)
-    detail += ", no folder to keep compiled code in: every program compiles anew, for some ten seconds"
-    return Check("kernels", "warn", detail, "set FOLOVLLM_CACHE to a folder that only you can write", tag)
+        fix = _("run `python -m folovllm model`, else the first LLM() takes some ten seconds longer")
+        return Check("kernels", "warn", _("{detail}, not compiled yet").format(detail=detail), fix, tag)
+    detail += _(", no folder to keep compiled code in: every program compiles anew, for some ten seconds")
+    return Check("kernels", "warn", detail, _("set FOLOVLLM_CACHE to a folder that only you can write"), tag)
 
 
 def check_memory() -> Check:
@@ -177,7 +204,7 @@ def check_memory() -> Check:
         return Check("memory", "ok", str(memory), tag=tag)
     needed = NEEDED_ADDRESSES if memory.counts_addresses else NEEDED_MEMORY
     level: Level = "fail" if memory.free < needed else "warn"
-    return Check("memory", level, str(memory), f"{memory.fix}; 2 GiB are enough", tag)
+    return Check("memory", level, str(memory), _("{fix}; 2 GiB are enough").format(fix=memory.fix), tag)
 
 
 def check_disk() -> Check:
@@ -188,15 +215,21 @@ def check_disk() -> Check:
     folder = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     # The folder's name could be the user's, and this is printed in notebooks that are committed.
-    shown = "FOLOVLLM_CACHE" if os.environ.get("FOLOVLLM_CACHE") else "the user's cache"
-    detail, tag = f"{free / GIB:.1f} GiB free in {shown}", f"disk{free / GIB:.0f}G"
-    elsewhere = "set FOLOVLLM_CACHE to a folder on another disk"
+    shown = "FOLOVLLM_CACHE" if os.environ.get("FOLOVLLM_CACHE") else _("the user's cache")
+    detail, tag = _("{free:.1f} GiB free in {shown}").format(free=free / GIB, shown=shown), f"disk{free / GIB:.0f}G"
+    elsewhere = _("set FOLOVLLM_CACHE to a folder on another disk")
     if cached_path() is not None:
         return Check("disk", "ok", detail, tag=tag)
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Check("disk", "fail", f"{root} cannot be written", elsewhere, tag)
+        return Check("disk", "fail", _("{root} cannot be written").format(root=root), elsewhere, tag)
     if free < SMOLLM2.disk_bytes:
-        return Check("disk", "fail", detail, f"free {SMOLLM2.disk_bytes / GIB:.1f} GiB, or {elsewhere}", tag)
+        return Check(
+            "disk",
+            "fail",
+            detail,
+            _("free {size:.1f} GiB, or {elsewhere}").format(size=SMOLLM2.disk_bytes / GIB, elsewhere=elsewhere),
+            tag,
+        )
     return Check("disk", "ok", detail, tag=tag)
 
 
@@ -209,9 +242,13 @@ def check_model() -> Check:
     if chosen != BUNDLED_MODEL:
         return _check_chosen_model(chosen)
     if cached_path() is None:
-        fix = "run `python -m folovllm model`; without a network: `python -m folovllm model --from FILE`"
-        return Check("model", "fail", f"{BUNDLED_MODEL} is not prepared", fix, "none")
-    return Check("model", "ok", f"{BUNDLED_MODEL}, the bundled model", tag="bundled")
+        fix = _("run `python -m folovllm model`; without a network: `python -m folovllm model --from FILE`")
+        return Check(
+            "model", "fail", _("{bundled_model} is not prepared").format(bundled_model=BUNDLED_MODEL), fix, "none"
+        )
+    return Check(
+        "model", "ok", _("{bundled_model}, the bundled model").format(bundled_model=BUNDLED_MODEL), tag="bundled"
+    )
 
 
 def _check_chosen_model(name: str) -> Check:
@@ -220,16 +257,22 @@ def _check_chosen_model(name: str) -> Check:
 
     detail = f"FOLOVLLM_MODEL={name}"
     if Path(name, "config.json").is_file():
-        return Check("model", "ok", f"{detail}, a folder", tag="folder")
+        return Check("model", "ok", _("{detail}, a folder").format(detail=detail), tag="folder")
     try:
         cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
     except HFValidationError:
-        fix = "set it to a model's folder or a name on the hub, or unset it"
-        return Check("model", "fail", f"{detail} is neither a model's folder nor a hub name", fix, "unknown")
+        fix = _("set it to a model's folder or a name on the hub, or unset it")
+        return Check(
+            "model",
+            "fail",
+            _("{detail} is neither a model's folder nor a hub name").format(detail=detail),
+            fix,
+            "unknown",
+        )
     if cached:
-        return Check("model", "ok", f"{detail}, downloaded from the hub", tag="hub")
-    fix = "stay online while it loads for the first time, or unset FOLOVLLM_MODEL"
-    return Check("model", "warn", f"{detail} is not downloaded yet", fix, "hub")
+        return Check("model", "ok", _("{detail}, downloaded from the hub").format(detail=detail), tag="hub")
+    fix = _("stay online while it loads for the first time, or unset FOLOVLLM_MODEL")
+    return Check("model", "warn", _("{detail} is not downloaded yet").format(detail=detail), fix, "hub")
 
 
 def check_widgets() -> Check:
@@ -241,11 +284,15 @@ def check_widgets() -> Check:
     detail, tag = f"ipywidgets {widgets}, jupyterlab_widgets {manager}", f"widgets{widgets}"
     rules = [Requirement(line) for line in metadata.requires("ipywidgets") or []]
     if not all(manager in rule.specifier for rule in rules if rule.name == "jupyterlab_widgets"):
-        return Check("widgets", "fail", f"{detail} do not fit together", _reinstall(), tag)
+        return Check("widgets", "fail", _("{detail} do not fit together").format(detail=detail), how_to_install(), tag)
     folders = jupyter_path("labextensions", "@jupyter-widgets", "jupyterlab-manager")
     if not any(Path(folder, "package.json").is_file() for folder in folders):
-        fix = "run `python -m pip install --force-reinstall --no-deps jupyterlab_widgets`, then start JupyterLab again"
-        return Check("widgets", "fail", f"{detail}, but JupyterLab does not find its extension", fix, tag)
+        fix = _(
+            "run `python -m pip install --force-reinstall --no-deps jupyterlab_widgets`, then start JupyterLab again"
+        )
+        return Check(
+            "widgets", "fail", _("{detail}, but JupyterLab does not find its extension").format(detail=detail), fix, tag
+        )
     return Check("widgets", "ok", detail, tag=tag)
 
 
@@ -269,12 +316,12 @@ def run_checks() -> list[Check]:
 def _run(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except NoHomeError as error:
-        detail, _, fix = str(error).partition("; ")
-        return Check(name, "fail", detail, fix, name)
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
+        if isinstance(error, NoHomeError) or is_missing_home(error):
+            detail, _, fix = str(NoHomeError()).partition("; ")
+            return Check(name, "fail", detail, fix, name)
         first_line = next(iter(str(error).splitlines()), "")
-        fix = _more_memory() if is_out_of_memory(error) else _reinstall()
+        fix = _more_memory() if is_out_of_memory(error) else how_to_install()
         return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)
 
 
@@ -282,7 +329,7 @@ def _more_memory() -> str:
     try:
         return free_memory().fix
     except MemoryError:  # too little even to ask
-        return "allow this process more memory (`ulimit -v unlimited`)"
+        return _("allow this process more memory (`ulimit -v unlimited`)")
 
 
 def instructor_code(checks: list[Check]) -> str:
@@ -299,12 +346,5 @@ def main() -> int:
     for check in checks:
         fix = f" -> {check.fix}" if check.fix else ""
         print(f"{check.level:<4}  {check.name:<8}  {check.detail}{fix}")
-    print(f"\nFor the instructor: {instructor_code(checks)}")
+    print("\n" + _("For the instructor: {code}").format(code=instructor_code(checks)))
     return int(any(check.level == "fail" for check in checks))
-
-
-def _reinstall() -> str:
-    """Return the command that brings the locked packages back into the environment that runs this."""
-    if Path(sys.prefix).name == ".venv":
-        return "run `make lab`"
-    return "run `python -m pip install -r requirements.lock -e .` in the checkout"

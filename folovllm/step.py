@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from folovllm.request import Request, Sequence, SequenceStatus
 
@@ -74,6 +75,8 @@ class SchedulerOutput:
     blocks_to_copy: list[BlockCopy] = field(default_factory=list)
     preempted: dict[str, SequenceStatus] = field(default_factory=dict)
     """Requests that gave way in this step, with what became of them: WAITING or SWAPPED."""
+    luggage: Any = None
+    """What else the step needs on the model's device: its tensors go there together with the step's numbers."""
     num_batched_tokens: int = field(default=0, init=False)
     """How many tokens go through the model; kept as a number, because every sequence that is planned asks for it."""
 

@@ -17,7 +17,11 @@ download() { # takes pip's arguments
         die "pip could not download everything (its message is above). Check the network and the disk, and run the same command again."
 }
 
-git rev-parse --verify HEAD >/dev/null 2>&1 || die "the kit is made from a git clone, and this folder is none."
+# A ZIP that was unpacked inside another repository is no clone either: that one does not know this file.
+said=$(git cat-file -e HEAD:./scripts/make_kit.sh 2>&1) || case $said in
+*safe.directory*) die "another user owns this folder, so git does not trust it; if you do, run: git config --global --add safe.directory '$PWD'" ;;
+*) die "the kit is made from a git clone, and this folder is none." ;;
+esac
 [ "$(git rev-parse --is-shallow-repository)" = false ] ||
     die "this clone is shallow, and a clone of it would be none: git fetch --unshallow, then run the same command again."
 [ -z "$(git status --porcelain)" ] || echo "folovllm: what is not committed does not go into the kit." >&2

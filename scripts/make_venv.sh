@@ -98,6 +98,7 @@ case "$made" in "all "*) level=all ;; esac
 if [ -z "$made" ] && [ -e .venv ] && ! rmdir .venv 2>/dev/null; then
     die ".venv was not made by this Makefile: move it away, or delete it, and run the same command again."
 fi
+[ -w . ] || die "you may not write in $PWD: copy the course into a folder of yours, and run the same command there."
 case "$made $works" in
 *" $PWD yes") echo unfinished >$marker ;; # it works, but holds other versions: pip mends that
 *) make_environment ;;

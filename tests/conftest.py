@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", FOLOVLLM_LANG="en")
 os.environ.pop("FOLOVLLM_MODEL", None)
 
 import hypothesis
@@ -42,7 +42,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    has_card = torch.cuda.is_available() or torch.backends.mps.is_available()
+    no_gpu = pytest.mark.skipif(not has_card, reason="needs a card: CUDA or MPS")
     for item in items:
         if "bundled_model_path" in getattr(item, "fixturenames", ()):
             item.add_marker("bundled")

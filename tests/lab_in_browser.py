@@ -55,11 +55,11 @@ def open_browser() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def serve_lab(folder: Path) -> Iterator[str]:
-    """Serve a folder by JupyterLab; yields the address that opens it, token included."""
+def serve_lab(folder: Path, app: str = "jupyterlab") -> Iterator[str]:
+    """Serve a folder by JupyterLab, or by "notebook", Notebook 7; yields the address that opens it, token included."""
     log = folder / "jupyter.log"
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
-    command += ["--LabApp.expose_app_in_browser=True"]
+    command = [sys.executable, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+    command += [f"--{'LabApp' if app == 'jupyterlab' else 'JupyterNotebookApp'}.expose_app_in_browser=True"]
     environment = os.environ | {"JUPYTER_CONFIG_PATH": str(_SETTINGS), "JUPYTER_CONFIG_DIR": str(folder / "settings")}
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
@@ -73,10 +73,10 @@ def serve_lab(folder: Path) -> Iterator[str]:
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", log.read_text()):
+        if found := re.search(r"http://127\.0\.0\.1:\d+/(lab|tree)\?token=\w+", log.read_text()):
             return found[0]
         time.sleep(0.2)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
+    raise RuntimeError(f"Jupyter did not start:\n{log.read_text()}")
 
 
 class LabPage:
@@ -89,7 +89,9 @@ class LabPage:
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         # Without "reset" JupyterLab opens the tabs of the page before beside it.
-        self._open(address.replace("/lab?", f"/lab/tree/{notebook}?reset&"))
+        self._open(
+            address.replace("/lab?", f"/lab/tree/{notebook}?reset&").replace("/tree?", f"/notebooks/{notebook}?")
+        )
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
 
     def _open(self, address: str) -> None:

@@ -32,6 +32,17 @@ def two_steps(of_type, of_range):
         "must be an int greater than or equal to 1",
         "must be a natural number",
         "Must be a Positive Integer",
+        "is allowed to be 1, 2, 3, ... (int)",
+        "should be int and not 0 or negative",
+        "must be an int, neither 0 nor negative",
+        "must be an int >= 1 (not bool, not float)",
+        "must be an int >= 1, e.g. 8 or 16",
+        "must be an int >= 1, such as 16",
+        "must be an int >= 1; bool and float are refused",
+        "must be an int >= 1, not a bool, float or str",
+        "cannot be a float or None: it must be an int >= 1",
+        "must be an int >= 1, no maximum",
+        "must be an int from 1 up",
     ],
 )
 def test_one_message_for_all_is_taken(words):
@@ -48,6 +59,9 @@ def test_one_message_for_all_is_taken(words):
         "must be > 0",
         "must not be zero or negative",
         "must not be less than 1",
+        "must not be < 1",
+        "is 0 or negative, an int must be >= 1",
+        "has a minimum of 1",
         "cannot be below 1",
         "whole number >= 1 expected",
     ],
@@ -55,6 +69,17 @@ def test_one_message_for_all_is_taken(words):
 def test_a_check_in_two_steps_is_taken(words):
     assert BLOCK_SIZE.judge(two_steps("must be an int, not a bool", words))[0]
     assert BLOCK_SIZE.judge(two_steps("is not an int", words))[0]
+
+
+def test_what_is_said_of_the_value_itself_is_taken():
+    def check(value):
+        if type(value) is not int:
+            raise ValueError(f"block_size must be an int, got {value!r} of type {type(value).__name__}")
+        if value < 1:
+            raise ValueError(f"block_size={value!r} is not an int >= 1")
+        return value
+
+    assert BLOCK_SIZE.judge(check)[0]
 
 
 @pytest.mark.parametrize(

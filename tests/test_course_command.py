@@ -13,6 +13,8 @@ import nbformat
 import pytest
 
 from folovllm.__main__ import main
+from folovllm.course.editions import slides
+from folovllm.course.editions.instructor import notes_on
 from folovllm.course.editions.minutes import total_minutes
 from folovllm.course.exercises.checks import EXERCISES, check
 from folovllm.course.exercises.patterns import CLASSES
@@ -97,6 +99,39 @@ def test_the_edition_never_overwrites_the_learners_notebooks(tmp_path, capsys):
     assert (tmp_path / "02_x.ipynb").read_text() == "{}"
 
 
+def solved_copy(folder):
+    """A folder with one notebook, in which one exercise is answered."""
+    notebook = json.loads(Path("notebooks/06_patterns_and_next.ipynb").read_text("utf-8"))
+    [stub] = [cell for cell in notebook["cells"] if "def my_epsilon(" in "".join(cell["source"])]
+    stub["source"] = "".join(stub["source"]).replace("raise NotImplementedError", "return 0  # mine")
+    folder.mkdir()
+    (folder / "06_patterns_and_next.ipynb").write_text(json.dumps(notebook), "utf-8")
+    return folder
+
+
+def test_the_edition_is_not_made_from_answers(tmp_path, capsys):
+    notebooks = solved_copy(tmp_path / "mine")
+    assert main(["course", "--notebooks", str(notebooks), "instructor", "--output", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"06_patterns_and_next\.ipynb has answers in it \(my_epsilon\).*course reset 06", said)
+    assert not (tmp_path / "new").exists()
+
+
+def test_slides_of_an_answered_notebook_keep_the_notes(tmp_path):
+    cells = json.loads((solved_copy(tmp_path / "mine") / "06_patterns_and_next.ipynb").read_text("utf-8"))["cells"]
+    [answered] = [cell for cell in cells if "def my_epsilon(" in "".join(cell["source"])]
+    assert "What people write instead" in notes_on(answered)
+
+
+@pytest.mark.parametrize("command", ["instructor", "slides"])
+@pytest.mark.parametrize("content", ['{"cells": []}\n{}', "[]", '{"cells": [{}]}', ""])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys, command, content, monkeypatch):
+    monkeypatch.setattr(slides, "obtain_reveal", lambda folder: None)
+    (tmp_path / "02_x.ipynb").write_text(content)
+    assert main(["course", "--notebooks", str(tmp_path), command, "--output", str(tmp_path / "new")]) == 2
+    assert "02_x.ipynb is no notebook" in capsys.readouterr().err
+
+
 def test_a_folder_without_notebooks_is_an_error(tmp_path, capsys):
     assert main(["course", "--notebooks", str(tmp_path), "instructor", "--output", str(tmp_path / "new")]) == 2
     assert "there are no notebooks in" in capsys.readouterr().err
@@ -174,7 +209,7 @@ def test_without_git_the_message_says_what_to_do(checkout, monkeypatch, capsys):
     shutil.rmtree(checkout.parent / ".git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent.parent))
     assert reset(checkout) == 2
-    assert "download the notebook again" in capsys.readouterr().err
+    assert "download the course again" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
     assert reset(checkout) == 2
     assert "git is not installed" in capsys.readouterr().err

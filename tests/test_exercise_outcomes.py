@@ -78,6 +78,11 @@ def test_every_answer_is_told_what_is_wrong(answer, said):
     assert len(verdict.splitlines()) <= 2
 
 
+def test_where_none_is_right_a_pair_of_nones_is_told_apart_from_it():
+    verdict = exercise(lambda values: None, [1]).judge(lambda values: (None, None))[1]
+    assert verdict.endswith("your function returns a tuple, (None, None); right: None alone")
+
+
 def test_an_interrupt_is_not_an_answer():
     def interrupted(values):
         raise KeyboardInterrupt

@@ -124,9 +124,10 @@ def test_the_last_step_counts_although_its_blocks_are_given_back(llm):
 
 
 def test_the_layers_show_the_settings_and_who_reads_them(llm):
-    alt = plot_config_layers(llm.llm_engine.config).alt
+    alt = plot_config_layers(llm.llm_engine.config, {"swap_space": "too much"}).alt
     assert "CacheConfig for the block manager: block_size = " in alt
     assert "SchedulerConfig for the scheduler: max_num_batched_tokens = " in alt
+    assert alt.count("too much") == 1
 
 
 def test_reading_begins_with_the_whole_prompt(llm):
@@ -141,3 +142,8 @@ def test_tokens_cover_all_bytes_of_a_text(llm):
     rows = re.findall(r"<tr>(.*?)</tr>", show_tokens(llm, [text]).data)
     columns = [sum(map(int, re.findall(r'colspan="(\d+)"', row))) for row in rows]
     assert columns == [len(text.encode())] * 2
+
+
+def test_dashed_cells_are_explained_where_there_are_some(llm):
+    assert "dashed: a part of a character" in show_tokens(llm, ["法"]).data
+    assert "dashed: a part" not in show_tokens(llm, ["ab"]).data

@@ -1,11 +1,15 @@
 """The loop that learners write in chapter 05 is held against ``LLM.generate`` on a model of HuggingFace's own."""
 
+import copy
+
 import pytest
 
 from folovllm import LLM, SamplingParams
+from folovllm.course.exercises.checks import find_exercise
 from folovllm.course.exercises.data_flow import COMPARED, compare_with_engine, generate_solution
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from tests.tiny_models import hf_greedy, tiny_llm, tiny_model
+from tests.wrong_answers import data_flow as wrong_answers
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,36 @@ def test_an_untouched_stub_is_not_attempted(llm, model, capsys):
 
     compare_with_engine(llm, model, stub)
     assert capsys.readouterr().out == f"your loop on the real model: {NOT_ATTEMPTED}\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "diagnosis"),
+    [
+        (wrong_answers.shown_without_one_byte, "half a character may have up to three"),
+        (wrong_answers.shown_with_marks_only, "you show half a character"),
+        (wrong_answers.shown_with_marks_in_the_endings, "you show half a character"),
+        (wrong_answers.generate_encodes_the_text_anew, "you encode the text anew"),
+        (wrong_answers.generate_encodes_the_output_anew, "you encode"),
+        (wrong_answers.generate_ids_of_the_new_text, "you encode"),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_a_likely_mistake_is_told_what_it_does(answer, diagnosis):
+    assert diagnosis in find_exercise(answer.__name__.split("_")[0]).judge(answer)[1]
+
+
+def test_the_prompt_of_a_loop_often_holds_an_eos():
+    runs = find_exercise("generate").all_cases
+    assert sum(tokenizer.eos_token_id in tokenizer.encode(text) for tokenizer, _, _, text, _ in runs) >= 50
+
+
+def test_a_text_often_has_other_ids_than_those_that_were_drawn():
+    runs = copy.deepcopy(find_exercise("generate").all_cases)  # a sampler counts its draws
+    differs = 0
+    for run in runs:
+        tokenizer, _, _, text, _ = run
+        prompt = tokenizer.encode(text)
+        assert tokenizer.decode(prompt) == text
+        ids = prompt + generate_solution(*run)
+        differs += tokenizer.encode(tokenizer.decode(ids)) != ids
+    assert differs >= 25

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,14 @@ def test_a_moved_control_changes_words_and_picture(widget, control, value):
     assert widget.budget.sentence() in widget.summary()
     getattr(widget, control).value = before
     assert (widget.status.value, widget.picture.value) == (words, picture)
+
+
+@pytest.mark.parametrize("memory", [1, 16, 4096])
+def test_the_axis_ends_little_above_the_most_that_fit(memory):
+    widget = KVBudget(tiny_llm(), memory_mib=memory, block_size=16, length=200)
+    most = replace(widget.budget, length=16).num_sequences
+    top = widget._picture._fit_axis.axes.get_ylim()[1]
+    assert most <= top <= max(20, 10 * most)
 
 
 def test_where_nothing_fits_it_says_so(widget):

@@ -33,7 +33,9 @@ def test_without_a_home_folder_every_command_says_what_to_set(monkeypatch, capsy
     monkeypatch.setattr(Path, "home", without_a_home)
     for command in (["model"], ["model", "--path"], ["generate", "Hello"]):
         assert main(command) == 2
-        assert capsys.readouterr().err.endswith("set FOLOVLLM_CACHE to a folder that can be written\n")
+        assert capsys.readouterr().err.endswith(
+            "set HOME to a folder that can be written (without Jupyter, FOLOVLLM_CACHE is enough)\n"
+        )
 
 
 def test_generate_prints_what_the_engine_generates(model_folder, capsys):
@@ -166,6 +168,19 @@ def test_a_terminal_that_lacks_letters_shows_the_others(model_folder):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr) == ("caf?\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii"])
+def test_marks_that_a_terminal_lacks_are_other_letters(encoding):
+    script = (
+        "import sys; from folovllm import __main__; from folovllm.course.editions import collect; "
+        "__main__._doctor = lambda options: print(collect.LEGEND); sys.exit(__main__.main(['doctor']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding=encoding, env=environment)
+    assert done.returncode == 0, done.stderr
+    dot = "·" if encoding == "gbk" else "."
+    assert done.stdout.startswith(f"+ right  x not yet  {dot} not attempted")
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder"])

@@ -13,7 +13,7 @@ from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 
 HEAD_DIM, NUM_KV_HEADS, GROUP = 8, 2, 3
-WAYS = [attention._attend_by_kernel, attention._attend_by_torch]
+WAYS = [attention._attend_by_kernel, attention.attend_by_torch]
 
 
 def make_cache(lengths: list[int], block_size: int, random: torch.Generator) -> tuple[KVCache, list[list[int]]]:
@@ -82,9 +82,9 @@ def test_float32_on_a_cpu_is_the_kernels(monkeypatch):
         return PagedAttention(FlatBatch([0], [0], [TokenRun(0, 1, [0])], cache), [None])._attend
 
     assert way(torch.float32) is attention._attend_by_kernel
-    assert way(torch.bfloat16) is way(torch.float64) is attention._attend_by_torch
+    assert way(torch.bfloat16) is way(torch.float64) is attention.attend_by_torch
     monkeypatch.setattr(available, "why_no_kernels", lambda: "ImportError: no LLVM")
-    assert way(torch.float32) is attention._attend_by_torch
+    assert way(torch.float32) is attention.attend_by_torch
 
 
 def test_a_batch_knows_its_positions_slots_and_pieces():

@@ -94,7 +94,8 @@ def handed_in(tmp_path):
     folder = tmp_path / "handed in"
     code = ["import torch", *map(solved, CHAPTERS[CHAPTER])]
     write(folder / "anna" / "week 1" / f"{CHAPTER}.ipynb", *code)
-    write(folder / "anna" / "week 1" / ".ipynb_checkpoints" / f"{CHAPTER}.ipynb", *code)
+    for copies in (".ipynb_checkpoints", ".originals", "backups"):
+        write(folder / "anna" / "week 1" / copies / f"{CHAPTER}.ipynb", *code)
     write(folder / f"{CHAPTER}-陈.ipynb", f"def my_{NAMES[0]}(*given):\n    raise NotImplementedError")
     (folder / "bo").mkdir()
     (folder / "bo" / f"{CHAPTER}.ipynb").write_text("{")

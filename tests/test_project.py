@@ -1,6 +1,7 @@
 """The files around the package agree with each other, and nothing is committed that should not be."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ SETUP_FILES = [
     "scripts/make_kit.sh",
     "scripts/ensure_hub_proxy.sh",
     "postBuild",
+    ".devcontainer/devcontainer.json",
 ]
 
 
@@ -139,6 +141,19 @@ def test_every_relative_link_in_the_documents_leads_somewhere():
                 assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
 
 
+def test_the_dev_container_runs_a_target_and_has_what_notebooks_need():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    make, target = container["updateContentCommand"].split()
+    assert (make, target in make_targets()) == ("make", True)
+    python = container["image"].rpartition(":")[2]
+    assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(python)
+    editor = container["customizations"]["vscode"]
+    assert {"ms-python.python", "ms-toolsai.jupyter"} <= set(editor["extensions"])
+    assert editor["settings"]["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
+    for name in container["customizations"]["codespaces"]["openFiles"]:
+        assert (ROOT / name).is_file()
+
+
 def test_only_the_standard_library_and_declared_packages_are_imported():
     declared = {normalized(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
     brought = {"huggingface-hub", "tokenizers", "packaging"}  # transformers is built on these
@@ -146,6 +161,7 @@ def test_only_the_standard_library_and_declared_packages_are_imported():
         normalized(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["structured"]
     }
     course = {"ipywidgets", "matplotlib", "pil", "ipython", "jupyter-core", "nbformat", "nbclient", "nbconvert"}
+    course |= {"babel", "markdown-it"}  # of markdown-it-py
     for path in (ROOT / "folovllm").rglob("*.py"):
         relative = path.relative_to(ROOT / "folovllm").as_posix()
         allowed = declared | brought | (course if relative.startswith(("course/", "doctor.py")) else set())

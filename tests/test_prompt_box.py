@@ -1,5 +1,7 @@
 """The prompt box shows the engine's text, and says how it ended: also when it was refused or interrupted."""
 
+import signal
+
 import pytest
 
 from folovllm import SamplingParams
@@ -55,3 +57,41 @@ def test_it_says_that_it_was_interrupted(llm, monkeypatch, before, told):
         box.run()
     assert told in box.status.value
     assert not box.button.disabled
+
+
+def test_after_an_interrupt_the_engine_and_the_box_go_on(llm):
+    """A real signal, as the kernel's "Interrupt" sends it, while the third token is shown."""
+    box = PromptBox(llm, "abc", max_tokens=9)
+    box.button.click()
+    whole = box.summary()
+    seen = []
+
+    def interrupt_at_the_third(change):
+        seen.append(change["new"])
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    box.status.observe(interrupt_at_the_third, "value")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            box.button.click()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "Interrupted. 3 tokens after a prompt of 3; it was interrupted." in box.status.value
+    assert not llm.llm_engine.has_unfinished_requests()
+    box.button.click()
+    assert box.summary() == whole
+
+
+def test_an_interrupt_before_the_first_token_leaves_no_text_of_the_run_before(llm, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    box = PromptBox(llm, "abc", max_tokens=3)
+    box.run()
+    assert box.text.value
+    monkeypatch.setattr(llm, "stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        box.run()
+    assert box.text.value == ""

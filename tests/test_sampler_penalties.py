@@ -16,11 +16,15 @@ from transformers import (
 )
 
 from folovllm.sampling.logits_processors import (
+    Allowed,
+    Biases,
+    Penalties,
     apply_allowed_token_ids,
     apply_bans,
     apply_logit_bias,
     apply_penalties,
     banned_by_bad_words,
+    find_places,
 )
 from folovllm.sampling.sampler import Sampler, SamplingMetadata, SamplingRow, adjust_logits
 from folovllm.sampling_params import SamplingParams
@@ -65,7 +69,8 @@ def row(
 def test_repetition_penalty_equals_huggingface_over_prompt_and_output(penalty: float) -> None:
     logits, prompts, outputs = random_logits(200), random_tokens(200, 20, 1), random_tokens(200, 20, 2)
     zeros = torch.zeros(200)
-    ours = changed(logits, apply_penalties, prompts, outputs, torch.full((200,), penalty), zeros, zeros)
+    penalties = Penalties.of(prompts, outputs, VOCAB_SIZE, torch.full((200,), penalty), zeros, zeros)
+    ours = changed(logits, apply_penalties, penalties)
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     for i in range(200):
         seen = torch.tensor([prompts[i] + outputs[i]], dtype=torch.long)
@@ -77,7 +82,8 @@ def test_all_penalties_together_equal_the_rule_written_out() -> None:
     generator = torch.Generator().manual_seed(5)
     repetition = torch.rand(200, generator=generator) * 2 + 0.1
     frequency, presence = (torch.rand(2, 200, generator=generator) - 0.5) * 4
-    ours = changed(logits, apply_penalties, prompts, outputs, repetition, frequency, presence)
+    penalties = Penalties.of(prompts, outputs, VOCAB_SIZE, repetition, frequency, presence)
+    ours = changed(logits, apply_penalties, penalties)
     for i in range(200):
         for token_id in range(VOCAB_SIZE):
             expected = float(logits[i, token_id])
@@ -155,7 +161,7 @@ def test_bans_beyond_the_vocabulary_touch_no_row() -> None:
 
 
 def test_bans_touch_their_own_row_only() -> None:
-    ours = changed(torch.zeros(3, 4), apply_bans, [[0, 0, 3], [], [1]])
+    ours = changed(torch.zeros(3, 4), apply_bans, find_places([[0, 0, 3], [], [1]], 4))
     inf = math.inf
     assert ours.tolist() == [[-inf, 0, 0, -inf], [0, 0, 0, 0], [0, -inf, 0, 0]]
 
@@ -165,7 +171,7 @@ def test_bans_touch_their_own_row_only() -> None:
 
 def test_allowed_token_ids_mask_everything_else() -> None:
     logits = random_logits(3)
-    ours = changed(logits, apply_allowed_token_ids, [[3, 3, 29], None, [0]])
+    ours = changed(logits, apply_allowed_token_ids, Allowed.of([[3, 3, 29], None, [0]], VOCAB_SIZE))
     assert torch.equal(ours[1], logits[1])
     for index, allowed in ((0, {3, 29}), (2, {0})):
         for token_id in range(VOCAB_SIZE):
@@ -176,7 +182,7 @@ def test_allowed_token_ids_mask_everything_else() -> None:
 def test_logit_bias_equals_huggingface() -> None:
     bias = {0: 1.5, 7: -100.0, 29: 100.0}
     logits = random_logits(2)
-    ours = changed(logits, apply_logit_bias, [bias, {}])
+    ours = changed(logits, apply_logit_bias, Biases.of([bias, {}], VOCAB_SIZE))
     processor = SequenceBiasLogitsProcessor([[[token_id], value] for token_id, value in bias.items()])
     assert torch.equal(ours[:1], processor(torch.tensor([[1]]), logits[:1]))
     assert torch.equal(ours[1], logits[1])

@@ -52,7 +52,7 @@ def said(capsys, llm, sampler, params_class=EpsilonParams):
 
 def test_the_solution_passes_and_the_least_likely_tokens_are_told(llm, capsys):
     verdict = said(capsys, llm, EpsilonSampler())
-    assert verdict.startswith("✔ right, in batches of 7; the least probable token kept beside the likeliest: ")
+    assert verdict.startswith("✔ right, in batches of 1 to 8; the least probable token kept beside the likeliest: ")
     told = [tuple(map(float, pair)) for pair in re.findall(r"(\S+) with epsilon=([\d.]+)", verdict)]
     assert len(told) >= 3
     assert all(least >= epsilon for least, epsilon in told)
@@ -106,6 +106,64 @@ def test_epsilons_that_are_remembered_are_noticed_in_the_second_batch(llm, capsy
             return epsilon_solution(logits, self.epsilons)
 
     assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in a second one")
+
+
+def of_those_who_have_one(logits, params):
+    """Stand for one who forgets which row an epsilon belongs to."""
+    epsilons = [each.epsilon for each in params if hasattr(each, "epsilon")]
+    return epsilon_solution(logits, torch.tensor(epsilons + [0.0] * (len(params) - len(epsilons))))
+
+
+def not_in_the_last_row(logits, params):
+    rest = epsilon_solution(logits[:-1], torch.tensor([getattr(each, "epsilon", 0.0) for each in params[:-1]]))
+    return torch.cat([rest, logits[-1:]])
+
+
+def not_in_the_first_row(logits, params):
+    return not_in_the_last_row(logits.flip(0), params[::-1]).flip(0)
+
+
+def not_for_one_alone(logits, params):
+    return logits if len(params) == 1 else ReferenceSampler().refine(logits, params)
+
+
+def if_the_first_has_one(logits, params):
+    return ReferenceSampler().refine(logits, params) if hasattr(params[0], "epsilon") else logits
+
+
+def if_the_last_has_one(logits, params):
+    return if_the_first_has_one(logits.flip(0), params[::-1]).flip(0)
+
+
+def if_all_have_one(logits, params):
+    has_each = all(hasattr(each, "epsilon") for each in params)
+    return ReferenceSampler().refine(logits, params) if has_each else logits
+
+
+def by_settings(logits, params):
+    """Stand for one who takes two requests of the same settings for one."""
+    known = {(each.seed, each.temperature): getattr(each, "epsilon", 0.0) for each in params}
+    return epsilon_solution(logits, torch.tensor([known[each.seed, each.temperature] for each in params]))
+
+
+@pytest.mark.parametrize(
+    ("refine", "verdict"),
+    [
+        (of_those_who_have_one, "with epsilon="),
+        (not_in_the_last_row, "in a second one, with the requests in another order: with epsilon="),
+        (not_in_the_first_row, "with epsilon="),
+        (not_for_one_alone, "with epsilon="),
+        (if_the_first_has_one, "with epsilon="),
+        (if_the_last_has_one, "with epsilon="),
+        (if_all_have_one, "your sampler drops nothing in a batch in which one request has no epsilon"),
+        (by_settings, "with epsilon="),
+    ],
+)
+def test_rows_that_are_left_out_or_mistaken_for_others_are_noticed(llm, capsys, refine, verdict):
+    sampler = type("Careless", (Sampler,), {"refine": lambda self, logits, params: refine(logits, params)})
+    told = said(capsys, llm, sampler())
+    assert told.startswith("not yet: ")
+    assert verdict in told
 
 
 @pytest.mark.parametrize(
@@ -230,6 +288,13 @@ def cools_down(self):
             "epsilon=False is accepted; True",
         ),
         (params_with(refuse_unless(lambda e: is_allowed(e) and not 0 < e < 1e-3)), "epsilon=0.0003 is allowed, and is"),
+        (params_with(refuse_unless(lambda e: is_allowed(e) and e <= 0.999)), "is allowed, and is refused"),
+        (params_with(refuse_unless(lambda e: is_allowed(e) and not 0 < e < 1e-4)), "epsilon=1e-09 is allowed, and is"),
+        (params_with(refuse_unless(lambda e: is_allowed(e) or -1e-3 <= e < 0)), "epsilon=-1e-09 is accepted"),
+        (
+            params_with(refuse_unless(lambda e: is_allowed(e) or 1 < e < 1.001)),
+            "epsilon=1.0000000000000002 is accepted",
+        ),
         (params_with(refuse_unless(lambda e: isinstance(e, list) or is_allowed(e))), "epsilon=[0.1] is accepted"),
         (
             params_with(refuse_unless(lambda e: hasattr(e, "shape") or is_allowed(e))),
@@ -308,9 +373,41 @@ def test_tests_that_reject_a_right_strategy_are_wrong_themselves(capsys):
     def broken(strategy):
         strategy([1.0], 0.1)
 
-    assert "they reject a strategy that is right, with AssertionError" in said_of_tests(capsys, too_strict)
-    assert "they reject a strategy that is right, with AttributeError" in said_of_tests(capsys, broken)
+    assert re.fullmatch(
+        r"not yet: they reject a strategy that is right, with AssertionError.* in line \d+: "
+        r"assert strategy is epsilon_solution",
+        said_of_tests(capsys, too_strict),
+    )
+    assert re.search(r"with AttributeError: .* in line \d+: strategy\(\[1.0\], 0.1\)$", said_of_tests(capsys, broken))
+    assert "with TypeError: " in said_of_tests(capsys, lambda: None)  # no line of theirs was run
     assert said_of_tests(capsys, lambda strategy: stub(0, 0)) == "not attempted yet"
+
+
+_PARTS = [(0.5, 0.25, 0.25), (0.4, 0.3, 0.2, 0.1), (0.5, 0.3, 0.2), (0.6, 0.3, 0.1), (0.35, 0.34, 0.31), (0.9, 0.1)]
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0, -3.0, 7.0])
+@pytest.mark.parametrize("probabilities", _PARTS, ids=str)
+def test_that_a_token_exactly_at_epsilon_stays_can_be_tested(capsys, probabilities, shift):
+    """Rounding must not decide: neither that of the logits, nor that of a strategy."""
+    logits = torch.tensor([probabilities]).log() + shift
+
+    def tests(strategy):
+        thorough_tests(strategy)
+        for i, written in enumerate(probabilities):
+            for epsilon in (torch.tensor([written]), logits.softmax(dim=-1)[:, i]):
+                assert strategy(logits, epsilon)[0, i] > -torch.inf
+
+    assert said_of_tests(capsys, tests).startswith("✔ ")
+
+
+def test_that_a_token_just_below_epsilon_goes_can_be_tested(capsys):
+    def tests(strategy):
+        thorough_tests(strategy)
+        kept = strategy(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0.250001])) > -torch.inf
+        assert kept.tolist() == [[True, False, False]]
+
+    assert said_of_tests(capsys, tests).startswith("✔ ")
 
 
 # -- the reward --------------------------------------------------------------------------------------------

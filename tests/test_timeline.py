@@ -3,13 +3,14 @@
 import re
 
 import pytest
+from matplotlib.transforms import Bbox
 
 from folovllm import SamplingParams
 from folovllm.course.figures.config import kv_use
 from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import TINTS, RunStory, letter_of
 from folovllm.course.widgets.card import label
-from folovllm.course.widgets.timeline import MAX_BLOCKS, Timeline, plot_timeline
+from folovllm.course.widgets.timeline import MAX_BLOCKS, Timeline, draw_run, plot_timeline
 from folovllm.request import SequenceStatus
 from tests.tiny_models import tiny_llm
 
@@ -149,13 +150,18 @@ def test_without_a_cache_who_gave_way_is_read_again():
 
 
 @pytest.fixture(scope="module")
-def evening():
+def evening_llm():
     """Chapter 03's evening by its lengths: C waits from step 7, B is swapped from step 8, A ends in step 11."""
     llm = tiny_llm(block_size=4, num_gpu_blocks_override=13, record_history=True)
     prompts = [{"prompt_token_ids": [5 + i] * length} for i, length in enumerate((6, 5, 2))]
     params = [SamplingParams(n=n, seed=n, max_tokens=12, ignore_eos=True) for n in (1, 3, 1)]
     llm.generate(prompts, params, use_tqdm=False)
-    return RunStory(llm)
+    return llm
+
+
+@pytest.fixture(scope="module")
+def evening(evening_llm):
+    return RunStory(evening_llm)
 
 
 def test_what_a_swapped_one_needs_depends_on_whether_others_run(evening):
@@ -268,6 +274,36 @@ def test_the_cursor_is_over_its_step(timeline, story):
         lefts.append(float(re.search(r'class="cursor" style="[^"]*left: ([\d.]+)%', timeline.picture.value)[1]))
     assert lefts[0] < lefts[1] < lefts[2] < 100
     assert lefts[2] - lefts[0] == pytest.approx((len(story.steps) - 1) * (lefts[1] - lefts[0]), abs=0.2)
+
+
+def test_the_frame_of_a_step_cuts_no_words(evening_llm):
+    shown = Timeline(evening_llm)
+    figure, _, memory = draw_run(shown.story)
+    figure.canvas.draw()
+    to_parts = figure.transFigure.inverted()
+    words = [each.get_window_extent().transformed(to_parts) for each in memory.texts if each.get_text()]
+    assert len(words) == 3  # two shortages and the size of the pool
+    for step in range(len(shown.story.steps)):
+        for left, bottom, width, height in shown._frames(step):
+            frame = Bbox.from_bounds(left, bottom, width, height)
+            assert not any(map(frame.overlaps, words))
+
+
+def test_a_cell_has_the_number_of_blocks_that_are_held(evening):
+    _, sequences, _ = draw_run(evening)
+    written = {text.get_position(): int(text.get_text()) for text in sequences.texts}
+    for row, seq_id in enumerate(evening.seq_ids):
+        for number, step in enumerate(evening.steps):
+            [held] = [len(each.block_table) for each in step.sequences if each.seq_id == seq_id] or [0]
+            assert written.get((number, row), 0) == held
+    assert evening.held_by(16, "2-0") == 0
+
+
+def test_the_longest_words_of_the_legend_are_in_its_last_column(evening):
+    figure, *_ = draw_run(evening)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(labels) == 8
+    assert set(sorted(labels, key=len)[-2:]) == set(labels[-2:])
 
 
 def test_a_large_pool_is_cut_and_says_so():

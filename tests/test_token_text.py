@@ -25,6 +25,13 @@ def test_a_font_with_chinese_is_used_where_the_system_has_one(monkeypatch):
     token_fonts.cache_clear()
 
 
+def test_common_characters_are_drawn_on_a_machine_without_chinese_fonts(monkeypatch):
+    monkeypatch.setattr(token_text, "_CJK_FONTS", ())
+    token_fonts.cache_clear()
+    assert visible_text("的", token_fonts()) == "的"
+    token_fonts.cache_clear()
+
+
 def test_a_part_of_a_character_is_told_by_its_bytes():
     tokenizer = tiny_llm().get_tokenizer()
     ids = tokenizer("你").input_ids

@@ -11,7 +11,16 @@ from torch import nn
 
 from folovllm import LLM, BeamSearchParams, SamplingParams
 from folovllm.models.probe import UnsupportedModelError
-from folovllm.sampling.logits_processors import apply_allowed_token_ids, apply_bans, apply_logit_bias, apply_penalties
+from folovllm.sampling.logits_processors import (
+    Allowed,
+    Biases,
+    Penalties,
+    apply_allowed_token_ids,
+    apply_bans,
+    apply_logit_bias,
+    apply_penalties,
+    find_places,
+)
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import VOCAB_SIZE, hf_greedy, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
@@ -187,9 +196,9 @@ def test_a_model_that_writes_more_than_it_reads_is_refused():
 @pytest.mark.parametrize("beyond", [4, 5, 99, -1, -4])
 def test_an_id_beyond_its_row_changes_no_other_row(beyond):
     logits, off = torch.arange(12.0).reshape(3, 4), torch.ones(3)
-    apply_bans(logits, [[beyond]] * 3)
-    apply_logit_bias(logits, [{beyond: 5.0}] * 3)
-    apply_penalties(logits, [[beyond]] * 3, [[beyond]] * 3, off * 2, off, off)
+    apply_bans(logits, find_places([[beyond]] * 3, 4))
+    apply_logit_bias(logits, Biases.of([{beyond: 5.0}] * 3, 4))
+    apply_penalties(logits, Penalties.of([[beyond]] * 3, [[beyond]] * 3, 4, off * 2, off, off))
     assert logits.equal(torch.arange(12.0).reshape(3, 4))
-    apply_allowed_token_ids(logits, [[beyond, 1], None, [2]])
+    apply_allowed_token_ids(logits, Allowed.of([[beyond, 1], None, [2]], 4))
     assert logits.isfinite().tolist() == [[False, True, False, False], [True] * 4, [False, False, True, False]]

@@ -76,6 +76,7 @@ from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from folovllm.course.widgets.step_debugger import StepDebugger
 from folovllm.course.widgets.timeline import Timeline, plot_timeline
 from folovllm.course.widgets.token_colours import TokenColours
+from folovllm.language import use_language
 
 __all__ = [
     "PADDING_PROMPTS",
@@ -154,5 +155,6 @@ __all__ = [
     "stream_table",
     "time_steps",
     "time_with_and_without_cache",
+    "use_language",
     "write_gguf",
 ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from folovllm.config import SamplingOrder
+from folovllm.language import _
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
 from folovllm.sampling.sampler import choose_greedily, filter_logits, sample_from_uniform
 from folovllm.sampling_params import SamplingParams, SamplingType
@@ -71,9 +72,11 @@ class Distribution:
 
     def sentence(self) -> str:
         """Say in one line what the filters did."""
-        kept = f"{self.num_kept} of {len(self.after)} tokens kept"
-        share = f"{100 * self.kept_mass:.1f} % of the probability after temperature"
-        return f"{kept}, with {share}; entropy {self.entropy:.2f} bits"
+        kept = _("{num_kept} of {num_after} tokens kept").format(num_kept=self.num_kept, num_after=len(self.after))
+        share = _("{kept_mass:.1f} % of the probability after temperature").format(kept_mass=100 * self.kept_mass)
+        return _("{kept}, with {share}; entropy {entropy:.2f} bits").format(
+            kept=kept, share=share, entropy=self.entropy
+        )
 
 
 def make_distribution(logits: Tensor, params: SamplingParams, order: SamplingOrder = "huggingface") -> Distribution:

@@ -8,6 +8,7 @@ from matplotlib.text import Text
 
 from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure
+from folovllm.language import _
 
 _EXPONENT_BITS = {"float32": 8, "bfloat16": 8, "float16": 5}
 _PARTS = {"sign": (GREY, ""), "exponent": (ORANGE, "///"), "mantissa": (BLUE, "...")}
@@ -73,4 +74,6 @@ class BitsDrawing:
                 text.set_text(bit)
             self._meanings[dtype].set_text(f"= {stored:.9g}")
             told.append(f"{dtype} {bits[0]} {bits[1:end]} {bits[end:]} = {stored:.9g}")
-        return f"The bits of {number:.9g}: sign, exponent, mantissa. {'; '.join(told)}."
+        return _("The bits of {number:.9g}: sign, exponent, mantissa. {told}.").format(
+            number=number, told="; ".join(told)
+        )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from folovllm.language import _
+
 Side = Literal["left", "right"]
 Positions = Literal["columns", "mask"]
 SIDES: tuple[Side, ...] = ("left", "right")
@@ -88,22 +90,33 @@ class PaddingEffect:
         real = self.batch.mask[row].nonzero().flatten()
         start, shifted = int(self.batch.position_ids[row, real[0]]), exact.at_last_column[row] > 10 * ROUNDING
         if int(real[-1]) < self.batch.mask.shape[1] - 1:
-            return "read in a cell of padding, not at its last token"
+            return _("read in a cell of padding, not at its last token")
         if start and shifted:
-            return f"its positions begin at {start}, not at 0"
-        rounded = f"; {dtype} rounds" if self.at_last_column[row] > ROUNDING else ""
+            return _("its positions begin at {start}, not at 0").format(start=start)
+        rounded = _("; {dtype} rounds").format(dtype=dtype) if self.at_last_column[row] > ROUNDING else ""
         if start:
-            return f"its positions begin at {start}, but for this model only distances count{rounded}"
-        return f"read at its last token, positions from 0: {f'only {dtype} rounds' if rounded else 'nothing differs'}"
+            return _("its positions begin at {start}, but for this model only distances count{rounded}").format(
+                start=start, rounded=rounded
+            )
+        return _("read at its last token, positions from 0: {what}").format(
+            what=_("only {dtype} rounds").format(dtype=dtype) if rounded else _("nothing differs")
+        )
 
     def sentence(self) -> str:
         """State the result in one line."""
         mask = self.batch.mask
-        return (
-            f"{int((mask == 0).sum())} of {mask.numel()} cells are padding; weights {self.weight_bytes / 1e6:.0f} MB; "
-            f"next token as without padding: {sum(self.same_token)} of {len(self.same_token)}; "
-            f"largest error of a logit: {show_error(max(self.at_last_column))} in the last column, "
-            f"{show_error(max(self.at_last_token))} at the last real token"
+        return _(
+            "{empty} of {cells} cells are padding; weights {megabytes:.0f} MB; next token as "
+            "without padding: {same_token} of {num_same_token}; largest error of a logit: "
+            "{in_last_column} in the last column, {at_last_token} at the last real token"
+        ).format(
+            empty=int((mask == 0).sum()),
+            cells=mask.numel(),
+            megabytes=self.weight_bytes / 1e6,
+            same_token=sum(self.same_token),
+            num_same_token=len(self.same_token),
+            in_last_column=show_error(max(self.at_last_column)),
+            at_last_token=show_error(max(self.at_last_token)),
         )
 
 
@@ -113,7 +126,7 @@ ROUNDING = 0.001
 
 def show_error(error: float) -> str:
     """Return an error as text."""
-    return f"less than {ROUNDING}" if error < ROUNDING else f"{error:.2g}"
+    return _("less than {smallest}").format(smallest=ROUNDING) if error < ROUNDING else f"{error:.2g}"
 
 
 Setting = tuple[Side, Positions, str]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from folovllm.course.record import phase_of, recorded
 from folovllm.engine.history import SequenceRecord, StepRecord
+from folovllm.language import _, counted, ngettext
 from folovllm.llm import LLM
 from folovllm.request import SequenceStatus
 
@@ -49,7 +50,7 @@ class RunStory:
         if names and len(names) != len(requests):
             raise ValueError(f"names: this run has {len(requests)} requests, and there are {len(names)} names")
         self._index_of = {request_id: i for i, request_id in enumerate(requests)}
-        told = names or [f"request {request_id}" for request_id in requests]
+        told = names or [_("request {request_id}").format(request_id=request_id) for request_id in requests]
         self.names = {letter_of(i): name for i, name in enumerate(told)}
         self.seq_ids = sorted(dict.fromkeys(seq.seq_id for seq in everybody), key=self._place_of)
         self._records = [{seq.seq_id: seq for seq in step.sequences} for step in self.steps]
@@ -93,48 +94,73 @@ class RunStory:
             return None
         return "stands still" if record.status == SequenceStatus.RUNNING else str(record.status)
 
+    def held_by(self, step: int, seq_id: str) -> int:
+        """Return how many blocks a sequence holds at the end of a step, shared ones and those on the host too."""
+        record = self.at(step, seq_id)
+        return len(record.block_table) if record is not None else 0
+
     def in_words(self, step: int, seq_id: str) -> str:
         """Say what a sequence did in a step, and why."""
         record = self.at(step, seq_id)
         if record is None:
-            return "has ended" if self._last[seq_id] < step else "has not come yet"
+            return _("has ended") if self._last[seq_id] < step else _("has not come yet")
         did = self.activity(step, seq_id)
         if record.status == SequenceStatus.SWAPPED:
-            how = "gives way: its blocks move" if record.preempted else "swapped: its blocks moved"
-            return f"{how} to host memory; to come back it needs {self._needed_to_return(step, record)}"
+            how = _("gives way: its blocks move") if record.preempted else _("swapped: its blocks moved")
+            return _("{how} to host memory; to come back it needs {needed_to_return}").format(
+                how=how, needed_to_return=self._needed_to_return(step, record)
+            )
         if record.status == SequenceStatus.WAITING:
             if record.preempted:
-                return "gives way: waits, and is computed again later"
+                return _("gives way: waits, and is computed again later")
             # The scheduler lets nobody in meanwhile, or newcomers could take the place of those for ever.
-            return "waits: somebody is swapped" if self._anybody(step, SequenceStatus.SWAPPED) else "waits for its turn"
+            return (
+                _("waits: somebody is swapped")
+                if self._anybody(step, SequenceStatus.SWAPPED)
+                else _("waits for its turn")
+            )
         said = {
             "reads its prompt": self._reading(record),
             "reads again": self._reading(record),
-            "gets a token": f"{self._coming_back(step, record)}gets token {record.num_output_tokens}",
-            "shares a prompt": f"shares the prompt, gets token {record.num_output_tokens}",
-            "stands still": "stands still in this step",
-            None: "has ended",
+            "gets a token": _("{coming_back}gets token {num_output_tokens}").format(
+                coming_back=self._coming_back(step, record), num_output_tokens=record.num_output_tokens
+            ),
+            "shares a prompt": _("shares the prompt, gets token {num_output_tokens}").format(
+                num_output_tokens=record.num_output_tokens
+            ),
+            "stands still": _("stands still in this step"),
+            None: _("has ended"),
         }[did]
-        return f"{said}, and ends" if record.status.is_finished() and did is not None else said
+        return _("{said}, and ends").format(said=said) if record.status.is_finished() and did is not None else said
 
     def _coming_back(self, step: int, record: SequenceRecord) -> str:
         before = self.at(step - 1, record.seq_id)
         if before is None or before.status == SequenceStatus.RUNNING:
             return ""
         if before.status == SequenceStatus.SWAPPED:
-            return "is back from host memory, "
-        return f"is back: {record.num_computed_tokens - record.num_scheduled_tokens} tokens are in the cache, "
+            return _("is back from host memory, ")
+        return _("is back: {num_computed_tokens} tokens are in the cache, ").format(
+            num_computed_tokens=record.num_computed_tokens - record.num_scheduled_tokens
+        )
 
     @staticmethod
     def _reading(record: SequenceRecord) -> str:
         known = record.num_prompt_tokens + record.num_output_tokens - 1
         if record.num_computed_tokens < record.num_prompt_tokens and not record.status.is_finished():
-            return f"reads its prompt: {record.num_computed_tokens} of {record.num_prompt_tokens} tokens so far"
+            return _("reads its prompt: {num_computed_tokens} of {num_prompt_tokens} tokens so far").format(
+                num_computed_tokens=record.num_computed_tokens, num_prompt_tokens=record.num_prompt_tokens
+            )
         count, found = record.num_scheduled_tokens, known - record.num_scheduled_tokens
         # Whoever gave way had computed all but its newest token.
-        read = _tokens(count) if record.num_output_tokens == 1 else f"{_tokens(count - 1)} again, then its newest"
-        cached = f", {found} more are in the cache" if found > 0 else ""
-        return f"reads {read}{cached}, gets token {record.num_output_tokens}"
+        read = (
+            _tokens(count)
+            if record.num_output_tokens == 1
+            else _("{tokens} again, then its newest").format(tokens=_tokens(count - 1))
+        )
+        cached = _(", {found} more are in the cache").format(found=found) if found > 0 else ""
+        return _("reads {read}{cached}, gets token {num_output_tokens}").format(
+            read=read, cached=cached, num_output_tokens=record.num_output_tokens
+        )
 
     def words(self, step: int, seq_id: str) -> tuple[str, str]:
         """Return a sequence's text so far: what it had before the step, and what the step added."""
@@ -176,14 +202,19 @@ class RunStory:
         before, number = self.at(step - 1, record.seq_id), record.block_table[place]
         earlier = before.block_table if before is not None else ()
         if before is not None and on_device(before) != on_device(record) and place < len(earlier):
-            return f"from {'device' if on_device(before) else 'host'} {earlier[place]}"
+            moved = _("from device {number}") if on_device(before) else _("from host {number}")
+            return moved.format(number=earlier[place])
         start = record.num_computed_tokens - record.num_scheduled_tokens
         if not earlier and record.num_scheduled_tokens and place < start // self.block_size:
-            return "found"
+            return _("found")
         held = {block for each in self._records[step - 1].values() for block in each.block_table} if step else set()
         if place < len(earlier):
-            return f"copy of {earlier[place]}" if earlier[place] != number and number not in held else ""
-        return "new" if record.num_scheduled_tokens else ""
+            return (
+                _("copy of {earlier}").format(earlier=earlier[place])
+                if earlier[place] != number and number not in held
+                else ""
+            )
+        return _("new") if record.num_scheduled_tokens else ""
 
     def count(self, step: int) -> tuple[int, int, int]:
         """Return how many of the device's blocks are held, shared, and free at the end of a step."""
@@ -214,8 +245,15 @@ class RunStory:
         living = [each for each in family if not each.status.is_finished()]
         own = len({block for each in living for block in each.block_table})
         if not self._anybody(step, SequenceStatus.RUNNING):
-            return f"{own} free {_blocks(own)} (its own; nobody runs beside it)"
-        return f"{own + len(living)} free blocks (its own {own}, and 1 per text, as others run)"
+            alone = ngettext(
+                "{own} free block (its own; nobody runs beside it)",
+                "{own} free blocks (its own; nobody runs beside it)",
+                own,
+            )
+            return alone.format(own=own)
+        return _("{needed} free blocks (its own {own}, and 1 per text, as others run)").format(
+            needed=own + len(living), own=own
+        )
 
     def _anybody(self, step: int, status: SequenceStatus) -> bool:
         return any(record.status == status for record in self._records[step].values())
@@ -233,17 +271,26 @@ class RunStory:
         if not losers or step == 0:
             return ""
         needed, free = self.needed_next(step - 1), self.steps[step - 1].num_free_blocks
-        moved = {SequenceStatus.SWAPPED: "moves to host memory", SequenceStatus.WAITING: "gives its blocks back"}
-        told = " and ".join(f"{letter} {moved[status]}" for letter, status in losers.items())
-        return f"This step needed {needed} new {_blocks(needed)} and {free} {_were(free)} free: {told}."
+        moved = {SequenceStatus.SWAPPED: _("moves to host memory"), SequenceStatus.WAITING: _("gives its blocks back")}
+        told = _(" and ").join(f"{letter} {moved[status]}" for letter, status in losers.items())
+        return _("This step needed {new_blocks} and {were_free}: {told}.").format(
+            new_blocks=_new_blocks(needed), were_free=counted(free, "{n} was free", "{n} were free"), told=told
+        )
 
     def sentence(self, step: int) -> str:
         """Say in one line how a step ended."""
         held, shared, free = self.count(step)
         needed = self.needed_next(step)
-        said = (
-            f"Step {step}: {_tokens(self.steps[step].num_batched_tokens)} through the model. {held} {_blocks(held)} "
-            f"held, {shared} of them shared, {free} free; the next tokens need {needed} new {_blocks(needed)}."
+        said = _(
+            "Step {step}: {tokens} through the model. {blocks} held, {shared} of them shared, {free} free; "
+            "the next tokens need {new_blocks}."
+        ).format(
+            step=step,
+            tokens=_tokens(self.steps[step].num_batched_tokens),
+            blocks=counted(held, "{n} block", "{n} blocks"),
+            shared=shared,
+            free=free,
+            new_blocks=_new_blocks(needed),
         )
         return f"{said} {self.shortage(step)}".rstrip()
 
@@ -254,12 +301,8 @@ def on_device(record: SequenceRecord) -> bool:
 
 
 def _tokens(count: int) -> str:
-    return f"{count} {'token' if count == 1 else 'tokens'}"
+    return counted(count, "{n} token", "{n} tokens")
 
 
-def _blocks(count: int) -> str:
-    return "block" if count == 1 else "blocks"
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"
+def _new_blocks(count: int) -> str:
+    return counted(count, "{n} new block", "{n} new blocks")

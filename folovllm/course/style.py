@@ -8,17 +8,30 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 from IPython.display import Image
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
 
 from folovllm.course.png import encode_png
+
+CHINESE_FONT = Path(__file__).parent / "fonts" / "NotoSansSC-common.otf"
+"""Noto Sans SC with its most common characters, made by ``scripts/make_font.py``: figures look the same everywhere."""
+CHINESE_FAMILY: str = FontProperties(fname=CHINESE_FONT).get_name()
+fontManager.addfont(CHINESE_FONT)
+fontManager.ttflist.append(
+    replace(fontManager.ttflist[-1], weight=700)
+)  # else bold words are warned of; they look thin
+rcParams["font.family"] = [*rcParams["font.family"], CHINESE_FAMILY]  # for what the first family lacks
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 _CSS_DPI = 96
@@ -48,7 +61,7 @@ def tidy(axes: Axes) -> None:
 def show(figure: Figure, alt: str) -> Image:
     """Return a figure as a notebook shows it, with what it shows in words."""
     png = to_png(figure)
-    return Image(png, format="png", width=_width_on_page(png), alt=alt)  # type: ignore[no-untyped-call]
+    return Image(png, format="png", metadata=png_metadata(png, alt))  # type: ignore[no-untyped-call]
 
 
 def to_png(figure: Figure) -> bytes:

@@ -1,4 +1,4 @@
-"""How a token is written in a picture: white space made visible, and Chinese where the machine has a font for it."""
+"""How a token is written in a picture: white space made visible, and Chinese where a font has it."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,6 +6,7 @@ from functools import cache
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from transformers import PreTrainedTokenizerBase
 
+from folovllm.course.style import CHINESE_FAMILY
 from folovllm.engine.detokenizer import decode_token, token_bytes
 
 _CJK_FONTS = (
@@ -17,12 +18,11 @@ _LONGEST = 14
 
 
 @cache
-def token_fonts() -> tuple[str, ...]:
-    """Return the font families for token labels: a monospaced one, and one with Chinese where the system has it."""
+def token_fonts() -> tuple[str, str]:
+    """Return the font families for token labels: a monospaced one, and one with Chinese, the system's or ours."""
     installed = sorted({entry.name for entry in fontManager.ttflist})
     named = [name for wanted in _CJK_FONTS for name in installed if wanted in name]
-    chinese = next((name for name in named if ord("的") in _characters(name)), None)
-    return ("monospace",) if chinese is None else ("monospace", chinese)
+    return "monospace", next((name for name in named if ord("的") in _characters(name)), CHINESE_FAMILY)
 
 
 @cache

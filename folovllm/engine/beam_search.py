@@ -9,12 +9,12 @@ instead of forks.)
 
 import math
 
-import torch
 from torch import Tensor
 
 from folovllm.engine.block_manager import BlockManager
 from folovllm.request import BeamState, Proposal, Request, Sequence, SequenceStatus
 from folovllm.sampling.sampler import no_choice_error
+from folovllm.transfer import receive_together
 
 
 def propose(request: Request, seq: Sequence, logits: Tensor) -> None:
@@ -24,12 +24,13 @@ def propose(request: Request, seq: Sequence, logits: Tensor) -> None:
     """
     state = request.beam_state
     assert state is not None, "only beam search proposes"
-    if not torch.isfinite(logits.max()):
-        raise no_choice_error(logits)
     best = logits.log_softmax(dim=-1).topk(min(2 * state.params.beam_width, logits.shape[-1]))
+    values, token_ids = receive_together((best.values, best.indices))
+    if values.isnan().any():  # as where the largest logit is not finite
+        raise no_choice_error(logits)
     state.proposals[seq.seq_id] = [
         Proposal(seq, token_id, logprob)
-        for token_id, logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for token_id, logprob in zip(token_ids.tolist(), values.tolist(), strict=True)
         if logprob > -math.inf
     ]
 

@@ -1,15 +1,17 @@
 """Which sequence draws from which row of a step's logits, and which guesses hold."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from folovllm.request import Request, Sequence
-from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
-from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler
+from folovllm.sampling.metadata import SamplingMetadata, SamplingRow, wide_dtype
+from folovllm.sampling.sampler import LogprobsTensors, NoTokenLeftError, Sampler, SamplerOutput, check_tokens
 from folovllm.step import SchedulerOutput
+from folovllm.transfer import receive_together, send_together
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,39 @@ def plan_draws(step: SchedulerOutput) -> list[Draw]:
     return draws
 
 
+@dataclass(frozen=True)
+class SamplerInput:
+    """What the sampler must know in a step.
+
+    metadata: of the drawn rows.  index: which rows of the step's logits they are; None: all of them, in order.
+    """
+
+    vocab_size: int
+    metadata: SamplingMetadata
+    index: Tensor | None
+
+
+def prepare_draws(step: SchedulerOutput, vocab_size: int | None, device: torch.device) -> None:
+    """Work out, before there are logits, what the sampler must know, and leave it on the host as ``step.luggage``.
+
+    Nothing is left for a CPU, to which nothing travels, where nothing is drawn or the size of the vocabulary is not
+    known yet, nor where something is wrong with a request: :func:`draw_tokens` will find out with which.
+    """
+    if device.type == "cpu" or vocab_size is None:
+        return
+    if draws := plan_draws(step):
+        with suppress(Exception):
+            num_rows = sum(len(item.logits_positions) for item in step.scheduled)
+            step.luggage = _collect(draws, num_rows, vocab_size, device)
+
+
+def _collect(draws: list[Draw], num_rows: int, vocab_size: int, device: torch.device) -> SamplerInput:
+    rows = [row for draw in draws for row in draw.rows()]
+    index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
+    metadata = SamplingMetadata.collect(rows, vocab_size, wide_dtype(device))
+    return SamplerInput(vocab_size, metadata, None if index == list(range(num_rows)) else torch.tensor(index))
+
+
 def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:
     """Draw the next tokens of a step; logits: ``[num_rows, vocab]`` as the model runner returns them.
 
@@ -85,7 +120,7 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
     draws = plan_draws(step)
     if draws:
         try:
-            _draw_together(draws, logits, sampler)
+            _draw_together(draws, logits, sampler, step.luggage)
         except Exception:
             _draw_one_by_one(draws, logits, sampler)
             if not any(draw.no_token_left or draw.request.error for draw in draws):
@@ -94,17 +129,26 @@ def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list
     return draws
 
 
-def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
-    rows = [row for draw in draws for row in draw.rows()]
-    index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
-    if index != list(range(len(logits))):
-        logits = logits[torch.tensor(index, device=logits.device)]
-    sampled = sampler(logits, SamplingMetadata.build(rows, logits.shape[-1], logits.device))
+def _draw_together(draws: list[Draw], logits: Tensor, sampler: Sampler, prepared: SamplerInput | None = None) -> None:
+    if prepared is None or prepared.vocab_size != logits.shape[-1]:
+        prepared = send_together(_collect(draws, len(logits), logits.shape[-1], logits.device), logits.device)
+    if prepared.index is not None:
+        logits = logits[prepared.index]
+    sampled = _sample(logits, prepared.metadata, sampler)
     token_ids = sampled.token_ids.tolist()
     offset = 0
     for draw in draws:
         draw.accept(token_ids, sampled.logprobs, offset)
         offset += len(draw.draft) + 1
+
+
+def _sample(logits: Tensor, metadata: SamplingMetadata, sampler: Sampler) -> SamplerOutput:
+    """Return what the sampler chooses, on the host: where a step waits for the card, and nowhere else."""
+    sampled = sampler(logits, metadata)
+    if sampled.token_ids.device.type != "cpu":
+        sampled = receive_together(sampled)
+        check_tokens(sampled.token_ids)
+    return sampled
 
 
 def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> None:
@@ -116,7 +160,7 @@ def _draw_one_by_one(draws: list[Draw], logits: Tensor, sampler: Sampler) -> Non
         try:
             for i, (row, guess) in enumerate(zip(draw.rows(), [*draw.draft, None], strict=True)):
                 own = logits[draw.first_row + i][None]
-                sampled = sampler(own, SamplingMetadata.build([row], own.shape[-1], own.device))
+                sampled = _sample(own, SamplingMetadata.build([row], own.shape[-1], own.device), sampler)
                 [token_id] = sampled.token_ids.tolist()
                 draw.tokens.append(DrawnToken(token_id, sampled.logprobs, 0))
                 if token_id != guess:

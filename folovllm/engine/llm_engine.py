@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from folovllm.config import EngineConfig
 from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
-from folovllm.engine.draws import Draw, draw_tokens
+from folovllm.engine.draws import Draw, draw_tokens, prepare_draws
 from folovllm.engine.history import History
 from folovllm.engine.input_processor import InputProcessor, Prompt
 from folovllm.engine.metrics import Metric, MetricsLog
@@ -196,8 +196,11 @@ class LLMEngine:
                 clock = [time.perf_counter()]
                 step = self.scheduler.schedule()
                 clock.append(time.perf_counter())
+                # What is needed to draw is known before: it travels with the step, and counts as a part of drawing.
+                prepare_draws(step, self.model_runner.vocab_size, self.model_runner.kv_cache.data.device)
+                preparing = time.perf_counter() - clock[-1]
                 logits = self.model_runner.execute(step)
-                clock.append(time.perf_counter())
+                clock.append(time.perf_counter() - preparing)
                 draws = draw_tokens(step, logits, self.sampler)
                 clock.append(time.perf_counter())
                 return self._append(step, logits, draws, clock)

@@ -14,6 +14,7 @@ from folovllm.engine.draws import Draw, DrawnToken
 from folovllm.outputs import NO_TOKEN_LEFT, CompletionOutput, Logprob, RequestOutput
 from folovllm.request import Request, Sequence, SequenceStatus
 from folovllm.sampling.sampler import LogprobsTensors, compute_logprobs
+from folovllm.transfer import receive_together, send_together
 
 
 class OutputProcessor:
@@ -103,8 +104,8 @@ class OutputProcessor:
         wanted = request.sampling_params.prompt_logprobs
         assert wanted is not None, "prompt log-probabilities that nobody asked for"
         num_logprobs = logits.shape[-1] if wanted == -1 else wanted
-        judged = torch.tensor(next_token_ids, device=logits.device)
-        logprobs = compute_logprobs(logits, judged, num_logprobs)
+        judged = send_together(torch.tensor(next_token_ids), logits.device)
+        logprobs = receive_together(compute_logprobs(logits, judged, num_logprobs))
         request.prompt_logprobs += [self._logprobs_dict(logprobs, row, wanted) for row in range(len(next_token_ids))]
 
     def _logprobs_dict(self, logprobs: LogprobsTensors, row: int, num_wanted: int) -> dict[int, Logprob]:

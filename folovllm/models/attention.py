@@ -6,7 +6,7 @@ in its :class:`FlatBatch`. In float32 on a CPU a kernel reads the blocks where t
 are gathered for PyTorch's attention. (vLLM: ``v1/attention/``; transformers: "Attention Interface".)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from folovllm.kernels.available import has_kernels
-from folovllm.models.flat_batch import FlatBatch
+from folovllm.models.flat_batch import FlatBatch, Group
 
 
 class PagedAttention:
@@ -28,8 +28,8 @@ class PagedAttention:
     def __init__(self, batch: FlatBatch, windows: Sequence[int | None]) -> None:
         self._batch = batch
         self._windows = enumerate(windows)
-        self._attend = _attend_by_kernel if has_kernels(batch.kv_cache.data) else _attend_by_torch
-        self._slots = batch.tensor(batch.slots)
+        self._attend = _attend_by_kernel if has_kernels(batch.kv_cache.data) else attend_by_torch
+        self._slots = batch.tensors.slots
 
     def __call__(
         self,
@@ -84,34 +84,30 @@ def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: fl
     return torch.from_numpy(output)
 
 
-def _attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
+def attend_by_torch(layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None) -> Tensor:
     """Return the same. Sequences that decode are padded to one length; a prompt is attended for by itself."""
-    keys, values = batch.kv_cache.layer(layer)
+    groups = batch.tensors.groups or batch.group()
+    if len(groups) == 1:
+        return _attend_in_group(groups[0], layer, queries, batch, scaling, window)
     output = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    for tokens, slots, distance in _groups(batch):
-        # Not only masked: 0 * NaN is NaN, and slots beyond a sequence's end hold another's past.
-        beyond = (distance < 0).all(dim=1)[:, :, None, None]
-        k, v = (part[slots].masked_fill(beyond, 0).transpose(1, 2) for part in (keys, values))
-        sees = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        q = queries[tokens].transpose(1, 2)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=sees[:, None], scale=scaling, enable_gqa=True)
-        output[tokens] = attended.transpose(1, 2)
+    for group in groups:
+        output[group.tokens] = _attend_in_group(group, layer, queries[group.tokens], batch, scaling, window)
     return output
 
 
-def _groups(batch: FlatBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield groups of sequences with equally many new tokens.
-
-    The tokens' places in the batch, [num_sequences, num_tokens]; their sequences' slots, [num_sequences, longest];
-    and how far before each token each of these lies, [num_sequences, num_tokens, longest].
-    """
-    decoding = np.flatnonzero(batch.counts == 1)
-    groups = [decoding] if len(decoding) else []
-    groups += [np.array([index]) for index in np.flatnonzero(batch.counts > 1)]
-    for group in groups:
-        tokens = batch.first_tokens[group, None] + np.arange(batch.counts[group[0]])
-        positions = np.arange(batch.positions[tokens].max() + 1)
-        block, offset = np.divmod(positions, batch.kv_cache.block_size)
-        slots = batch.tables[group][:, block] * batch.kv_cache.block_size + offset
-        distance = batch.positions[tokens][:, :, None] - positions
-        yield batch.tensor(tokens), batch.tensor(slots), batch.tensor(distance)
+def _attend_in_group(
+    group: Group, layer: int, queries: Tensor, batch: FlatBatch, scaling: float, window: int | None
+) -> Tensor:
+    """queries: those of the group's tokens, [num_sequences * num_tokens, num_heads, head_dim]."""
+    k, v = (part[group.slots].transpose(1, 2) for part in batch.kv_cache.layer(layer))
+    (num_seqs, num_tokens), (_, num_heads, head_dim), num_kv_heads = group.positions.shape, queries.shape, k.shape[1]
+    mask = group.mask(window, queries.dtype)
+    if num_tokens == 1:  # the heads that share keys stand side by side, as if they were tokens
+        q = queries.reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    else:
+        q = queries.reshape(num_seqs, num_tokens, num_heads, head_dim).transpose(1, 2)
+        # Repeated here: asked to share keys under a mask, PyTorch's quick kernels for cards step aside.
+        k, v = (part.repeat_interleave(num_heads // num_kv_heads, dim=1) for part in (k, v))
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(1, 2)
+    return attended.reshape(queries.shape)

@@ -26,23 +26,38 @@ FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 
 def why_not_flat(model: PreTrainedModel) -> str | None:
     """Return why a model cannot run here; None if it can."""
-    kind = type(model)
-    if kind.__name__ not in FAMILIES or not kind.__module__.startswith("transformers.models."):
-        return f"{kind.__name__} is none of transformers' {', '.join(FAMILIES)}"
+    if reason := _why_not_of_the_family(model):
+        return reason
     for dtype in {weight.dtype for weight in model.parameters()} - {torch.float32}:
         return f"its dtype is {str(dtype).removeprefix('torch.')}, not float32"
     for device in {weight.device.type for weight in model.parameters()} - {"cpu"}:
         return f"it is on the device {device!r}, not on the CPU"
     if not all(weight.is_contiguous() for weight in model.parameters()):
         return "its weights do not lie in memory row by row"
+    if reason := why_not_known(model):
+        return reason
+    missing = why_no_kernels()
+    return missing and f"its kernels need numba, which cannot be used ({missing})"
+
+
+def _why_not_of_the_family(model: PreTrainedModel) -> str | None:
+    kind = type(model)
+    if kind.__name__ in FAMILIES and kind.__module__.startswith("transformers.models."):
+        return None
+    return f"{kind.__name__} is none of transformers' {', '.join(FAMILIES)}"
+
+
+def why_not_known(model: PreTrainedModel) -> str | None:
+    """Return in what a model differs from those whose formulas are written out here; None if in nothing."""
+    if reason := _why_not_of_the_family(model):
+        return reason
     if change := find_change(model):
         return change
     if type(activation := model.model.layers[0].mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
         return f"its activation is {type(activation).__name__}, not SiLU"
     if len(model.lm_head.weight) > len(model.model.embed_tokens.weight):
         return "it has logits for tokens without an embedding"
-    missing = why_no_kernels()
-    return missing and f"its kernels need numba, which cannot be used ({missing})"
+    return None
 
 
 class FlatDecoder:

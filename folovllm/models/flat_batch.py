@@ -1,15 +1,20 @@
 """One step as a flat batch: the new tokens of all sequences side by side, and where their keys and values lie."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from folovllm.kernels.available import has_kernels
 from folovllm.models.kv_cache import KVCache
+from folovllm.transfer import send_together
 
+T = TypeVar("T")
 Numbers = NDArray[np.int64]
 
 _PIECE = 16
@@ -23,6 +28,57 @@ class TokenRun:
     start: int
     num_tokens: int
     block_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences with equally many new tokens, for which PyTorch attends at once.
+
+    tokens: their places in the batch; as a slice where they lie side by side.
+    positions: [num_sequences, num_tokens].  tables: [num_sequences, most_blocks].
+    """
+
+    tokens: slice | Tensor
+    positions: Tensor
+    tables: Tensor
+    block_size: int
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """The slots of each sequence, [num_sequences, most_blocks * block_size]; behind its end, its first one again.
+
+        Whatever lies behind a sequence's end is masked, but 0 * NaN is NaN, and it may be another's past.
+        """
+        offsets = torch.arange(self.block_size, device=self.tables.device)
+        slots = (self.tables[:, :, None] * self.block_size + offsets).flatten(1)
+        return torch.where(self._all_positions <= self.positions[:, -1:], slots, slots[:, :1])
+
+    @cached_property
+    def _all_positions(self) -> Tensor:
+        return torch.arange(self.tables.shape[1] * self.block_size, device=self.tables.device)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return what is added to scores, 0 or -inf: [num_sequences, 1, num_tokens, num_slots]."""
+        if window not in self._masks:
+            positions = self.positions[:, :, None]
+            hidden = self._all_positions > positions
+            if window is not None:
+                hidden |= self._all_positions <= positions - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            self._masks[window] = mask[:, None]
+        return self._masks[window]
+
+
+@dataclass(frozen=True)
+class BatchTensors:
+    """A batch's arrays where the model is; groups: where PyTorch is to attend, else empty."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: Tensor
+    groups: list[Group]
 
 
 class FlatBatch:
@@ -56,6 +112,42 @@ class FlatBatch:
             ]
         )
 
-    def tensor(self, numbers: Numbers) -> Tensor:
-        """Return numbers on the device of the KV cache."""
-        return torch.from_numpy(numbers).to(self.kv_cache.data.device)
+    @cached_property
+    def tensors(self) -> BatchTensors:
+        """The batch on the device of the KV cache."""
+        return send_together(self._collect(), self.kv_cache.data.device)
+
+    def send_with(self, luggage: T) -> T:
+        """Send the batch to its device, and return ``luggage`` there: whose tensors go in the same transfer."""
+        device = self.kv_cache.data.device
+        if device.type != "cpu":
+            self.tensors, luggage = send_together((self._collect(), luggage), device)
+        return luggage
+
+    def _collect(self) -> BatchTensors:
+        return BatchTensors(
+            torch.from_numpy(self.token_ids),
+            torch.from_numpy(self.positions),
+            torch.from_numpy(self.slots),
+            torch.from_numpy(self.rows),
+            [] if has_kernels(self.kv_cache.data) else self.group(),
+        )
+
+    def group(self) -> list[Group]:
+        """Return all that decode as one group, and each prompt as one of its own; tensors on the host."""
+        decoding = np.flatnonzero(self.counts == 1)
+        groups = [decoding] if len(decoding) else []
+        groups += [np.array([index]) for index in np.flatnonzero(self.counts > 1)]
+        return [self._group(each) for each in groups]
+
+    def _group(self, indices: Numbers) -> Group:
+        tokens = self.first_tokens[indices, None] + np.arange(self.counts[indices[0]])
+        positions = self.positions[tokens]
+        first, last = int(tokens[0, 0]), int(tokens[-1, -1])
+        num_blocks = positions.max() // self.kv_cache.block_size + 1
+        return Group(
+            slice(first, last + 1) if last - first == tokens.size - 1 else torch.from_numpy(tokens.flatten()),
+            torch.from_numpy(positions),
+            torch.from_numpy(self.tables[indices, :num_blocks]),
+            self.kv_cache.block_size,
+        )

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_gguf_pytorch_utils import (
     GGUF_TO_TRANSFORMERS_MAPPING,
@@ -163,9 +163,17 @@ def split_as_the_file_says(tokenizer: PreTrainedTokenizerBase, file: Path) -> No
 
     reader = GGUFReader(file)
     backend = tokenizer.backend_tokenizer
-    if _value(reader, "tokenizer.ggml.model") != "gpt2" or isinstance(backend.pre_tokenizer, pre_tokenizers.Sequence):
-        return
-    way = _value(reader, "tokenizer.ggml.pre")
+    if _value(reader, "tokenizer.ggml.model") == "gpt2" and not isinstance(
+        backend.pre_tokenizer, pre_tokenizers.Sequence
+    ):
+        split_words_the_way(_value(reader, "tokenizer.ggml.pre"), backend, file)
+
+
+def split_words_the_way(way: str | None, backend: Tokenizer, file: Path) -> None:
+    """Make a byte-level tokenizer, which splits as GPT-2's does, split text into words in another way.
+
+    way: ``tokenizer.ggml.pre`` of ``file``; a ValueError for one that is not known here.
+    """
     if way in _SPLIT_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

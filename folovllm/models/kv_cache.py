@@ -49,9 +49,8 @@ class KVCache:
 
     def copy_blocks(self, copies: list[BlockCopy]) -> None:
         """Copy blocks within the device (copy on write)."""
-        if copies:
-            sources, targets = (torch.tensor(ids, device=self.data.device) for ids in zip(*copies, strict=True))
-            self.data[:, :, targets] = self.data[:, :, sources]
+        for source, target in copies:  # ids as numbers: they need no transfer to the device
+            self.data[:, :, target] = self.data[:, :, source]
 
     def swap_out(self, copies: list[BlockCopy]) -> None:
         """Copy blocks (device, host) to the host."""

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from folovllm.config import CacheConfig, ModelImpl
-from folovllm.free_memory import GIB, free_memory
+from folovllm.free_memory import GIB, FreeMemory, free_memory
 from folovllm.models.kv_cache import KVCache
 from folovllm.models.probe import AttentionSpec
 from folovllm.models.runner import ModelRunner
@@ -48,12 +48,20 @@ def size_cache(
             f"CacheConfig: {source} leaves {max(0, budget)} bytes for the KV cache, but one block of "
             f"{config.block_size} tokens takes {block_bytes}; {fix} or set num_gpu_blocks_override"
         )
-    if model.device.type != "cuda" and num_blocks * block_bytes > (memory := free_memory()).free:
+    memory = free_card_memory(model.device) if model.device.type == "cuda" else free_memory()
+    if num_blocks * block_bytes > memory.free:
         raise ValueError(
             f"CacheConfig: {source} asks for {num_blocks * block_bytes} bytes for the KV cache, more than there is "
             f"({memory}); ask for less, or {memory.fix}"
         )
     return config.with_num_blocks(num_blocks, num_cpu_blocks)
+
+
+def free_card_memory(device: torch.device) -> FreeMemory:
+    """Return what a CUDA card has left, what PyTorch keeps of it for reuse included."""
+    free, total = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return FreeMemory(free + kept, total, "the memory of the card", "close other programs that use the card")
 
 
 def _file_bytes(model: PreTrainedModel) -> int:

@@ -16,6 +16,9 @@ _SIMPLE = {bool, int, float, str}
 _BY_TOKEN = ("lm_head", "model.embed_tokens")
 """Modules with a row for each token: some models have more or fewer of them than their config says."""
 
+PLAIN_WEIGHTS = {torch.nn.Parameter}
+"""Classes of weights that are numbers in memory and nothing more."""
+
 
 def settings_of(module: Any) -> dict[str, Any]:
     """Return the numbers, switches and names that a module keeps; not whether it trains, nor its place."""
@@ -76,7 +79,7 @@ def _change_of(module: Any, twin: Any, any_rows: bool) -> str | None:
         return "has hooks"
     if not runs_stock_code(module):
         return "has another forward than its class"
-    if any(type(weight) is not torch.nn.Parameter for weight in module._parameters.values() if weight is not None):
+    if any(type(weight) not in PLAIN_WEIGHTS for weight in module._parameters.values() if weight is not None):
         return "has weights of a class of their own"
     return None
 

@@ -18,6 +18,7 @@ from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 from folovllm.models.probe import get_attention
 from folovllm.models.self_test import check_forward
+from folovllm.models.torch_decoder import TorchDecoder, why_not_on_card
 from folovllm.step import SchedulerOutput
 
 
@@ -31,28 +32,35 @@ class TransformersForward:
 
     def __call__(self, batch: FlatBatch) -> Tensor:
         """Return the logits that follow ``batch.rows``, as :class:`FlatDecoder` does."""
-        token_ids, rows = batch.tensor(batch.token_ids), batch.tensor(batch.rows)
+        tensors = batch.tensors
         output = run_with_attention(
             Attention(PagedAttention(batch, self._windows)),
             self._model,
-            input_ids=token_ids[None],
+            input_ids=tensors.token_ids[None],
             # Nothing is masked by it; without one some models search every prompt for padding tokens.
-            attention_mask=torch.ones_like(token_ids)[None],
-            position_ids=batch.tensor(batch.positions)[None],
+            attention_mask=torch.ones_like(tensors.token_ids)[None],
+            position_ids=tensors.positions[None],
             use_cache=False,
-            **({"logits_to_keep": rows} if self._keeps_rows else {}),
+            **({"logits_to_keep": tensors.rows} if self._keeps_rows else {}),
         )
         logits: Tensor = output.logits[0]
-        return logits if self._keeps_rows else logits[rows]
+        return logits if self._keeps_rows else logits[tensors.rows]
 
 
-def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[FlatDecoder] | type[TransformersForward]:
-    reason = why_not_flat(model)
+Forward = FlatDecoder | TorchDecoder | TransformersForward
+
+
+def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[Forward]:
+    own: type[Forward]
+    if model.device.type == "cpu":
+        own, reason = FlatDecoder, why_not_flat(model)
+    else:
+        own, reason = TorchDecoder, why_not_on_card(model)
     if model_impl == "folovllm" and reason is not None:
         raise ValueError(
             f"ModelConfig.model_impl='folovllm' cannot run this model: {reason}; 'auto' and 'transformers' can"
         )
-    return TransformersForward if model_impl == "transformers" or reason is not None else FlatDecoder
+    return TransformersForward if model_impl == "transformers" or reason is not None else own
 
 
 class ModelRunner:
@@ -61,12 +69,14 @@ class ModelRunner:
     model_impl: as in :class:`folovllm.config.ModelConfig`.
     forward: what computes the logits, HuggingFace's code or the engine's own.
     num_tokens_run: tokens that went through the model since it was made, for whoever wants to count.
+    vocab_size: how many logits a token has; None before the first step.
     """
 
     def __init__(self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto") -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.num_tokens_run = 0
+        self.vocab_size: int | None = None
         forward_class = _choose_forward(model, model_impl)
         check_forward(model, forward_class)
         self.forward = forward_class(model)
@@ -81,7 +91,7 @@ class ModelRunner:
         """Run one step.
 
         Returns float32 logits ``[num_rows, vocab]``: for each scheduled sequence in turn, one row
-        for each of its ``logits_positions``.
+        for each of its ``logits_positions``. ``step.luggage`` is on the model's device then.
         """
         self.kv_cache.swap_out(step.blocks_to_swap_out)
         self.kv_cache.swap_in(step.blocks_to_swap_in)
@@ -95,12 +105,15 @@ class ModelRunner:
             rows += [len(token_ids) + position for position in item.logits_positions]
             runs.append(TokenRun(item.start, len(item.token_ids), item.sequence.block_ids))
             token_ids += item.token_ids
-        return self._forward(token_ids, rows, runs)
+        batch = FlatBatch(token_ids, rows, runs, self.kv_cache)
+        step.luggage = batch.send_with(step.luggage)
+        return self._forward(batch)
 
     @without_autocast
-    def _forward(self, token_ids: list[int], rows: list[int], runs: list[TokenRun]) -> Tensor:
-        logits = self.forward(FlatBatch(token_ids, rows, runs, self.kv_cache))
-        self.num_tokens_run += len(token_ids)
+    def _forward(self, batch: FlatBatch) -> Tensor:
+        logits = self.forward(batch)
+        self.num_tokens_run += len(batch.token_ids)
+        self.vocab_size = logits.shape[-1]
         return logits.float()
 
     @torch.inference_mode()
@@ -108,4 +121,5 @@ class ModelRunner:
         """Run the largest possible step once, on whatever the blocks hold, to see the memory it takes."""
         num_blocks, block_size = self.kv_cache.data.shape[2:4]
         num_tokens = min(num_tokens, num_blocks * block_size)
-        self._forward([0] * num_tokens, [0], [TokenRun(0, num_tokens, list(range(num_blocks)))])
+        run = TokenRun(0, num_tokens, list(range(num_blocks)))
+        self._forward(FlatBatch([0] * num_tokens, [0], [run], self.kv_cache))

@@ -35,6 +35,7 @@ from folovllm.models.probe import (
     refusing,
     remember_attention,
 )
+from folovllm.models.torch_decoder import TorchDecoder
 
 Forward = Callable[[FlatBatch], Tensor]
 ForwardClass = Callable[[PreTrainedModel], Forward]
@@ -89,7 +90,7 @@ class _SelfTest:
         self._num_layers = _layers_to_see_every_kind(model, spec)
         # Rounding errors add up like steps in any direction.
         self._tolerance = _TOLERANCE.get(model.dtype, _TOLERANCE_16_BIT * max(1, self._num_layers / 4) ** 0.5)
-        if forward_class is FlatDecoder:  # its last norm and its head are its own: let it come to them
+        if forward_class in (FlatDecoder, TorchDecoder):  # its last norm and its head are its own: let it come to them
             decoder: Any = model.model
             decoder.layers = decoder.layers[: self._num_layers]
         remember_attention(model, spec)

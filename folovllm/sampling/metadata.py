@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from folovllm.sampling.logits_processors import banned_by_bad_words
+from folovllm.sampling.logits_processors import Allowed, Biases, Penalties, banned_by_bad_words, find_places
 from folovllm.sampling.structured_outputs import Grammar
 from folovllm.sampling_params import SamplingParams, SamplingType, takes_prompt
+from folovllm.transfer import send_together
 
 T = TypeVar("T")
 
@@ -60,17 +61,6 @@ class SamplingRow:
 
 
 @dataclass(frozen=True)
-class Penalties:
-    """Arguments of :func:`apply_penalties`; token lists that a row's penalties do not look at are empty."""
-
-    prompt_token_ids: list[Sequence[int]]
-    output_token_ids: list[Sequence[int]]
-    repetition: Tensor
-    frequency: Tensor
-    presence: Tensor
-
-
-@dataclass(frozen=True)
 class SamplingMetadata:
     """A batch's wishes, a row each. None stands for a stage that nobody asked for; it is not run.
 
@@ -80,9 +70,9 @@ class SamplingMetadata:
     """
 
     masks: list[Tensor | None] | None
-    allowed: list[list[int] | None] | None
-    banned: list[list[int]] | None
-    biases: list[dict[int, float]] | None
+    allowed: Allowed | None
+    banned: Tensor | None
+    biases: Biases | None
     processors: list[list[partial[Tensor]]] | None
     penalties: Penalties | None
     random_rows: Tensor | None
@@ -107,52 +97,60 @@ class SamplingMetadata:
 
     @classmethod
     def build(cls, rows: Sequence[SamplingRow], vocab_size: int, device: torch.device) -> "SamplingMetadata":
-        """Collect the rows' parameters."""
+        """Collect the rows' parameters, and send them to a device."""
+        return send_together(cls.collect(rows, vocab_size, wide_dtype(device)), device)
+
+    @classmethod
+    def collect(cls, rows: Sequence[SamplingRow], vocab_size: int, wide: torch.dtype) -> "SamplingMetadata":
+        """Collect the rows' parameters on the host.  wide: as :func:`wide_dtype` says of the device they are for."""
         every = [row.params for row in rows]
         drawn = [i for i, params in enumerate(every) if params.sampling_type != SamplingType.GREEDY]
 
         def column(name: str, off: float, dtype: torch.dtype) -> Tensor | None:
             values = [getattr(every[i], name) for i in drawn]
-            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype, device=device)
+            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype)
 
         masks = [
             None if row.grammar is None else row.grammar.next_tokens(row.output_token_ids, vocab_size) for row in rows
         ]
-        banned = [row.banned_token_ids() for row in rows]
+        allowed = _unless_unused([params.allowed_token_ids for params in every])
+        banned = _unless_unused([row.banned_token_ids() for row in rows])
+        biases = _unless_unused([params.logit_bias or {} for params in every])
         wanted = [params.logprobs or 0 for params in every if params.needs_logprobs]
-        wide = wide_dtype(device)
         return cls(
             masks=None if all(mask is None for mask in masks) else masks,
-            allowed=_unless_unused([params.allowed_token_ids for params in every]),
-            banned=_unless_unused(banned),
-            biases=_unless_unused([params.logit_bias or {} for params in every]),
+            allowed=None if allowed is None else Allowed.of(allowed, vocab_size),
+            banned=None if banned is None else find_places(banned, vocab_size),
+            biases=None if biases is None else Biases.of(biases, vocab_size),
             processors=_unless_unused([row.logits_processors() for row in rows]),
-            penalties=cls._build_penalties(rows, device),
-            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long, device=device),
+            penalties=cls._find_penalties(rows, vocab_size),
+            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long),
             temperature=column("temperature", 1.0, torch.float32),
             top_k=column("top_k", 0, torch.long),
             top_p=column("top_p", 1.0, wide),
             min_p=column("min_p", 0.0, torch.float32),
-            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide, device=device),
+            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide),
             params=[every[i] for i in drawn],
             num_logprobs=max(vocab_size if count == -1 else count for count in wanted) if wanted else None,
         )
 
     @staticmethod
-    def _build_penalties(rows: Sequence[SamplingRow], device: torch.device) -> Penalties | None:
+    def _find_penalties(rows: Sequence[SamplingRow], vocab_size: int) -> Penalties | None:
         asking = [row.has_penalties() for row in rows]
         if not any(asking):
             return None
 
         def column(name: str) -> Tensor:
-            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32, device=device)
+            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32)
 
-        return Penalties(
-            prompt_token_ids=[row.prompt_token_ids if row.params.repetition_penalty != 1 else () for row in rows],
-            output_token_ids=[row.output_token_ids if asks else () for row, asks in zip(rows, asking, strict=True)],
-            repetition=column("repetition_penalty"),
-            frequency=column("frequency_penalty"),
-            presence=column("presence_penalty"),
+        # What a row's penalties do not look at is left out.
+        return Penalties.of(
+            [row.prompt_token_ids if row.params.repetition_penalty != 1 else () for row in rows],
+            [row.output_token_ids if asks else () for row, asks in zip(rows, asking, strict=True)],
+            vocab_size,
+            column("repetition_penalty"),
+            column("frequency_penalty"),
+            column("presence_penalty"),
         )
 
 

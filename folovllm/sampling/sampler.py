@@ -97,12 +97,13 @@ def sample_from_uniform(logits: Tensor, uniforms: Tensor) -> Tensor:
         token_ids = compiled_rows.sample_rows(logits, uniforms)
     else:
         wide = wide_dtype(logits.device)
-        upper = (logits - logits.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1, dtype=wide)
+        best = logits.amax(dim=-1, keepdim=True)
+        upper = (logits - best).exp().cumsum(dim=-1, dtype=wide)
         total = upper[:, -1:]
         drawn = torch.searchsorted(upper, uniforms.to(wide)[:, None] * total, right=True)
         # Rounding may carry the product up to the total itself, past the last token of any probability.
         last = torch.searchsorted(upper, total.contiguous())
-        token_ids = torch.minimum(drawn, last).masked_fill(~torch.isfinite(total), -1)[:, 0]
+        token_ids = _unless_none(torch.minimum(drawn, last), best)[:, 0]
     return _checked(token_ids, logits)
 
 
@@ -112,7 +113,7 @@ def choose_greedily(logits: Tensor) -> Tensor:
         token_ids = compiled_rows.choose_rows(logits)
     else:
         best, token_ids = logits.max(dim=-1)
-        token_ids = token_ids.masked_fill(~torch.isfinite(best), -1)
+        token_ids = _unless_none(token_ids, best)
     return _checked(token_ids, logits)
 
 
@@ -120,19 +121,46 @@ class NoTokenLeftError(ValueError):
     """A row has no token to choose from: what its request asks for excludes them all."""
 
 
+_NONE_LEFT, _NOT_FINITE = -1, -2
+"""What stands for a token where there is none."""
+
+
+def _unless_none(token_ids: Tensor, best: Tensor) -> Tensor:
+    """Return the tokens, or what stands for one where a row has none.  best: each row's largest logit."""
+    none = torch.where(best == -math.inf, _NONE_LEFT, _NOT_FINITE)
+    return torch.where(best.abs() < math.inf, token_ids, none)
+
+
 def _checked(token_ids: Tensor, logits: Tensor) -> Tensor:
-    if (token_ids < 0).any():
+    """Raise where there is no token. To look costs a card's host a wait: there it does so once it has the tokens."""
+    if logits.device.type == "cpu" and (token_ids < 0).any():
         raise no_choice_error(logits)
     return token_ids
+
+
+def check_tokens(token_ids: Tensor) -> None:
+    """Raise, as the sampler does on a CPU, where tokens that came from a card are none."""
+    if (token_ids == _NOT_FINITE).any():
+        raise _not_finite_error(torch.float32)
+    if (token_ids < 0).any():
+        raise _none_left_error()
 
 
 def no_choice_error(logits: Tensor) -> ValueError:
     """Return what to raise where a row of logits has no finite maximum."""
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
-        return ValueError(
-            f"logits must be finite or -inf, got NaN or +inf: the model overflowed in {logits.dtype} or before, "
-            "or a logits processor or strategy of your own made them"
-        )
+        return _not_finite_error(logits.dtype)
+    return _none_left_error()
+
+
+def _not_finite_error(dtype: torch.dtype) -> ValueError:
+    return ValueError(
+        f"logits must be finite or -inf, got NaN or +inf: the model overflowed in {dtype} or before, "
+        "or a logits processor or strategy of your own made them"
+    )
+
+
+def _none_left_error() -> NoTokenLeftError:
     return NoTokenLeftError("no token is left to choose from: what the request asks for excludes them all")
 
 
@@ -195,7 +223,7 @@ def adjust_logits(logits: Tensor, metadata: SamplingMetadata) -> None:
     if metadata.processors is not None:
         apply_request_processors(logits, metadata.processors)
     if metadata.penalties is not None:
-        apply_penalties(logits, **vars(metadata.penalties))
+        apply_penalties(logits, metadata.penalties)
 
 
 def filter_logits(logits: Tensor, metadata: SamplingMetadata, order: SamplingOrder = "huggingface") -> Tensor:

@@ -146,6 +146,12 @@ def error_returned(value):
     return value
 
 
+def message_in_two_parts(value):
+    if type(value) is not int or value < 1:
+        raise ValueError("block_size must be an int >= 1, got", value)
+    return value
+
+
 def says(words):
     """Return a check that refuses what it should, with words of its own between the field and the value."""
 
@@ -173,6 +179,23 @@ FALSE_WORDS = [
     "must be positive",
     "must be >= 1",
     "must be an int that is a positive power of two",
+    "must be an even int >= 1",
+    "must be a positive odd int",
+    "must be an int from 1 to 10",
+    "must be an int >= 1 and <= 1024",
+    "must be int and positive and at most 64",
+    "must be a positive int (8, 16 or 32)",
+    "must be an int or float >= 1",
+    "must be a positive int or a bool",
+    "must be an int >= 1 or 0",
+    "must be an int >= 1 or None",
+    "must be an int; >= 1 is allowed, or a str",
+    "must be an int, not >= 1",
+    "cannot be 0, must be a positive int or a float",
+    "must be an int between one and ten",
+    "must be a positive int, up to max_model_len",
+    "must be an int >= 1 and below the number of seats",
+    "must be a prime number, an int > 1",
     "is an interesting setting > 0",
     "is wrong",
 ]
@@ -202,6 +225,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         powers_of_two_only,
         whole_floats_too,
         error_returned,
+        message_in_two_parts,
         *map(says, FALSE_WORDS),
     ],
 }

@@ -170,6 +170,28 @@ def shown_without_marks(data, stop):
     return text
 
 
+def shown_by_endings_of(text, stop):
+    for start in range(len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_without_one_byte(data, stop):
+    try:
+        return shown_by_endings_of(data.decode(), stop)
+    except UnicodeDecodeError:
+        return shown_by_endings_of(data[:-1].decode(errors="replace"), stop)
+
+
+def shown_with_marks_only(data, stop):
+    return data.decode(errors="replace")
+
+
+def shown_with_marks_in_the_endings(data, stop):
+    return shown_by_endings_of(data.decode(errors="replace"), stop)
+
+
 # -- why ---------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +416,36 @@ def generate_draws_for_every_row(tokenizer, model, sampler, text, max_tokens):
     return output
 
 
+def generate_encodes_the_text_anew(tokenizer, model, sampler, text, max_tokens):
+    output = []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([tokenizer.encode(text)])).logits[:, -1])))
+        text += tokenizer.decode([output[-1]])
+    return output
+
+
+def generate_encodes_the_output_anew(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        again = ids + tokenizer.encode(tokenizer.decode(output))
+        output.append(int(sampler(model(torch.tensor([again])).logits[:, -1])))
+    return output
+
+
+def generate_ids_of_the_whole_text(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
+    return tokenizer.encode(text + tokenizer.decode(output))[len(ids) :]
+
+
+def generate_ids_of_the_new_text(tokenizer, model, sampler, text, max_tokens):
+    ids, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
+    return tokenizer.encode(tokenizer.decode(output))
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "share": [
         share_takes_off_the_need,
@@ -420,6 +472,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         *map(shown_by_the_last, (3, 5, 10)),
         shown_without_marks_at_the_end,
         shown_without_marks,
+        shown_without_one_byte,
+        shown_with_marks_only,
+        shown_with_marks_in_the_endings,
     ],
     "why": [
         why_leaves_eos_out_of_the_length,
@@ -450,6 +505,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         generate_from_half_the_logits,
         generate_calls_the_sampler_twice,
         generate_draws_for_every_row,
+        generate_encodes_the_text_anew,
+        generate_encodes_the_output_anew,
+        generate_ids_of_the_whole_text,
+        generate_ids_of_the_new_text,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -38,6 +38,22 @@ def _down_the_columns(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=0) - 1).clamp(min=0)
 
 
+def _positions_in_one_byte(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask).to(torch.int8)
+
+
+def _positions_in_one_byte_without_sign(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask).to(torch.uint8)
+
+
+def _positions_in_two_bytes(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask).to(torch.int16)
+
+
+def _position_ends_at_127(mask: Tensor) -> Tensor:
+    return position_ids_solution(mask).clamp(max=127)
+
+
 def _list_of_numbers(content: bytes, name: str) -> Any:
     return read_tensor_solution(content, name).tolist()
 
@@ -125,6 +141,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _padding_gets_one,
         _all_rows_like_the_first,
         _down_the_columns,
+        _positions_in_one_byte,
+        _positions_in_one_byte_without_sign,
+        _positions_in_two_bytes,
+        _position_ends_at_127,
     ],
     "flat_batch": [
         _first_rows,

@@ -61,6 +61,63 @@ def temperature_of_rounded_logits(logits, temperature):
     return torch.where(temperature[:, None] > 0, probs, greedy)
 
 
+def _temperature(logits, temperature):
+    probs = (logits / temperature[:, None]).softmax(dim=-1)
+    greedy = torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def temperature_tiny_is_greedy(logits, temperature):
+    return _temperature(logits, torch.where(temperature < 0.01, 0.0, temperature))
+
+
+def temperature_rounded(logits, temperature):
+    return _temperature(logits, temperature.round(decimals=2))
+
+
+def temperature_at_least_a_hundredth(logits, temperature):
+    return _temperature(logits, torch.where(temperature > 0, temperature.clamp(min=0.01), 0.0))
+
+
+def temperature_unlikely_is_impossible(logits, temperature):
+    probs = _temperature(logits, temperature)
+    return probs.masked_fill(probs < 1e-5, 0.0)
+
+
+def temperature_very_unlikely_is_impossible(logits, temperature):
+    probs = _temperature(logits, temperature)
+    return probs.masked_fill(probs < 1e-8, 0.0)
+
+
+def _top_p(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
+def top_p_at_most_98_percent(probs, p):
+    return _top_p(probs, min(p, 0.98))
+
+
+def top_p_at_most_nearly_one(probs, p):
+    return _top_p(probs, min(p, 0.998))
+
+
+def top_p_at_least_a_fifth(probs, p):
+    return _top_p(probs, max(p, 0.2))
+
+
+def top_p_at_least_a_twentieth(probs, p):
+    return _top_p(probs, max(p, 0.05))
+
+
+def top_p_without_a_tail_at_one(probs, p):
+    return probs > 0.02 if p == 1 else _top_p(probs, p)
+
+
+def top_p_without_what_is_tiny(probs, p):
+    return _top_p(probs, p) & (probs >= 0.001)
+
+
 def top_p_nearly_one_keeps_all(probs, p):
     if p >= 0.999:
         return torch.ones_like(probs, dtype=torch.bool)
@@ -261,6 +318,37 @@ def penalties_by_power(logits, prompt, output, repetition, frequency, presence):
     return row
 
 
+def _penalties(logits, prompt, output, repetition, frequency, presence):
+    row = logits.clone()
+    for token in {*prompt, *output}:
+        row[token] = row[token] / repetition if row[token] > 0 else row[token] * repetition
+    for token in set(output):
+        row[token] -= frequency * output.count(token) + presence
+    return row
+
+
+def penalties_of_the_first_five(logits, prompt, output, repetition, frequency, presence):
+    return _penalties(logits, prompt[:5], output, repetition, frequency, presence)
+
+
+def penalties_of_the_prompts_last_five(logits, prompt, output, repetition, frequency, presence):
+    return _penalties(logits, prompt[-5:], output, repetition, frequency, presence)
+
+
+def penalties_of_the_prompts_last_thirty(logits, prompt, output, repetition, frequency, presence):
+    return _penalties(logits, prompt[-30:], output, repetition, frequency, presence)
+
+
+def penalties_of_few_tokens(logits, prompt, output, repetition, frequency, presence):
+    if len({*prompt, *output}) >= 6:
+        return logits.clone()
+    return _penalties(logits, prompt, output, repetition, frequency, presence)
+
+
+def penalties_rounded(logits, prompt, output, repetition, frequency, presence):
+    return _penalties(logits, prompt, output, repetition, frequency, presence).round(decimals=3)
+
+
 def stop_split_at_all(text, stop):
     for each in stop:
         text = text.split(each)[0]
@@ -296,6 +384,41 @@ def stop_stripped(text, stop):
 def _stop_found(text, stop):
     found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
     return text[: min(found)[0] - len(stop[min(found)[1]])] if found else text
+
+
+def stop_in_bytes(text, stop):
+    raw = text.encode()
+    found = [(raw.index(each.encode()) + len(each.encode()), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]].encode())] if found else text
+
+
+def stop_cut_in_bytes(text, stop):
+    return text.encode()[: len(_stop_found(text, stop))].decode(errors="ignore")
+
+
+def stop_of_ascii_texts(text, stop):
+    return _stop_found(text.encode().decode("ascii", "ignore"), stop)
+
+
+def stop_of_ascii_strings(text, stop):
+    return _stop_found(text, [each for each in stop if each.isascii()])
+
+
+def stop_of_the_first_three(text, stop):
+    return _stop_found(text, stop[:3])
+
+
+def stop_in_the_first_sixty(text, stop):
+    return _stop_found(text[:60], stop)
+
+
+def stop_in_the_first_sixty_and_the_rest(text, stop):
+    cut = _stop_found(text[:60], stop)
+    return cut if cut != text[:60] else text
+
+
+def stop_of_short_strings(text, stop):
+    return _stop_found(text, [each for each in stop if len(each) < 20])
 
 
 def stop_newlines_stripped(text, stop):

@@ -1,7 +1,10 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.sequences``."""
 
+import math
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 
 def fork_returns_a_tuple_of_two(tokens, seed, num_forks, new_token):
@@ -101,13 +104,6 @@ def copies_returns_who_copies(tables, lengths, block_size):
 
 def copies_nothing(tables, lengths, block_size):
     return []
-
-
-def family_rounds_down(prompt_len, length, n, block_size):
-    if length == prompt_len:
-        return -(-prompt_len // block_size)
-    shared = prompt_len // block_size
-    return shared + n * (length // block_size - shared)
 
 
 def family_adds_one_always(prompt_len, length, n, block_size):
@@ -249,6 +245,24 @@ def beam_step_sorts_the_callers_rows(totals, logprobs, width):
     return [(text, token) for _, text, token in sorted(_sums(totals, logprobs), reverse=True)[:width]]
 
 
+def _best(proposals, width):
+    return [(text, token) for _, text, token in sorted(proposals, reverse=True)[:width]]
+
+
+def beam_step_multiplies_probabilities(totals, logprobs, width):
+    """Every probability of a long text is 0.0."""
+    return _best([(math.exp(totals[i]) * math.exp(p), i, token) for _, i, token, p in _rows(totals, logprobs)], width)
+
+
+def beam_step_in_float32_probabilities(totals, logprobs, width):
+    sums = [torch.tensor(total).exp() * torch.tensor(row).exp() for total, row in zip(totals, logprobs, strict=True)]
+    return _best([(float(p), i, token) for i, row in enumerate(sums) for token, p in enumerate(row)], width)
+
+
+def _rows(totals, logprobs):
+    return [(totals[i], i, token, p) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "fork": [
         fork_returns_a_tuple_of_two,
@@ -271,7 +285,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         copies_nothing,
     ],
     "family_blocks": [
-        family_rounds_down,
         family_adds_one_always,
         family_last_holder_needs_none,
         family_all_tokens_together,
@@ -294,6 +307,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_one_too_few,
         beam_step_at_most_as_many_as_texts,
         beam_step_sorts_the_callers_rows,
+        beam_step_multiplies_probabilities,
+        beam_step_in_float32_probabilities,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

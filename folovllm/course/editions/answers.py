@@ -3,8 +3,9 @@
 import copy
 
 from folovllm.course.editions.minutes import Cell, source_of
+from folovllm.language import N_, _
 
-_GONE = "**Your answers to exercises that are no longer in this notebook:**"
+_GONE = N_("**Your answers to exercises that are no longer in this notebook:**")
 
 
 def with_answers(new: list[Cell], mine: list[Cell], old: list[Cell]) -> list[Cell]:
@@ -26,7 +27,7 @@ def with_answers(new: list[Cell], mine: list[Cell], old: list[Cell]) -> list[Cel
         answer = changed.get(cell["id"])
         own = cell if answer is None else _without_result(cell) | {"source": answer["source"]}
         cells += [own, *following.get(cell["id"], [])]
-    note: Cell = {"cell_type": "markdown", "id": "answers-without-a-place", "metadata": {}, "source": _GONE}
+    note: Cell = {"cell_type": "markdown", "id": "answers-without-a-place", "metadata": {}, "source": _(_GONE)}
     return [*cells, note, *homeless] if homeless else cells
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from folovllm.course.editions.progress import SECONDS, Judge, Result, chapter_of
+from folovllm.language import N_
 
 _MARKS = {"right": "✔", "not yet": "✘", "not attempted": "·", "missing": "-", "failed": "!"}
-LEGEND = "✔ right  ✘ not yet  · not attempted  - no such function  ! never ended, or ended the process"
+LEGEND = N_("✔ right  ✘ not yet  · not attempted  - no such function  ! never ended, or ended the process")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def collect(folder: Path, seconds: float = SECONDS) -> Iterator[Submission]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
-    paths = [path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    paths = [path for path in sorted(folder.rglob("*.ipynb")) if not _is_a_copy(path.relative_to(folder))]
     if not paths:
         raise ValueError(f"there are no notebooks in {folder}")
     with Judge(seconds) as judge:
@@ -42,6 +43,12 @@ def collect(folder: Path, seconds: float = SECONDS) -> Iterator[Submission]:
             except (ValueError, OSError) as error:
                 problem = str(error)
             yield Submission(learner, path.relative_to(folder), results, problem)
+
+
+def _is_a_copy(path: Path) -> bool:
+    """Return whether a file is kept beside a learner's work: a checkpoint, an original, a backup."""
+    folders = path.parts[:-1]
+    return any(name.startswith(".") for name in folders) or "backups" in folders[1:]
 
 
 def _learner_of(path: Path, folder: Path) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 from nbconvert.preprocessors import Preprocessor
 
 from folovllm.course.editions.minutes import Cell
+from folovllm.language import N_, _
 
-_SUMMARY = "Predict first. Then open: what happened"
+_SUMMARY = N_("Predict first. Then open: what happened")
 
 
 def is_folded(cell: Cell) -> bool:
@@ -26,7 +27,7 @@ class FoldAnswers(Preprocessor):
         for output in cell.get("outputs", []):
             shown = _as_html(output)
             if shown is not None and is_folded(cell):
-                shown = f"<details><summary>{_SUMMARY}</summary>{shown}</details>"
+                shown = f"<details><summary>{_(_SUMMARY)}</summary>{shown}</details>"
             if shown is not None and (is_folded(cell) or "<img" in shown):
                 _replace(output, shown)
         return cell, resources

@@ -4,13 +4,16 @@ import json
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from folovllm.course.editions.minutes import Cell, section_minutes, source_of
+from folovllm.course.editions.notebook_file import read_notebook
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.patterns import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
+from folovllm.language import _
 
 _STUB = re.compile(r"^( *)raise NotImplementedError", re.MULTILINE)
 
@@ -25,12 +28,31 @@ def write_edition(notebooks: Path, output: Path) -> list[Path]:
         raise ValueError(f"there are no notebooks in {notebooks}; say where they are with --notebooks")
     if output.resolve() == notebooks.resolve():
         raise ValueError(f"output must be another folder than the notebooks' own, got {output}")
+    originals = {source.name: _original(source) for source in sources}
     output.mkdir(parents=True, exist_ok=True)
-    return [_write_one(source, output / source.name) for source in sources]
+    return [_write_one(notebook, output / name) for name, notebook in originals.items()]
 
 
-def _write_one(source: Path, target: Path) -> Path:
-    notebook = json.loads(source.read_text(encoding="utf-8"))
+def _original(path: Path) -> dict[str, Any]:
+    """Return a notebook that nobody has answered: where a stub is gone, its solution has no place."""
+    notebook = read_notebook(path)
+    if answered := [name for cell in notebook["cells"] for name in _answered_in(cell)]:
+        raise ValueError(
+            f"{path} has answers in it ({', '.join(answered)}), and the edition is made from originals: "
+            f"`python -m folovllm course reset {path.name.partition('_')[0]}` restores this one, and keeps yours"
+        )
+    return notebook
+
+
+def _answered_in(cell: Cell) -> list[str]:
+    source = source_of(cell)
+    if cell["cell_type"] != "code" or _STUB.search(source):
+        return []
+    names = [f"my_{exercise.name}" for exercise in EXERCISES if f"def my_{exercise.name}(" in source]
+    return names + [name for name in CLASSES if f"class {name}(" in source]
+
+
+def _write_one(notebook: dict[str, Any], target: Path) -> Path:
     notebook["cells"] = [new for cell in with_times(notebook["cells"]) for new in instructor_cells(cell)]
     target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
@@ -55,10 +77,9 @@ def with_times(cells: list[Cell]) -> list[Cell]:
 
 
 def _exercise_of(cell: Cell) -> Exercise | None:
-    """Return the exercise whose stub the cell is."""
+    """Return the exercise whose place the cell is, answered or not."""
     source = source_of(cell) if cell["cell_type"] == "code" else ""
-    stubs = (each for each in EXERCISES if f"def my_{each.name}(" in source and _STUB.search(source))
-    return next(stubs, None)
+    return next((each for each in EXERCISES if f"def my_{each.name}(" in source), None)
 
 
 def _solved(cell: Cell) -> str:
@@ -73,7 +94,7 @@ def _solved(cell: Cell) -> str:
 
 
 def notes_on(cell: Cell) -> str:
-    """Return what an instructor should know of a cell: an exercise's stub, or a prediction; "" for any other."""
+    """Return what an instructor should know of a cell: an exercise, or a prediction; "" for any other."""
     exercise = _exercise_of(cell)
     if exercise is not None:
         return _notes(exercise)
@@ -97,12 +118,17 @@ def notes_cell(cell: Cell, text: str) -> Cell:
 
 
 def _notes(exercise: Exercise) -> str:
-    lines = [f"**For instructors.** What people write instead, and what `check` says (task: {exercise.task}):", ""]
+    lines = [
+        _("**For instructors.** What people write instead, and what `check` says (task: {task}):").format(
+            task=exercise.task
+        ),
+        "",
+    ]
     lines += [f"* {mistake.diagnosis}" for mistake in exercise.mistakes]
-    lines += ["", "What it is compared with runs the engine's function:", ""]
+    lines += ["", _("What it is compared with runs the engine's function:"), ""]
     return "\n".join([*lines, "```python", exercise.solution_source().rstrip(), "```"])
 
 
 def _answers(prediction: Prediction) -> str:
-    lines = ["**For instructors.** What is said to whoever picks:", ""]
+    lines = [_("**For instructors.** What is said to whoever picks:"), ""]
     return "\n".join([*lines, *(f"* {choice}: {prediction.answer_to(choice)}" for choice in prediction.choices)])

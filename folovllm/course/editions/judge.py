@@ -15,6 +15,7 @@ from pathlib import Path
 from folovllm.course.editions.progress import Result, as_line, judge_in_this_process, silence
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import Exercise
+from folovllm.language import _
 
 
 def judge_apart(path: Path, exercise: Exercise, chapter: str, seconds: float) -> str:
@@ -27,12 +28,16 @@ def judge_apart(path: Path, exercise: Exercise, chapter: str, seconds: float) ->
     line = _read_line(reads, seconds)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # whether it has ended or not, and whatever it has started
-    _, status = os.waitpid(child, 0)
+    _pid, status = os.waitpid(child, 0)
     os.close(reads)
     if line:
         return line
     code = os.waitstatus_to_exitcode(status)
-    reason = f"no answer within {seconds:g} seconds" if code == -signal.SIGKILL else f"it ended the process ({code})"
+    reason = (
+        _("no answer within {seconds:g} seconds").format(seconds=seconds)
+        if code == -signal.SIGKILL
+        else _("it ended the process ({code})").format(code=code)
+    )
     return as_line(Result(chapter, exercise.name, "failed", reason))
 
 

@@ -9,6 +9,8 @@ LINES_PER_MINUTE = 10
 PER_EXERCISE = 3
 PER_PREDICTION = 1
 _ROUNDED_TO = 5
+_SAME_EVERYWHERE = "use_language("
+"""The line that makes a notebook English or Chinese stands in each of them: nobody studies it."""
 
 
 def total_minutes(cells: list[Cell]) -> int:
@@ -36,10 +38,16 @@ def _minutes_of(cell: Cell) -> float:
     source = source_of(cell)
     if cell["cell_type"] == "markdown":
         return len(re.sub(r"<[^>]+>", " ", source).split()) / WORDS_PER_MINUTE
-    lines = sum(bool(line.strip()) for line in source.splitlines())
+    read = [] if hides_code(cell) else [line for line in source.splitlines() if not line.startswith(_SAME_EVERYWHERE)]
+    lines = sum(bool(line.strip()) for line in read)
     exercises = len(re.findall(r"^check\w*\(", source, re.M))
     predictions = len(re.findall(r"^predict\(", source, re.M))
     return lines / LINES_PER_MINUTE + PER_EXERCISE * exercises + PER_PREDICTION * predictions
+
+
+def hides_code(cell: Cell) -> bool:
+    """Return whether JupyterLab folds a cell's code: it is run, and not read."""
+    return bool(cell["metadata"].get("jupyter", {}).get("source_hidden"))
 
 
 def source_of(cell: Cell) -> str:

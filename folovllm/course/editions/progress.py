@@ -17,10 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from folovllm.course.editions.minutes import source_of
+from folovllm.course.editions.notebook_file import read_notebook
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise
+from folovllm.language import N_, _
 
 State = Literal["right", "not yet", "not attempted", "missing", "failed"]
+STATES: dict[State, str] = {
+    "right": N_("right"),
+    "not yet": N_("not yet"),
+    "not attempted": N_("not attempted"),
+    "missing": N_("missing"),
+    "failed": N_("failed"),
+}
+"""What each is called in a list for people."""
 SECONDS = 30.0
 """An answer may take so long; the checks of a right one take less than one."""
 
@@ -98,11 +108,7 @@ def chapter_of(path: Path) -> str:
 
 def _read_code(path: Path) -> str:
     """Return all code of a notebook that can be parsed."""
-    try:
-        cells: Any = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = [source_of(cell) for cell in cells if cell["cell_type"] == "code"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no notebook: {type(error).__name__}: {error}") from None
+    sources = [source_of(cell) for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
     return "\n".join(filter(_can_be_parsed, sources))
 
 
@@ -136,9 +142,9 @@ def judge_in_this_process(path: Path, exercise: Exercise, chapter: str) -> Resul
             continue
     answer = namespace.get(f"my_{exercise.name}")
     if not callable(answer):
-        return Result(chapter, exercise.name, "missing", f"there is no function my_{exercise.name}")
+        return Result(chapter, exercise.name, "missing", _("there is no function my_{name}").format(name=exercise.name))
     right, verdict = exercise.judge(answer)
-    state: State = "right" if right else "not attempted" if verdict == NOT_ATTEMPTED else "not yet"
+    state: State = "right" if right else "not attempted" if verdict == _(NOT_ATTEMPTED) else "not yet"
     return Result(chapter, exercise.name, state, " ".join(verdict.split()))
 
 

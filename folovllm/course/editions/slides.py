@@ -2,7 +2,8 @@
 
 Which cells share a slide follows from what they are, so nothing about slides is kept in the notebooks:
 a heading begins a slide; a text and the cell that it speaks of are one step of it (arrow down). What follows an output
-waits for a key: the answer to a prediction, the explanation of what was seen. Hints stay in the notebook.
+waits for a key: the answer to a prediction, the explanation of what was seen. Hints stay in the notebook, and so does
+code that is folded and shows nothing.
 """
 
 import copy
@@ -21,7 +22,8 @@ from jinja2 import DictLoader
 from nbconvert.exporters import SlidesExporter
 
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
-from folovllm.course.editions.minutes import Cell, source_of
+from folovllm.course.editions.minutes import Cell, hides_code, source_of
+from folovllm.course.editions.notebook_file import read_notebook
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -69,7 +71,7 @@ def obtain_reveal(folder: Path) -> None:
 
 
 def _write_one(source: Path, target: Path) -> Path:
-    notebook = json.loads(source.read_text(encoding="utf-8"))
+    notebook = read_notebook(source)
     notebook["cells"] = slide_cells(notebook["cells"])
     content = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
     template = files("folovllm.course.editions").joinpath("slides.html.j2").read_text(encoding="utf-8")
@@ -106,6 +108,8 @@ def slide_cells(cells: list[Cell]) -> list[Cell]:
 def _slide_type(cell: Cell, before: Cell | None, answered: bool) -> str:
     source = source_of(cell)
     if cell["cell_type"] == "code":
+        if hides_code(cell) and not cell["outputs"]:
+            return "skip"
         # Cells that print nothing prepare the next one; what follows an output is a step of its own.
         follows_output = before is not None and answered and (before["cell_type"] != "code" or before["outputs"])
         return "subslide" if follows_output else "-"

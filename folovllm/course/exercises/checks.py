@@ -3,6 +3,7 @@
 from folovllm.course.exercises import config, data_flow, loading, numbers, patterns, sampling, sequences
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.outcome import Answer
+from folovllm.language import _
 
 CHAPTERS = {
     "01_config": config.EXERCISES,
@@ -21,7 +22,7 @@ def check(name: str, answer: Answer) -> None:
     """Try a learner's function and print what to make of it."""
     exercise = find_exercise(name)
     if not callable(answer):
-        print(f"{name}: give the function itself, without brackets: check({name!r}, my_{name})")
+        print(_("{name}: give the function itself, without brackets: check({name!r}, my_{name})").format(name=name))
         return
     right, verdict = exercise.judge(answer)
     print(f"{name}: {'✔ ' if right else ''}{verdict}")

@@ -1,6 +1,5 @@
 """The exercises of chapter 01, with their solutions and the mistakes that they catch."""
 
-import re
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import torch
 
 from folovllm.config import CacheConfig
+from folovllm.course.exercises.block_size_message import message_has_three_parts
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.course.exercises.outcome import Case
 from folovllm.engine.block_manager import BlockManager
 from folovllm.models.probe import AttentionSpec
 
@@ -59,7 +59,7 @@ def _random_readers(random: Random) -> Case:
     """Return readers of whom some fill their blocks exactly, and blocks that often suffice exactly or are one short."""
     block_size = random.choice((1, 4, 16, random.randint(2, 40)))
     readers = []
-    for _ in range(random.randint(0, 6)):
+    for _reader in range(random.randint(0, 6)):
         total = max(2, random.randint(0, 4) * block_size + random.choice((0, 1, 2, random.randint(0, block_size))))
         prompt = random.randint(1, total - 1)
         readers.append((prompt, total - prompt))
@@ -73,58 +73,6 @@ def _random_value(random: Random) -> Case:
     return (
         random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], None, bool(whole), float("nan"), "")),
     )
-
-
-_INT = r"(?:int|integer|whole number|natural number)s?"
-_NUMBER = r"(-?\d+|zero|one)\b"
-_BOUNDS = {
-    rf"(?:>=|≥|at least|equal to|from|(?:not|cannot) be (?:<|below|under|(?:less|smaller|lower) than)) ?{_NUMBER}": "1",
-    rf"{_NUMBER} (?:or|and) (?:more|larger|greater|higher|bigger|above|up)": "1",
-    rf"(?:>|above|(?:greater|larger|more|bigger|higher) than) ?{_NUMBER}": "0",
-}
-"""Ways to say from where on an int is allowed, and the number that is right in each."""
-_POSITIVE = (
-    r"(?<!non-)(?<!not )(?<!not be )(?<!not be a )\bpositive|\bnatural number|not be (?:0|zero) or (?:negative|less)"
-)
-_FALSE = "|".join(
-    (
-        rf"not be (?:an? )?{_INT}",
-        rf"be (?:an? )?(?:{_INT} )?<",
-        "positive or (?:0|zero)|(?:0|zero) or positive|power of|multiple of",
-    )
-)
-
-
-def _is_bound_right(message: str) -> bool | None:
-    """Return whether a message says rightly which ints are allowed; None if it does not say it."""
-    found = [(number, right) for way, right in _BOUNDS.items() for number in re.findall(way, message)]
-    if any({"zero": "0", "one": "1"}.get(number, number) != right for number, right in found):
-        return False
-    return True if found or re.search(_POSITIVE, message) else None
-
-
-def _what_is_allowed(value: Any, message: str) -> str:
-    """Return what is wrong with a message's words about what is allowed; "" if nothing."""
-    if re.search(_FALSE, message) or _is_bound_right(message) is False:
-        return "says something false: every int from 1 up is allowed, and nothing else"
-    if type(value) is int:
-        is_said = _is_bound_right(message)
-        return "" if is_said else f"does not show what is allowed: {value!r} is an int, so say which ints are allowed"
-    return "" if re.search(rf"\b{_INT}\b", message) else "does not show what is allowed, an int"
-
-
-def _message_has_three_parts(case: Case, outcome: Outcome) -> str:
-    """Ask of an error's message that it names the field, says what is allowed and shows the value as Python does."""
-    if not isinstance(outcome.error, ValueError):
-        return ""
-    message = str(outcome.error)
-    faults = (
-        "" if "block_size" in message else "does not show the field, block_size",
-        _what_is_allowed(case[0], message.lower()),
-        "" if repr(case[0]) in message else f"does not show what was given, {case[0]!r} as repr() writes it",
-    )
-    fault = next(filter(None, faults), "")
-    return f"your ValueError {fault}; its message reads {message!r}" if fault else ""
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
@@ -368,8 +316,8 @@ EXERCISES = [
             ),
             Mistake(
                 _last_token_too,
-                "one place too many: the last token of each answer is shown, but the model never reads it, so it "
-                "leaves no key and no value; or you add a block where the last one is exactly full",
+                "you give a block too many to readers whose last block is exactly full: either you round up "
+                "by `// block_size + 1`, or you give the last token of an answer a place, and the model never reads it",
             ),
             Mistake(_rounded_down, "you round the blocks of a reader down: the last tokens have no place"),
             Mistake(
@@ -445,6 +393,6 @@ EXERCISES = [
             '    raise ValueError(f"block_size must be an int >= 1, got {value!r}")\n'
             "return value"
         ),
-        complaint=_message_has_three_parts,
+        complaint=message_has_three_parts,
     ),
 ]

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from folovllm.engine.detokenizer import find_stop
 from folovllm.engine.draws import Draw, DrawnToken
 from folovllm.engine.output_processor import OutputProcessor
 from folovllm.engine.scheduler import Scheduler
+from folovllm.language import _
 from folovllm.llm import LLM
 from folovllm.request import Request, SequenceStatus
 from folovllm.sampling.sampler import apply_temperature, choose_greedily, sample_from_uniform
@@ -250,6 +252,21 @@ def _with_marks(data: bytes, stop: list[str]) -> str:
     return data.decode(errors="replace")
 
 
+def _with_marks_in_the_endings(data: bytes, stop: list[str]) -> str:
+    return shown_solution(data.decode(errors="replace").encode(), stop)
+
+
+def _marks_only(data: bytes, stop: list[str]) -> str:
+    return data.decode(errors="replace")
+
+
+def _without_one_byte(data: bytes, stop: list[str]) -> str:
+    try:
+        return shown_solution(data.decode().encode(), stop)
+    except UnicodeDecodeError:
+        return _with_marks_in_the_endings(data[:-1], stop)
+
+
 def _without_any_mark(data: bytes, stop: list[str]) -> str:
     return shown_solution(data.decode(errors="replace").replace("\ufffd", "").encode(), stop)
 
@@ -379,30 +396,46 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
                 given = list(answer(tokenizer, model, EngineSampler(temperature, UniformStream(_SEED)), text, 16))
             written = tokenizer.decode(given)
         except NotImplementedError:
-            print(f"your loop on the real model: {NOT_ATTEMPTED}")
+            print(_("your loop on the real model: {not_attempted}").format(not_attempted=_(NOT_ATTEMPTED)))
             return
         except Exception as error:
-            print(f"{text!r}: your loop raises {type(error).__name__}: {error}")
+            print(
+                _("{text!r}: your loop raises {name}: {error}").format(
+                    text=text, name=type(error).__name__, error=error
+                )
+            )
             continue
-        print(f"temperature {temperature:g}, {text!r}\n    your loop: {written!r}")
-        print(f"    {len(engines)} tokens of the engine; yours are the same: {given == engines}")
+        print(
+            _("temperature {temperature:g}, {text!r}\n    your loop: {written!r}").format(
+                temperature=temperature, text=text, written=written
+            )
+        )
+        print(
+            _("    {num_tokens} tokens of the engine; yours are the same: {same}").format(
+                num_tokens=len(engines), same=given == engines
+            )
+        )
+
+
+_TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789")]
 
 
 @dataclass(frozen=True, repr=False)
 class _ToyTokenizer:
-    """Digits are tokens, and a blank is token 10, which is never drawn.
+    """Digits are tokens, and so are a blank and two equal digits side by side, but these are never drawn.
 
+    So a text has other ids than those that were drawn for it, as with a real vocabulary: 1 and 1 become 11.
     ``eos_token_id`` can be chosen, so that some runs end early.
     """
 
     eos_token_id: int
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [10 if each == " " else int(each) for each in text]
+        return [_TOY_VOCABULARY.index(found[0]) for found in re.finditer(r"(\d)\1|.", text)]
 
-    def decode(self, ids: list[int]) -> str:
-        """Return text, so that whoever returns it is told of the kind, not of a missing method."""
-        return "".join(map(str, ids))
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        """Return the text of an id or of several."""
+        return "".join(_TOY_VOCABULARY[each] for each in torch.as_tensor(ids).reshape(-1).tolist())
 
     def __call__(self, text: str, return_tensors: str | None = None) -> BatchEncoding:
         ids = self.encode(text)
@@ -521,6 +554,27 @@ def _with_the_prompt(tokenizer: Any, model: Any, sampler: Answer, text: str, max
     return list(tokenizer.encode(text)) + generate_solution(tokenizer, model, sampler, text, max_tokens)
 
 
+def _encoded_anew(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    output: list[int] = []
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        ids = tokenizer.encode(text + tokenizer.decode(output))
+        output.append(int(sampler(model(torch.tensor([ids])).logits[:, -1])))
+    return output
+
+
+def _output_encoded_anew(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    prompt, output = tokenizer.encode(text), list[int]()
+    while len(output) < max_tokens and tokenizer.eos_token_id not in output:
+        ids = prompt + tokenizer.encode(tokenizer.decode(output))
+        output.append(int(sampler(model(torch.tensor([ids])).logits[:, -1])))
+    return output
+
+
+def _ids_of_the_new_text(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    output = generate_solution(tokenizer, model, sampler, text, max_tokens)
+    return list(tokenizer.encode(tokenizer.decode(output)))
+
+
 def _stripped(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
     return generate_solution(tokenizer, model, sampler, text.strip(), max_tokens)
 
@@ -637,7 +691,21 @@ EXERCISES = [
                 "before they become a mark",
             ),
             Mistake(_whatever_the_case, "you take en for EN; a stop string must be met letter by letter"),
-            Mistake(_with_marks, "you show a mark for half a character, and must take it back when the rest comes"),
+            Mistake(
+                _without_one_byte,
+                "you leave out one byte; half a character may have up to three, and the others become \ufffd",
+            ),
+            Mistake(
+                _with_marks_in_the_endings,
+                "you show half a character, as \ufffd, and must take it back when the rest comes; leave its bytes out "
+                "before you look at the endings",
+            ),
+            Mistake(
+                _marks_only,
+                "you show half a character, as \ufffd, and the beginning of a stop string; both must be taken back "
+                "when the rest comes",
+            ),
+            Mistake(_with_marks, "you show half a character, as \ufffd, and must take it back when the rest comes"),
             Mistake(
                 _shortest_ending,
                 "you take the shortest ending that begins a stop string; a longer one may begin it too",
@@ -766,6 +834,21 @@ EXERCISES = [
                 "generated ends",
             ),
             Mistake(_with_the_prompt, "you return the prompt too; the completion is what came after it"),
+            Mistake(
+                _encoded_anew,
+                "you encode the text anew in each round; its ids need not be those that were drawn (1 and 1 may become "
+                "the one token 11): keep the ids, and append to them",
+            ),
+            Mistake(
+                _output_encoded_anew,
+                "you encode the new text anew in each round; its ids need not be those that were drawn (1 and 1 may "
+                "become the one token 11): keep the ids, and append to them",
+            ),
+            Mistake(
+                _ids_of_the_new_text,
+                "you encode the text that was drawn; its ids need not be those that were drawn (1 and 1 may become the "
+                "one token 11): return the ids themselves",
+            ),
             Mistake(_stripped, "you strip the text; its blanks belong to the prompt, and the model must see them"),
             Mistake(_one_too_many, "one token too many: `max_tokens` counts the generated ones"),
         ],

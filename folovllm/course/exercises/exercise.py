@@ -11,14 +11,15 @@ from functools import cached_property
 from random import Random
 
 from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, try_out
+from folovllm.language import N_, _
 
-NOT_ATTEMPTED = "not attempted yet"
+NOT_ATTEMPTED = N_("not attempted yet")
 NUM_GENERATED = 100
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that people give. diagnosis: what it does wrong, and what should happen instead."""
+    """A wrong answer that people give. diagnosis: what it does wrong, and what should happen instead, in English."""
 
     function: Answer
     diagnosis: str
@@ -71,13 +72,13 @@ class Exercise:
         """Return whether an answer is right, and what to tell its author. Raises nothing, whatever the answer does."""
         given = self._try(answer)
         if all(isinstance(each.error, NotImplementedError) for each in given):
-            return False, NOT_ATTEMPTED
+            return False, _(NOT_ATTEMPTED)
         wrong = [i for i, each in enumerate(given) if not each.is_like(self._expected[i]) or self._complaint(i, each)]
         if not wrong:
-            return True, f"right, on all {len(given)} inputs"
+            return True, _("right, on all {count} inputs").format(count=len(given))
         for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):
             if all(self._are_alike(i, each, made[i]) for i, each in enumerate(given)):
-                return False, mistake.diagnosis
+                return False, _(mistake.diagnosis)
         first = min(wrong, key=lambda i: (i >= len(self.cases), i if i < len(self.cases) else self._length(i)))
         return False, self._describe(first, given[first])
 
@@ -105,5 +106,7 @@ class Exercise:
             said = self._complaint(i, given)
         else:
             said = describe_difference(given, self._expected[i], case, self.argument_names)
-        printed = f"\n    (it printed there: {show(given.printed.strip())})" if given.printed.strip() else ""
-        return f"not yet: for {asked}\n    {said}{printed}"
+        printed = given.printed.strip()
+        if printed:
+            said += "\n    " + _("(it printed there: {printed})").format(printed=show(printed))
+        return _("not yet: for {asked}\n    {said}").format(asked=asked, said=said)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
 
@@ -86,7 +87,22 @@ def _another_dtype(case: Case, outcome: Outcome) -> str:
     stored = read_tensor_solution(*case).dtype
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == stored:
         return ""
-    return f"the numbers are right, but your tensor is {outcome.value.dtype}; the list says {stored}, so keep that"
+    return _("the numbers are right, but your tensor is {dtype}; the list says {stored}, so keep that").format(
+        dtype=outcome.value.dtype, stored=stored
+    )
+
+
+_INDEX_DTYPES = (torch.int64, torch.int32)
+
+
+def _no_index(case: Case, outcome: Outcome) -> str:
+    """Complain of positions with which no table can be asked for its rows."""
+    if not isinstance(outcome.value, Tensor) or outcome.value.dtype in _INDEX_DTYPES:
+        return ""
+    return (
+        f"the numbers are right, but your tensor is {outcome.value.dtype}; a table of positions takes torch.int64 or "
+        "torch.int32 only"
+    )
 
 
 def _columns(mask: Tensor) -> Tensor:
@@ -99,6 +115,10 @@ def _from_one(mask: Tensor) -> Tensor:
 
 def _minus_one_at_padding(mask: Tensor) -> Tensor:
     return mask.cumsum(dim=1) - 1
+
+
+def _from_the_first_one(mask: Tensor) -> Tensor:
+    return (_columns(mask) - mask.argmax(dim=1, keepdim=True)).clamp(min=0)
 
 
 def _backwards(mask: Tensor) -> Tensor:
@@ -117,6 +137,11 @@ def _every_token_again(sequences: list[list[int]], num_computed: list[int]) -> F
 def _positions_from_zero(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
     fresh = [tokens[done:] for tokens, done in zip(sequences, num_computed, strict=True)]
     return flat_batch_solution(fresh, [0] * len(fresh))
+
+
+def _positions_from_one(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return token_ids, [position + 1 for position in positions], rows
 
 
 def _rows_within_each_text(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
@@ -164,8 +189,10 @@ def _list_backwards(content: bytes) -> bytes:
 
 
 def _random_mask(random: Random) -> tuple[Tensor]:
-    columns = random.randint(1, 9)
-    starts = torch.tensor([[random.randrange(columns)] for _ in range(random.randint(1, 4))])
+    """Return a left-padded mask; it may be wide, and a row may be padding alone."""
+    columns = random.choice((random.randint(1, 9), random.randint(1, 9), random.randint(200, 400)))
+    places = (0, columns, random.randint(0, columns))
+    starts = torch.tensor([[random.choice(places)] for _ in range(random.randint(1, 4))])
     return ((torch.arange(columns) >= starts).long(),)
 
 
@@ -186,6 +213,7 @@ _MASKS = [
     torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),  # the notes' picture
     torch.tensor([[1, 1, 1]]),
     torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
+    torch.tensor([[0, 0], [0, 1]]),
 ]
 
 EXERCISES = [
@@ -244,6 +272,7 @@ EXERCISES = [
         solution=position_ids_solution,
         cases=[(mask,) for mask in _MASKS],
         generate=_random_mask,
+        complaint=_no_index,
         mistakes=[
             Mistake(
                 _columns,
@@ -255,6 +284,11 @@ EXERCISES = [
                 _minus_one_at_padding,
                 "padding before the text gets -1; no table of positions has such a row (on a GPU that ends the "
                 "program), so give it 0",
+            ),
+            Mistake(
+                _from_the_first_one,
+                "almost: you count from the first 1 of a row, and a row of padding alone has none (`argmax` then says "
+                "0); padding gets 0 there too",
             ),
             Mistake(_backwards, "you count from the end; the first real token has position 0, the last the largest"),
         ],
@@ -288,6 +322,11 @@ EXERCISES = [
             Mistake(
                 _positions_from_zero,
                 "you begin each text at position 0; the tokens in the KV cache stand before its new ones, so begin at "
+                "num_computed",
+            ),
+            Mistake(
+                _positions_from_one,
+                "you count positions from 1; a text's first token has position 0, so what is new begins at "
                 "num_computed",
             ),
             Mistake(

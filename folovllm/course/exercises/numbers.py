@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.gguf_file import quantize_and_back
+from folovllm.language import _
 
 _EPSILON = 1e-5
 
@@ -58,7 +59,9 @@ def _not_float32(case: Case, outcome: Outcome) -> str:
     """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
         return ""
-    return f"the numbers are right, but your tensor is {outcome.value.dtype}; return torch.float32"
+    return _("the numbers are right, but your tensor is {dtype}; return torch.float32").format(
+        dtype=outcome.value.dtype
+    )
 
 
 def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
@@ -67,15 +70,27 @@ def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
         return ""
     if torch.allclose(outcome.value.double(), q8_0_solution(case[0]).double(), rtol=1e-4, atol=1e-12):
         return ""
-    return "almost: a block of very small weights comes back otherwise; its scale may be as small as it likes"
+    return _("almost: a block of very small weights comes back otherwise; its scale may be as small as it likes")
 
 
 def _squares_in_float16(x: Tensor) -> Tensor:
     return x.float() / (x.square().float().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()
 
 
+def _never_widened(x: Tensor) -> Tensor:
+    return x / (x.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()
+
+
+def _never_widened_rsqrt(x: Tensor) -> Tensor:
+    return x * (x.square().mean(dim=-1, keepdim=True) + _EPSILON).rsqrt()
+
+
 def _all_in_float16(x: Tensor) -> Tensor:
-    return (x / (x.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()).float()
+    return _never_widened(x).float()
+
+
+def _mean_in_float16(x: Tensor) -> Tensor:
+    return x.float() / (x.square().mean(dim=-1, keepdim=True).float() + _EPSILON).sqrt()
 
 
 def _normed(x: Tensor, epsilon: float = _EPSILON, dim: int | None = -1) -> Tensor:
@@ -229,6 +244,10 @@ _WEIGHTS = [
     * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
 ]
 
+_NEVER_WIDENED = (
+    "you compute in float16: it ends at 65,504, so the square of 300 is already infinite, and the result 0; "
+    "`x.float()` widens the row first, and then the result is float32 too"
+)
 EXERCISES = [
     Exercise(
         name="round_bits",
@@ -274,6 +293,7 @@ EXERCISES = [
         task="the norm of float16 numbers whose squares are no float16",
         solution=rms_norm_solution,
         cases=[
+            (torch.tensor([[300.0, 400.0]]).half(),),  # first, because float16 shows here what it does
             (torch.tensor([[1.0, 2.0, 2.0], [3.0, 0.0, -4.0]]).half(),),
             (torch.tensor([[20000.0, -300.0, 8.0]]).half(),),
             (torch.tensor([[0.0, 0.0], [0.0004, -0.0003]]).half(),),
@@ -282,10 +302,16 @@ EXERCISES = [
         generate=_random_states,
         complaint=_not_float32,
         mistakes=[
+            Mistake(_never_widened, _NEVER_WIDENED),
+            Mistake(_never_widened_rsqrt, _NEVER_WIDENED + " (rsqrt comes too late to help)"),
             Mistake(
                 _squares_in_float16,
                 "you square in float16: 20000 squared is 400 million, which float16 has not, so it becomes infinite "
                 "and the result 0; widen first, then square",
+            ),
+            Mistake(
+                _mean_in_float16,
+                "you widen the mean; by then the squares are infinite, so widen before you square",
             ),
             Mistake(
                 _all_in_float16,

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, allclose
 
+from folovllm.language import _
+
 Answer = Callable[..., Any]
 Case = tuple[Any, ...]
 _TOLERANCE = 1e-5
@@ -93,24 +95,31 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
     """
     if given.changed is not None and expected.changed is None:
         name = names[given.changed]
-        return f"your function changes its argument `{name}`, which belongs to the caller; work on a copy of it"
+        return _(
+            "your function changes its argument `{name}`, which belongs to the caller; work on a copy of it"
+        ).format(name=name)
     told, wanted = _tell(given), _tell(expected)
     if given.error is None and expected.error is None:
         kinds = kind_of(given.value), kind_of(expected.value)
         if kinds[0] != kinds[1]:
-            reason = "; is there a `return`?" if given.value is None else ""
+            reason = _("; is there a `return`?") if given.value is None else ""
             shown = "" if given.value is None else f", {show(given.value)}"
-            return f"your function returns {kinds[0]}{shown}; right: {kinds[1]}, {show(expected.value)}{reason}"
-        told, wanted = (f"returns {each}" for each in show_apart(given.value, expected.value))
+            right = _("None alone") if expected.value is None else f"{kinds[1]}, {show(expected.value)}"
+            told = _("your function returns {given}; right: {expected}{reason}")
+            return told.format(given=f"{kinds[0]}{shown}", expected=right, reason=reason)
+        told, wanted = (_("returns {value}").format(value=each) for each in show_apart(given.value, expected.value))
         wanted += _kinds_apart(given.value, expected.value)
-    return f"your function {told}; right: it {wanted}"
+    return _("your function {told}; right: it {wanted}").format(told=told, wanted=wanted)
 
 
 def _tell(outcome: Outcome) -> str:
     if outcome.error is None:
-        return f"returns {show(outcome.value)}"
+        return _("returns {value}").format(value=show(outcome.value))
     text = " ".join(_safely(str, outcome.error).split())
-    return f"raises {type(outcome.error).__name__}" + (f": {_cut(text, 90)}" if text else " without a message")
+    name = type(outcome.error).__name__
+    if not text:
+        return _("raises {name} without a message").format(name=name)
+    return _("raises {name}: {text}").format(name=name, text=_cut(text, 90))
 
 
 def kind_of(value: Any) -> str:
@@ -118,11 +127,12 @@ def kind_of(value: Any) -> str:
     if value is None:
         return "None"
     if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).removeprefix('torch.')}, shape {list(value.shape)}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return _("a tensor of {dtype}, shape {shape}").format(dtype=dtype, shape=list(value.shape))
     if isinstance(value, BaseException):
-        return f"a {type(value).__name__} (it must be raised, not returned)"
+        return _("a {name} (it must be raised, not returned)").format(name=type(value).__name__)
     name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}"
+    return (_("an {name}") if name[0] in "aeiouAEIO" else _("a {name}")).format(name=name)
 
 
 def show(value: Any, digits: int = 3) -> str:
@@ -137,7 +147,8 @@ def show_apart(given: Any, expected: Any) -> tuple[str, str]:
         if shown[0] != shown[1]:
             return shown
     place, one, other = _first_difference(given, expected)
-    return tuple(f"{show(each, _DIGITS[-1])} at {place}" for each in (one, other))  # type: ignore[return-value]
+    told = _("{value} at {place}")
+    return tuple(told.format(value=show(each, _DIGITS[-1]), place=place) for each in (one, other))  # type: ignore[return-value]
 
 
 def _kinds_apart(given: Any, expected: Any) -> str:
@@ -145,13 +156,13 @@ def _kinds_apart(given: Any, expected: Any) -> str:
     place, one, other = _first_difference(given, expected)
     if not place.startswith("[") or type(one) is type(other):
         return ""
-    return f"; at {place}: {_part(one)}; right: {_part(other)}"
+    return _("; at {place}: {given}; right: {expected}").format(place=place, given=_part(one), expected=_part(other))
 
 
 def _part(value: Any) -> str:
     if value is None:
         return "None"
-    kind = "a tensor" if isinstance(value, Tensor) else kind_of(value)
+    kind = _("a tensor") if isinstance(value, Tensor) else kind_of(value)
     return f"{kind}, {show([value])[1:-1]}"
 
 
@@ -162,11 +173,12 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
         one, other = one.tolist(), other.tolist()
     if isinstance(other, list | tuple) and isinstance(one, list | tuple):
         if len(one) != len(other):
-            return f"{place or 'its'} length", len(one), len(other)
+            length = _("{place} length").format(place=place) if place else _("its length")
+            return length, len(one), len(other)
         for i, pair in enumerate(zip(one, other, strict=True)):
             if not same(*pair):
                 return _first_difference(*pair, f"{place}[{i}]")
-    return place or "the end", one, other
+    return place or _("the end"), one, other
 
 
 class _Shown(reprlib.Repr):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 
 
 def epsilon_solution(logits: Tensor, epsilon: Tensor) -> Tensor:
@@ -144,7 +145,9 @@ def _another_dtype(case: Case, outcome: Outcome) -> str:
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == logits.dtype:
         return ""
     given, wanted = (str(each.dtype).removeprefix("torch.") for each in (outcome.value, logits))
-    return f"your function returns {given}; the logits were {wanted}, and the engine goes on with that"
+    return _("your function returns {given}; the logits were {wanted}, and the engine goes on with that").format(
+        given=given, wanted=wanted
+    )
 
 
 def _case(rng: random.Random) -> tuple[Tensor, Tensor]:

@@ -9,36 +9,51 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.engine.detokenizer import find_stop
-from folovllm.sampling.logits_processors import apply_penalties
+from folovllm.sampling.logits_processors import Penalties, apply_penalties
 from folovllm.sampling.sampler import apply_min_p, apply_temperature, choose_greedily
 
 _INF = float("inf")
-_PARTS = 64
+_PARTS = (64, 4096)
 """Generated probabilities are so many parts of 1: float32 adds them without rounding, so a tie is a tie."""
 _BESIDE = 1 / 32
-"""So little of a part is p above or below a sum: 0.0005 of the whole."""
+"""So little of a part is p above or below a sum."""
 
 # -- temperature -------------------------------------------------------------------------------------
 
 
 def temperature_solution(logits: Tensor, temperature: Tensor) -> Tensor:
     """Return each row's probabilities at its temperature; at 0 its largest logit has them all."""
-    probs = apply_temperature(logits, temperature.clamp(min=0.01)).softmax(dim=-1)
+    divisor = torch.where(temperature > 0, temperature, 1.0)
+    probs = apply_temperature(logits, divisor).softmax(dim=-1)
     greedy = torch.zeros_like(logits).scatter(1, choose_greedily(logits)[:, None], 1.0)
     return torch.where(temperature[:, None] > 0, probs, greedy)
 
 
+_TEMPERATURES = (0.0, 0.0, 0.001, 0.005, 0.01, 0.05, 0.125, 0.5, 0.7, 1.0, 1.5, 2.0)
+
+
 def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
-    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([0.05, 1.0, 5.0, 300.0])
+    """Return rows whose logits often lie as close together as a temperature near 0 is small, or very far apart."""
+    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([0.005, 0.05, 1.0, 5.0, 20.0, 300.0])
     rows = []
     for _ in range(rng.choice([1, 2, 3])):
-        row = [round(rng.uniform(-width, width), 2) for _ in range(size)]
+        row = [round(rng.uniform(-width, width), 4) for _ in range(size)]
         row[rng.randrange(size)] = max(row)  # often two equal ones
         if size > 1 and rng.random() < 0.3:
             row[row.index(min(row))] = -_INF
         rows.append(row)
-    return torch.tensor(rows), torch.tensor([rng.choice([0.0, 0.0, 0.01, 0.05, 0.5, 0.7, 1.0, 1.5, 2.0]) for _ in rows])
+    return torch.tensor(rows), torch.tensor([rng.choice(_TEMPERATURES) for _ in rows])
+
+
+def _unlikely_is_not_impossible(case: Case, outcome: Outcome) -> str:
+    """Ask of probabilities that only those are 0 which are: the comparison with the right ones takes 1e-6 for 0."""
+    expected = temperature_solution(*case)
+    if not isinstance(outcome.value, Tensor) or outcome.value.shape != expected.shape:
+        return ""
+    lost = expected[(expected > 1e-30) & (outcome.value == 0)]
+    return f"your function returns 0 for a probability of {lost[0]:.1e}: small, but not 0" if len(lost) else ""
 
 
 def _with_greedy(rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -108,16 +123,22 @@ def top_p_solution(probs: Tensor, p: float) -> Tensor:
 
 
 def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
-    size = rng.choice([1, 2, 3, 4, 5, 8])
-    cuts = sorted(rng.choice([0, 8, 16, 32, 48, _PARTS, rng.randint(0, _PARTS)]) for _ in range(size - 1))
-    edges = [0, *cuts, _PARTS]  # equal cuts: tokens of probability 0
-    probs = [(end - start) / _PARTS for start, end in pairwise(edges)]
-    rng.shuffle(probs)
+    """Return few tokens, often equal ones, or many; and a p that is often the sum of some or just beside it."""
+    has_many = rng.random() < 0.2
+    parts = 4096 if has_many else rng.choice(_PARTS)
+    common = [0, parts // 8, parts // 4, parts // 2, 3 * parts // 4, parts - 1, parts]
+    if has_many:
+        shares = [*range(1, 90), 91]  # all different: how a sort ranks many equal ones differs from machine to machine
+    else:
+        places = [*common, *(rng.randint(0, parts) for _ in common)]
+        cuts = sorted(rng.choices(places, k=rng.choice([0, 1, 2, 3, 4, 7])))
+        shares = [end - start for start, end in pairwise([0, *cuts, parts])]  # equal cuts: tokens of probability 0
+    rng.shuffle(shares)
     # At p = 1 the engine keeps all tokens: whether those of no probability stay is nobody's question.
-    most = _PARTS - (0.0 in probs)
-    parts = min(most, rng.choice([8, 16, 32, 48, 56, _PARTS, rng.randint(1, _PARTS)]))
-    beside = rng.choice([0.0, -_BESIDE, _BESIDE if parts < _PARTS else 0.0])
-    return torch.tensor(probs), (parts + beside) / _PARTS
+    most = parts - (0 in shares)
+    reached = min(most, rng.choice([*common[1:], parts // 32, 7 * parts // 8, parts - 2, rng.randint(1, parts)]))
+    beside = rng.choice([0.0, -_BESIDE, _BESIDE if reached < parts else 0.0])
+    return torch.tensor([share / parts for share in shares]), (reached + beside) / parts
 
 
 def _ranked(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,9 +174,16 @@ def _notes_rule(ranked: Tensor, p: float) -> Tensor:
     return ranked.cumsum(0) <= p
 
 
-def _notes_rule_and_the_first(ranked: Tensor, p: float) -> Tensor:
-    keep = _notes_rule(ranked, p)
-    keep[0] = True
+def _sums_below(ranked: Tensor, p: float) -> Tensor:
+    return ranked.cumsum(0) < p
+
+
+def _and_the_first(rule: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Return a rule that keeps the first token too."""
+
+    def keep(ranked: Tensor, p: float) -> Tensor:
+        return rule(ranked, p) | (torch.arange(len(ranked)) == 0)
+
     return keep
 
 
@@ -287,16 +315,17 @@ def penalties_solution(
     """Return one row of logits, [vocab], as the three penalties leave it."""
     row = logits[None].clone()
     values = (torch.tensor([each], dtype=torch.float32) for each in (repetition, frequency, presence))
-    apply_penalties(row, [prompt], [output], *values)
+    apply_penalties(row, Penalties.of([prompt], [output], row.shape[-1], *values))
     return row[0]
 
 
 def _make_penalties_case(rng: Random) -> tuple[Tensor, list[int], list[int], float, float, float]:
-    size = rng.choice([1, 3, 5])
-    logits = [0.5 * rng.randint(-6, 6) for _ in range(size)]
+    """Return a row of few tokens or many, and texts from empty to long ones of many distinct tokens."""
+    size = rng.choice([1, 3, 5, 50])
+    logits = [rng.choice([0.5 * rng.randint(-6, 6), rng.uniform(-9, 9)]) for _ in range(size)]
     if rng.random() < 0.2:
         logits[0] = -_INF
-    prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5]))] for _ in range(2))
+    prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5, 60]))] for _ in range(2))
     some = rng.choice([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1)])
     repetition = rng.choice([0.5, 1.25, 2.0]) if some[0] else 1.0
     frequency, presence = some[1] * rng.choice([-0.5, 0.3, 2.0]), some[2] * rng.choice([-1.0, 0.7, 2.0])
@@ -357,14 +386,24 @@ def stop_solution(text: str, stop: list[str]) -> str:
 
 
 def _make_stop_case(rng: Random) -> tuple[str, list[str]]:
-    letters = rng.choice(["ab.", "ab\n", "aAb", " ab"])
-    text = "".join(rng.choice(letters) for _ in range(rng.choice([0, 3, 6, 12])))
+    """Return a text, and stop strings of which some never occur and two are often completed by the same character."""
+    letters = rng.choice(["ab.", "ab\n", "aAb", " ab", "是的。", "aé🏮"])
+    text = "".join(rng.choice(letters) for _ in range(rng.choice([0, 3, 6, 12, 150])))
     end = rng.randint(0, len(text))
-    stop = ["".join(rng.choice(letters) for _ in range(rng.choice([1, 2, 3]))) for _ in range(rng.choice([0, 1, 2]))]
-    together = [text[max(0, end - length) : end] for length in rng.sample([1, 2, 3, 4], 2)]
-    stop += [each for each in dict.fromkeys(together) if each]  # often two that the same letter completes
+    shortest = 25 if len(text) == 150 else 1  # short ones would all be found at once in a long text
+    together = [text[max(0, end - length) : end] for length in rng.sample(range(shortest, shortest + 4), 2)]
+    stop = [each for each in dict.fromkeys(together) if each]
+    if shortest == 1:
+        stop += ["".join(rng.choices(letters, k=rng.choice([1, 2, 3]))) for _ in range(rng.choice([0, 1, 2]))]
+    stop += [f"{letters[0]}{number}" for number in range(rng.choice([0, 1, 6]))]
     rng.shuffle(stop)
     return text, stop
+
+
+def _counted_in_bytes(text: str, stop: list[str]) -> str:
+    raw = text.encode()
+    found = [(raw.index(each.encode()) + len(each.encode()), i) for i, each in enumerate(stop) if each in text]
+    return text[: min(found)[0] - len(stop[min(found)[1]].encode())] if found else text
 
 
 def _first_in_the_list(text: str, stop: list[str]) -> str:
@@ -465,8 +504,11 @@ EXERCISES = [
             (torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.0])),
             (torch.tensor([[200.0, 199.0]]), torch.tensor([1.0])),
             (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.01])),
+            (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.005])),
+            (torch.tensor([[20.0, 0.0]]), torch.tensor([1.0])),
         ],
         generate=_make_temperature_case,
+        complaint=_unlikely_is_not_impossible,
         mistakes=[
             Mistake(_with_greedy(_times_temperature), _MULTIPLIED),
             Mistake(_times_temperature, _MULTIPLIED + _AT_ZERO),
@@ -536,7 +578,9 @@ EXERCISES = [
         generate=_make_top_p_case,
         mistakes=[
             *_in_both_rankings(_notes_rule, _CROSSING_DROPPED),
-            *_in_both_rankings(_notes_rule_and_the_first, _FIRST_ALWAYS),
+            *_in_both_rankings(_sums_below, "by `cumsum < p` " + _CROSSING_DROPPED),
+            *_in_both_rankings(_and_the_first(_notes_rule), _FIRST_ALWAYS),
+            *_in_both_rankings(_and_the_first(_sums_below), "by `cumsum < p` " + _FIRST_ALWAYS),
             *_in_both_rankings(_one_too_many_at_a_tie, _REACHED),
             Mistake(
                 _unsorted_top_p, "you add up in the order of the vocabulary; sort, the likeliest token comes first"
@@ -720,6 +764,7 @@ EXERCISES = [
             ("two, two", ["two"]),
             ("a STOP", ["STOP", "TOP"]),
             ("a STOP", ["TOP", "STOP"]),
+            ("巴黎。是的", ["是"]),
         ],
         generate=_make_stop_case,
         mistakes=[
@@ -748,6 +793,10 @@ EXERCISES = [
             Mistake(
                 _tie_by_alphabet,
                 "of two that are completed together you take the first in the alphabet; the first of the list wins",
+            ),
+            Mistake(
+                _counted_in_bytes,
+                "you count bytes, but a str is cut by characters: 是 is one character of three bytes",
             ),
             Mistake(
                 _longer_of_two, "of two that are completed together you take the longer; the first of the list wins"

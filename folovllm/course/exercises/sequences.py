@@ -322,6 +322,18 @@ def _without_the_prompt(prompt_len: int, length: int, n: int, block_size: int) -
     return n * _up(length - prompt_len, block_size)
 
 
+def _rounded_down(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    shared = prompt_len // block_size
+    if length == prompt_len:
+        return _up(prompt_len, block_size)
+    return shared + n * (length // block_size - shared)
+
+
+def _always_rounded_down(prompt_len: int, length: int, n: int, block_size: int) -> int:
+    shared = prompt_len // block_size
+    return shared + n * (length // block_size - shared)
+
+
 def _without_the_shared(prompt_len: int, length: int, n: int, block_size: int) -> int:
     if length == prompt_len:
         return 0
@@ -335,6 +347,10 @@ def _some_family(random: Random) -> tuple[int, int, int, int]:
     return prompt_len, prompt_len + grown, random.choice((1, 2, 3, 8)), block_size
 
 
+_UP = (
+    "you round down; tokens that fill only a part of a block hold that block too, so round up: "
+    "`-(-length // block_size)`"
+)
 FAMILY_BLOCKS = Exercise(
     name="family_blocks",
     task="KV blocks of n sequences that continue one prompt",
@@ -347,6 +363,8 @@ FAMILY_BLOCKS = Exercise(
             "right once they write, but at length == prompt_len nobody has written yet: all share every block of "
             "the prompt, the last one too",
         ),
+        Mistake(_rounded_down, _UP),
+        Mistake(_always_rounded_down, _UP + ". And at length == prompt_len all share every block of the prompt"),
         Mistake(_nothing_shared, "you count the prompt n times; its full blocks are shared"),
         Mistake(
             _partial_block_shared,
@@ -591,11 +609,25 @@ def _multiplied(totals: list[float], logprobs: list[list[float]], width: int) ->
     return [(text, token) for _, text, token in sorted(products)[:width]]
 
 
+def _of_probabilities(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    best = sorted(((math.exp(total), text, token) for total, text, token in _proposals(totals, logprobs)), reverse=True)
+    return [(text, token) for _, text, token in best[:width]]
+
+
+def _of_probabilities_by_key(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    best = sorted(_proposals(totals, logprobs), key=lambda proposal: math.exp(proposal[0]), reverse=True)
+    return [(text, token) for _, text, token in best[:width]]
+
+
 def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
-    """Return texts and continuations; no two proposals are so near that rounding could decide."""
+    """Return texts and continuations; no two proposals are so near that rounding could decide.
+
+    Texts may be so long that a float has no number for their probabilities.
+    """
     while True:
         num_texts, vocab = random.randint(1, 4), random.randint(2, 5)
-        totals = [-random.choice((0.0, 1.0, 20.0)) - random.random() for _ in range(num_texts)]
+        length = random.choice((0.0, 0.0, 20.0, 800.0))
+        totals = [-length - random.choice((0.0, 1.0, 20.0)) - random.random() for _ in range(num_texts)]
         logprobs = []
         for _ in range(num_texts):
             logits = [random.gauss(0, random.choice((0.3, 3.0))) for _ in range(vocab)]
@@ -610,6 +642,10 @@ def _logs(*rows: tuple[float, ...]) -> list[list[float]]:
     return [[math.log(p) for p in row] for row in rows]
 
 
+_ALL_ZERO = (
+    "almost: you turn the sums into probabilities; those of a long text are smaller than any float, so all of them are "
+    "0.0 and none is the best. Compare the sums themselves"
+)
 BEAM_STEP = Exercise(
     name="beam_step",
     task="which continuations of several texts live on",
@@ -618,6 +654,7 @@ BEAM_STEP = Exercise(
         ([-1.0, -1.5], _logs((0.5, 0.3, 0.2), (0.9, 0.06, 0.04)), 2),
         ([-1.0, -4.0], _logs((0.6, 0.3, 0.1), (0.9, 0.06, 0.04)), 2),
         ([0.0], _logs((0.2, 0.7, 0.1)), 2),
+        ([-800.0, -801.0], _logs((0.1, 0.9), (0.6, 0.4)), 2),
     ],
     generate=_some_beams,
     mistakes=[
@@ -629,6 +666,8 @@ BEAM_STEP = Exercise(
         Mistake(_newest_alone, "you compare the newest tokens alone; the sum of the whole text decides"),
         Mistake(_only_the_best_text, "you continue the best text only; the others may still overtake it"),
         Mistake(_multiplied, "you multiply log-probabilities; they add, because probabilities multiply"),
+        Mistake(_of_probabilities, _ALL_ZERO),
+        Mistake(_of_probabilities_by_key, _ALL_ZERO + ", in `key` too"),
         Mistake(_worst_first, "you keep the worst: a log-probability is negative, and near 0 is likely"),
         Mistake(_in_text_order, "the right ones, but the best must come first"),
         Mistake(_token_first, "each result is (text, token), in this order"),

@@ -1,9 +1,11 @@
 """The rest of chapter 06's capstone: a learner's parameter, sampler and tests, and the strategy that then writes."""
 
 import math
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from folovllm.course.exercises import patterns
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns import epsilon_solution
+from folovllm.language import N_, _
 from folovllm.llm import LLM
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
@@ -45,9 +48,9 @@ class ReferenceSampler(Sampler):
 # -- the parameter -----------------------------------------------------------------------------------------
 
 
-_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999)
+_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(1, 0))
 _REFUSED: tuple[Any, ...] = (
-    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf),
+    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(1, 2)),
     *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False),
 )
 _OTHER_SETTINGS: dict[str, Any] = {
@@ -64,50 +67,64 @@ _OTHER_SETTINGS: dict[str, Any] = {
 
 def check_params(params_class: type[SamplingParams]) -> None:
     """Print what to make of a class of parameters with a checked field ``epsilon``."""
-    print(f"the parameter: {_judge_params(params_class)}")
+    print(_("the parameter: {verdict}").format(verdict=_judge_params(params_class)))
 
 
 def _judge_params(params_class: Any) -> str:
     if not (isinstance(params_class, type) and issubclass(params_class, SamplingParams)):
-        return f"not yet: give the class itself, a subclass of SamplingParams; got {params_class!r}"
+        return _("not yet: give the class itself, a subclass of SamplingParams; got {params_class!r}").format(
+            params_class=params_class
+        )
     try:
         params_class()
     except NotImplementedError:
-        return NOT_ATTEMPTED
+        return _(NOT_ATTEMPTED)
     except Exception as error:
-        return f"not yet: without arguments it must be made, with epsilon 0; it raises {_named(error)}"
+        return _("not yet: without arguments it must be made, with epsilon 0; it raises {named}").format(
+            named=_named(error)
+        )
     return (
         _own_problem(params_class)
         or _kept_problem(params_class)
-        or f"✔ right: it takes {len(_ALLOWED)} values, refuses {len(_REFUSED)}, and checks the other fields as before"
+        or _(
+            "✔ right: it takes {num_allowed} values, refuses {num_refused}, and checks the other fields as before"
+        ).format(num_allowed=len(_ALLOWED), num_refused=len(_REFUSED))
     )
 
 
 def _own_problem(params_class: Any) -> str:
     """Say what is wrong with the field itself; "" if nothing."""
     if getattr(params_class(), "epsilon", None) != 0:
-        return "not yet: the field epsilon must be 0 when nobody sets it"
+        return _("not yet: the field epsilon must be 0 when nobody sets it")
     for value in _ALLOWED:
         try:
             stored = params_class(epsilon=value).epsilon
         except Exception as error:
-            return f"not yet: epsilon={value!r} is allowed, and is refused with {_named(error)}"
+            return _("not yet: epsilon={value!r} is allowed, and is refused with {named}").format(
+                value=value, named=_named(error)
+            )
         if stored != value:
-            return f"not yet: epsilon={value!r} is stored as {stored!r}"
+            return _("not yet: epsilon={value!r} is stored as {stored!r}").format(value=value, stored=stored)
     for value in _REFUSED:
         try:
             params_class(epsilon=value)
         except ValueError as error:
             if "epsilon" not in str(error) or str(value) not in str(error):
-                return (
-                    f"not yet: epsilon={value!r} is refused, but the message does not name both the field and the "
-                    f"value: {error}"
-                )
+                return _(
+                    "not yet: epsilon={value!r} is refused, but the message does not name both the field and "
+                    "the value: {error}"
+                ).format(value=value, error=error)
         except Exception as error:
-            return f"not yet: epsilon={value!r} must be refused with a ValueError, not with {_named(error)}"
+            return _("not yet: epsilon={value!r} must be refused with a ValueError, not with {named}").format(
+                value=value, named=_named(error)
+            )
         else:
-            why = "True and False are no numbers (chapter 01)" if isinstance(value, bool) else "what would a draw do?"
-            return f"not yet: epsilon={value!r} is accepted; {why}"
+            why = (
+                _("True and False are no numbers (chapter 01)")
+                if isinstance(value, bool)
+                else _("what would a draw do?")
+            )
+            return _("not yet: epsilon={value!r} is accepted; {why}").format(value=value, why=why)
     return ""
 
 
@@ -118,56 +135,65 @@ def _kept_problem(params_class: Any) -> str:
             params_class(**{name: value})
         except ValueError:
             continue
-        return f"not yet: {name}={value!r} is accepted; SamplingParams' own checks run in super().__post_init__()"
+        return _(
+            "not yet: {name}={value!r} is accepted; SamplingParams' own checks run in super().__post_init__()"
+        ).format(name=name, value=value)
     for epsilon in _ALLOWED:
         for settings in ({}, _OTHER_SETTINGS):
             made, plain = params_class(epsilon=epsilon, **settings), SamplingParams(**settings)
             for each in fields(SamplingParams):
                 given, wanted = getattr(made, each.name), getattr(plain, each.name)
                 if given != wanted:
-                    return f"not yet: with epsilon={epsilon!r} your class makes {each.name}={given!r} of {wanted!r}"
-    return "" if params_class(epsilon=0.02).clone().epsilon == 0.02 else "not yet: clone() loses the epsilon"
+                    return _(
+                        "not yet: with epsilon={epsilon!r} your class makes {name}={given!r} of {wanted!r}"
+                    ).format(epsilon=epsilon, name=each.name, given=given, wanted=wanted)
+    return "" if params_class(epsilon=0.02).clone().epsilon == 0.02 else _("not yet: clone() loses the epsilon")
 
 
 # -- the place ---------------------------------------------------------------------------------------------
 
 
+_ROUNDING = 1e-6
+"""By so large a part of it a probability in float32 may be off."""
 _PROMPT = "The best thing about summer is"
 _EPSILONS = (0.1, 0.02, 0.3, 0.005)
-_NUM_TOKENS = 12
-"""Of each request: the second batch begins with as many rows as the first one ended with, and tells who remembers."""
-_ASKING: tuple[dict[str, Any], ...] = (
-    {"seed": 0},
-    {"seed": 1},
-    {"temperature": 0.5},
-    {"top_k": 20},
-    {"top_p": 0.9, "min_p": 0.01, "seed": 2},
+_NUM_TOKENS = 8
+_REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
+    (True, {"seed": 0}),
+    (True, {"seed": 1}),
+    (True, {"temperature": 0.5}),
+    (False, {"temperature": 0.5}),
+    (True, {"top_k": 20}),
+    (True, {"top_p": 0.9, "min_p": 0.01, "seed": 2}),
+    (False, {"seed": 3}),
+    (False, {"temperature": 0}),
 )
-_OTHERS = (
-    SamplingParams(seed=3, max_tokens=_NUM_TOKENS, ignore_eos=True),
-    SamplingParams(temperature=0, max_tokens=_NUM_TOKENS),
-)
+"""Whether a request has an epsilon, and its other settings. The greedy one never meets a sampler's ``refine``."""
 _Guess = Callable[[Tensor], Tensor]
 """From the epsilons of a step's rows to those that a wrong sampler uses."""
 _GUESSES: dict[str, _Guess] = {
-    "your sampler uses the first request's epsilon for all; each row has its own": (
+    N_("your sampler uses the first request's epsilon for all; each row has its own"): (
         lambda epsilons: epsilons[:1].expand_as(epsilons)
     ),
-    "your sampler uses the largest epsilon of the batch for all; each row has its own": (
+    N_("your sampler uses the largest epsilon of the batch for all; each row has its own"): (
         lambda epsilons: epsilons.max().expand_as(epsilons)
     ),
-    "your sampler drops nothing in a batch in which one request has no epsilon; each row has its own: does "
-    "it read them all, and call my_epsilon?": (lambda epsilons: torch.zeros_like(epsilons)),
+    N_("your sampler drops nothing; does it read the epsilons, and call my_epsilon?"): (
+        lambda epsilons: torch.zeros_like(epsilons)
+    ),
+    N_("your sampler drops nothing in a batch in which one request has no epsilon; each row has its own"): (
+        lambda epsilons: epsilons * (epsilons > 0).all()
+    ),
 }
 
 
 def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
     """Generate with a sampler in the engine's place, and print what to make of it.
 
-    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. A second batch
-    brings the epsilons in another order. The engine has its own sampler back afterwards.
+    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. In a second batch
+    they come in another order, and leave one by one. The engine has its own sampler back afterwards.
     """
-    print(f"epsilon in the engine: {_judge(llm, sampler, params_class)}")
+    print(_("epsilon in the engine: {verdict}").format(verdict=_judge(llm, sampler, params_class)))
 
 
 class _Watched(Sampler):
@@ -193,7 +219,7 @@ class _Watched(Sampler):
         """What is wrong in all steps together; "" if nothing."""
         if not self.problem:
             return ""
-        return next(iter(self._guesses), self.problem)
+        return next(map(_, self._guesses), self.problem)
 
     def _compare(self, logits: Tensor, asked: list[float], given: Tensor) -> None:
         epsilons = torch.tensor(asked, device=logits.device)
@@ -206,7 +232,9 @@ class _Watched(Sampler):
         if not self.problem:
             found = _problem_of_a_step(logits, epsilons, given, right)
             if found and self.batch > 1:
-                found = f"right in the first batch; in a second one, with the epsilons in another order: {found}"
+                found = _(
+                    "right in the first batch; in a second one, with the requests in another order: {found}"
+                ).format(found=found)
             self.problem = found
         probs = logits.softmax(dim=-1)
         for row, epsilon in enumerate(asked):
@@ -221,70 +249,94 @@ def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: T
     A token within rounding of its epsilon may stay or go.
     """
     probs = logits.softmax(dim=-1)
-    decided = ((probs - epsilons[:, None]).abs() > 1e-6 * epsilons[:, None]) | (epsilons == 0)[:, None]
+    decided = ((probs - epsilons[:, None]).abs() > _ROUNDING * epsilons[:, None]) | (epsilons == 0)[:, None]
     is_kept, should_stay = given > -torch.inf, right > -torch.inf
     is_same = torch.allclose(given[is_kept], logits[is_kept])
     sums = given.masked_fill(~is_kept, 0.0).sum(dim=-1)
     if not is_same and (given[is_kept] >= 0).all() and (sums < 1.001).all():
-        return "you return probabilities; refine must return logits, with -inf for what is dropped"
+        return _("you return probabilities; refine must return logits, with -inf for what is dropped")
     wrongly_kept = is_kept & ~should_stay & decided
     if wrongly_kept.any():
         row, token = wrongly_kept.nonzero()[0].tolist()
         if given[row, token] != logits[row, token]:
-            return f"a dropped token gets the logit {given[row, token]:.2g}; only -inf is never drawn"
+            return _("a dropped token gets the logit {logit:.2g}; only -inf is never drawn").format(
+                logit=given[row, token]
+            )
         worst = probs[row][wrongly_kept[row]].min()
-        return f"with epsilon={epsilons[row]:.2g} a token of probability {worst:.2g} is kept"
+        return _("with epsilon={epsilon:.2g} a token of probability {worst:.2g} is kept").format(
+            epsilon=epsilons[row], worst=worst
+        )
     wrongly_dropped = ~is_kept & should_stay & decided
     if wrongly_dropped.any():
         row = int(wrongly_dropped.nonzero()[0, 0])
         best = probs[row][wrongly_dropped[row]].max()
         if epsilons[row] == 0:
-            return f"a request that does not ask for epsilon loses a token of probability {best:.2g}"
-        return f"with epsilon={epsilons[row]:.2g} a token of probability {best:.2g} is dropped; is that too much?"
+            return _("a request that does not ask for epsilon loses a token of probability {best:.2g}").format(
+                best=best
+            )
+        return _("with epsilon={epsilon:.2g} a token of probability {best:.2g} is dropped; is that too much?").format(
+            epsilon=epsilons[row], best=best
+        )
     if not is_same:
-        return "the logits of kept tokens are changed; they stay as they are, and only dropped ones become -inf"
+        return _("the logits of kept tokens are changed; they stay as they are, and only dropped ones become -inf")
     return ""
 
 
 def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> str:
     if not isinstance(sampler, Sampler):
-        return f"not yet: give an object of your class, MySampler(); got {sampler!r}"
+        return _("not yet: give an object of your class, MySampler(); got {sampler!r}").format(sampler=sampler)
     watched = _Watched(sampler)
     try:
-        _run(llm, watched, params_class, _EPSILONS)
-        watched.batch = 2
-        num_requests = _run(llm, watched, params_class, _EPSILONS[::-1])
+        for watched.batch, requests in enumerate(_batches(params_class), 1):
+            _run(llm, watched, requests)
     except NotImplementedError:
-        return NOT_ATTEMPTED
+        return _(NOT_ATTEMPTED)
     except Exception as error:
         if "has no attribute 'epsilon'" in str(error):
-            return "not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0"
-        return f"not yet: the engine stopped with {_named(error)}"
+            return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
+        return _("not yet: the engine stopped with {named}").format(named=_named(error))
     if watched.verdict:
-        return f"not yet: {watched.verdict}"
+        return _("not yet: {verdict}").format(verdict=watched.verdict)
     told = ", ".join(
-        f"{least:.2g} with epsilon={epsilon}" for epsilon, least in sorted(watched.least.items()) if epsilon
+        _("{least:.2g} with epsilon={epsilon}").format(least=least, epsilon=epsilon)
+        for epsilon, least in sorted(watched.least.items())
+        if epsilon
     )
-    return f"✔ right, in batches of {num_requests}; the least probable token kept beside the likeliest: {told}"
+    return _(
+        "✔ right, in batches of 1 to {num_requests}; the least probable token kept beside the likeliest: {told}"
+    ).format(num_requests=len(_REQUESTS), told=told)
 
 
-def _run(llm: LLM, sampler: Sampler, params_class: type[SamplingParams], epsilons: Sequence[float]) -> int:
-    """Generate one batch of requests: some with epsilon, one drawn without, one greedy.
+def _batches(params_class: type[SamplingParams]) -> tuple[list[SamplingParams], list[SamplingParams]]:
+    """Return two batches of requests: some with epsilon, some drawn without, one greedy.
 
-    Returns how many there are.
+    The second one turns their order round, and its first request is the first to end, so that each kind stands first,
+    last and in the middle, and one with epsilon is left alone. It begins with as many rows as the first one ended
+    with: that tells who remembers.
     """
-    asking = [
-        params_class(**settings, epsilon=epsilons[i % len(epsilons)], max_tokens=_NUM_TOKENS, ignore_eos=True)  # type: ignore[call-arg]
-        for i, settings in enumerate(_ASKING)
-    ]
-    requests = [*asking, *(params.clone() for params in _OTHERS)]
+    lengths = range(_NUM_TOKENS, _NUM_TOKENS + len(_REQUESTS))
+    first = _make(params_class, _EPSILONS, [_NUM_TOKENS] * len(_REQUESTS))
+    return first, _make(params_class, _EPSILONS[::-1], lengths[::-1])[::-1]
+
+
+def _make(
+    params_class: type[SamplingParams], epsilons: Sequence[float], lengths: Sequence[int]
+) -> list[SamplingParams]:
+    epsilon, made = cycle(epsilons), list[SamplingParams]()
+    for (has_epsilon, settings), length in zip(_REQUESTS, lengths, strict=True):
+        asked = settings | {"max_tokens": length, "ignore_eos": True}
+        made.append(params_class(**asked, epsilon=next(epsilon)) if has_epsilon else SamplingParams(**asked))  # type: ignore[call-arg]
+    return made
+
+
+def _run(llm: LLM, sampler: Sampler, requests: list[SamplingParams]) -> None:
+    """Generate one batch with a sampler in the place of the engine's."""
     engine = llm.llm_engine
     own, engine.sampler = engine.sampler, sampler
     try:
         llm.generate([_PROMPT] * len(requests), requests, use_tqdm=False)
     finally:
         engine.sampler = own
-    return len(requests)
 
 
 # -- the tests ---------------------------------------------------------------------------------------------
@@ -298,20 +350,29 @@ def _in_float64(logits: Tensor, epsilon: Tensor) -> Tensor:
     return torch.where(keeps, logits, -torch.inf)
 
 
-_RIGHT: tuple[Strategy, ...] = (epsilon_solution, _in_float64)
+def _keeps_ties(strategy: Strategy) -> Strategy:
+    """Return a strategy that keeps a token whose probability is epsilon up to rounding.
+
+    A token exactly at epsilon stays. Whether float32 finds it there depends on the logits, on the road to the
+    probability and on the computer: a learner's test of it must not.
+    """
+    return lambda logits, epsilon: strategy(logits, epsilon * (1 - _ROUNDING))
+
+
+_RIGHT: tuple[Strategy, ...] = (_keeps_ties(epsilon_solution), _keeps_ties(_in_float64))
 WRONG_STRATEGIES: dict[str, Strategy] = {
-    "keeps every token": patterns.keeps_everything,
-    "sets dropped tokens to 0": patterns.writes_zeros,
-    "returns probabilities": patterns.returns_probabilities,
-    "compares the logit itself": patterns.compares_logits,
-    "compares exp(logit)": patterns.does_not_normalise,
-    "drops all where none reaches epsilon": patterns.drops_them_all,
-    "is min-p": patterns.is_min_p,
-    "uses the first row's epsilon for all": patterns.has_one_epsilon,
-    "keeps only the best of the whole batch": patterns.keeps_the_best_of_the_batch,
-    "runs the softmax over the batch": patterns.takes_columns_for_rows,
-    "rounds to two decimals": patterns.rounds,
-    "changes the caller's logits": patterns.changes_its_argument,
+    N_("keeps every token"): patterns.keeps_everything,
+    N_("sets dropped tokens to 0"): patterns.writes_zeros,
+    N_("returns probabilities"): patterns.returns_probabilities,
+    N_("compares the logit itself"): patterns.compares_logits,
+    N_("compares exp(logit)"): patterns.does_not_normalise,
+    N_("drops all where none reaches epsilon"): patterns.drops_them_all,
+    N_("is min-p"): patterns.is_min_p,
+    N_("uses the first row's epsilon for all"): patterns.has_one_epsilon,
+    N_("keeps only the best of the whole batch"): patterns.keeps_the_best_of_the_batch,
+    N_("runs the softmax over the batch"): patterns.takes_columns_for_rows,
+    N_("rounds to two decimals"): patterns.rounds,
+    N_("changes the caller's logits"): patterns.changes_its_argument,
 }
 """What a learner's tests must find out, by what each does."""
 
@@ -321,25 +382,31 @@ def check_tests(tests: Callable[[Strategy], Any]) -> None:
 
     tests: takes a strategy and raises, by ``assert``, if that is wrong.
     """
-    print(f"your tests: {_judge_tests(tests)}")
+    print(_("your tests: {verdict}").format(verdict=_judge_tests(tests)))
 
 
 def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
     for strategy in _RIGHT:
         error, returned = _try_tests(tests, strategy)
         if isinstance(error, NotImplementedError):
-            return NOT_ATTEMPTED
+            return _(NOT_ATTEMPTED)
         if error is not None:
-            return f"not yet: they reject a strategy that is right, with {_named(error)}"
+            return _("not yet: they reject a strategy that is right, with {named}{line_of}").format(
+                named=_named(error), line_of=_line_of(error)
+            )
         if returned is not None:
-            return f"not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
+            return _(
+                "not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
+            ).format(returned=returned)
     slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
     num_wrong = len(WRONG_STRATEGIES)
     if not slipped:
-        return f"✔ they accept what is right and catch all {num_wrong} wrong strategies"
-    doubt = " Does your test assert anything?" if len(slipped) == num_wrong else ""
-    told = "".join(f"\n    one that {title}" for title in slipped)
-    return f"they catch {num_wrong - len(slipped)} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}"
+        return _("✔ they accept what is right and catch all {num_wrong} wrong strategies").format(num_wrong=num_wrong)
+    doubt = _(" Does your test assert anything?") if len(slipped) == num_wrong else ""
+    told = "".join("\n    " + _("one that {title}").format(title=_(title)) for title in slipped)
+    return _("they catch {caught} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}").format(
+        caught=num_wrong - len(slipped), num_wrong=num_wrong, doubt=doubt, told=told
+    )
 
 
 def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Exception | None, Any]:
@@ -350,6 +417,13 @@ def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Ex
             return None, tests(strategy)
     except Exception as error:
         return error, None
+
+
+def _line_of(error: Exception) -> str:
+    """Say which line of a learner's tests an error went through last; "" if it came before the first one."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return _(" in line {lineno}: {line}").format(lineno=own[-1].lineno, line=own[-1].line) if own else ""
 
 
 # -- the reward --------------------------------------------------------------------------------------------
@@ -368,15 +442,15 @@ def finished_capstone(llm: LLM, function: Strategy, sampler: Sampler, params_cla
     """Return the learner's strategy if all of it is right, else the course's, and print which."""
     [exercise] = patterns.EXERCISES
     verdicts = {
-        "the function": exercise.judge(function)[0],
-        "the parameter": _judge_params(params_class).startswith("✔"),
-        "the place": _judge(llm, sampler, params_class).startswith("✔"),
+        N_("the function"): exercise.judge(function)[0],
+        N_("the parameter"): _judge_params(params_class).startswith("✔"),
+        N_("the place"): _judge(llm, sampler, params_class).startswith("✔"),
     }
     missing = [part for part, is_right in verdicts.items() if not is_right]
     if missing:
-        print(f"The course's strategy writes. Still to do: {', '.join(missing)}.")
+        print(_("The course's strategy writes. Still to do: {missing}.").format(missing=", ".join(map(_, missing))))
         return Capstone(epsilon_solution, ReferenceSampler(), ReferenceParams)
-    print("your own strategy writes")
+    print(_("your own strategy writes"))
     return Capstone(function, sampler, params_class)
 
 

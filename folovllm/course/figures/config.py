@@ -10,8 +10,7 @@ from typing import Any
 
 from IPython.display import Image
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from folovllm.config import EngineConfig
 from folovllm.course.record import phase_of, recorded
@@ -19,15 +18,16 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import SequenceRecord, StepRecord
+from folovllm.language import N_, _
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
 # -- time ----------------------------------------------------------------------------------------
 
 _TURNS: dict[str, dict[str, Any]] = {
-    "waits": {"facecolor": "#dddddd"},
-    "the prompt is read": {"facecolor": ORANGE, "hatch": "....", "edgecolor": "white"},
-    "the answer is written": {"facecolor": BLUE, "hatch": "////", "edgecolor": "white"},
+    N_("waits"): {"facecolor": "#dddddd"},
+    N_("the prompt is read"): {"facecolor": ORANGE, "hatch": "....", "edgecolor": "white"},
+    N_("the answer is written"): {"facecolor": BLUE, "hatch": "////", "edgecolor": "white"},
 }
 _PHASES = {None: "waits", "prefill": "the prompt is read", "decode": "the answer is written"}
 
@@ -96,24 +96,32 @@ def plot_turns(llms: Mapping[str, LLM], watch: str, late: str | None = None) -> 
         _draw_turns(axes, turns, watch, late)
         axes.set_title(title, loc="left", fontsize=12)
         start, end = turns[watch].longest_wait()
-        told.append(f"{title}: {watch} sees nothing new for {end - start:.1f} s at the longest")
+        told.append(
+            _("{title}: {watch} sees nothing new for {longest:.1f} s at the longest").format(
+                title=title, watch=watch, longest=end - start
+            )
+        )
         if late is not None:
-            told[-1] += f", {late} has the first token after {turns[late].first_wait()[1]:.1f} s"
-    panels[-1, 0].set_xlabel("seconds" if late is None else f"seconds since {late} came", fontsize=11)
+            told[-1] += _(", {late} has the first token after {first_wait:.1f} s").format(
+                late=late, first_wait=turns[late].first_wait()[1]
+            )
+    panels[-1, 0].set_xlabel(
+        _("seconds") if late is None else _("seconds since {late} came").format(late=late), fontsize=11
+    )
     first = min(bar[1] for turns in runs.values() for turn in turns.values() for bar in turn.bars)
     panels[-1, 0].set_xlim(first, None)
     seen = {kind for turns in runs.values() for turn in turns.values() for kind, _, _ in turn.bars}
-    handles: list[Any] = [Patch(label=kind, **look) for kind, look in _TURNS.items() if kind in seen]
+    handles: list[Any] = [Patch(label=_(kind), **look) for kind, look in _TURNS.items() if kind in seen]
     handles += [_token_marks(panels[0, 0], [], 0)]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
-    return show(figure, f"Requests in time, one row each. {'; '.join(told)}.")
+    return show(figure, _("Requests in time, one row each. {told}.").format(told="; ".join(told)))
 
 
 def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str, late: str | None) -> None:
     """Draw one panel, with an arrow for what is measured."""
-    arrows = {watch: (turns[watch].longest_wait(), "nothing new for")}
+    arrows = {watch: (turns[watch].longest_wait(), _("nothing new for"))}
     if late is not None:
-        arrows[late] = turns[late].first_wait(), "first token after"
+        arrows[late] = turns[late].first_wait(), _("first token after")
         axes.axvline(0, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
     places: dict[str, float] = {}
     below = 0.0
@@ -141,7 +149,7 @@ def _draw_arrow(axes: Axes, between: tuple[float, float], level: float, words: s
 
 def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
     return axes.plot(
-        moments, [row] * len(moments), "|", color="black", markersize=11, markeredgewidth=1.2, label="a new token"
+        moments, [row] * len(moments), "|", color="black", markersize=11, markeredgewidth=1.2, label=_("a new token")
     )[0]
 
 
@@ -158,20 +166,24 @@ def plot_step_times(llms: Mapping[int, Sequence[LLM]]) -> Image:
     looks: dict[str, Any] = {"width": 0.6, "edgecolor": "white", "linewidth": 0}
     bars = step.bar(range(len(times)), list(times.values()), color=BLUE, hatch="//", **looks)
     step.bar_label(bars, fmt="%.0f", fontsize=11)
-    step.set(title="one step", ylabel="milliseconds")
+    step.set(title=_("one step"), ylabel=_("milliseconds"))
     shares = [ms / seats for seats, ms in times.items()]
     bars = token.bar(range(len(times)), shares, color=GREEN, hatch="\\\\", **looks)
     token.bar_label(bars, fmt="%.0f", fontsize=11)
-    token.set(title="one step, divided by its tokens", ylabel="milliseconds per token")
+    token.set(title=_("one step, divided by its tokens"), ylabel=_("milliseconds per token"))
     for axes in (step, token):
         axes.set_xticks(range(len(times)), [f"{seats}" for seats in times])
-        axes.set_xlabel("sequences in the step")
+        axes.set_xlabel(_("sequences in the step"))
         axes.margins(y=0.15)
-    told = ", ".join(f"{seats} in a step {ms:.0f} ms" for seats, ms in times.items())
+    told = ", ".join(_("{seats} in a step {ms:.0f} ms").format(seats=seats, ms=ms) for seats, ms in times.items())
     fewest, most = min(times), max(times)
     half = most / fewest / 2
-    told += f". {most} take less than {half:.1f} times as long as {fewest}: {times[most] < half * times[fewest]}"
-    return show(figure, f"Milliseconds of a step that adds one token to each sequence, as a median: {told}.")
+    told += _(". {most} take less than {half:.1f} times as long as {fewest}: {is_so}").format(
+        most=most, half=half, fewest=fewest, is_so=times[most] < half * times[fewest]
+    )
+    return show(
+        figure, _("Milliseconds of a step that adds one token to each sequence, as a median: {told}.").format(told=told)
+    )
 
 
 def _full_steps(llm: LLM, seats: int) -> list[StepRecord]:
@@ -192,24 +204,32 @@ def plot_keys_and_values(llm: LLM) -> Image:
     spec = llm.llm_engine.attention_spec
     layers = [1, 2, None, spec.num_layers]
     figure, axes = new_figure(10, 3.6)
-    axes.text(0.55, 1.5, "one\ntoken", ha="center", va="center", fontsize=12, bbox={"facecolor": "white", "pad": 10})
-    axes.add_patch(FancyArrowPatch((1.15, 1.5), (1.9, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
+    axes.text(0.55, 1.5, _("one\ntoken"), ha="center", va="center", fontsize=12, bbox={"facecolor": "white", "pad": 10})
+    axes.add_patch(FancyArrowPatch((1.15, 1.5), (2.0, 1.5), arrowstyle="-|>", mutation_scale=18, color="black"))
+    axes.plot([2.15, 2.0, 2.0, 2.15], [-0.4, -0.4, 3.4, 3.4], color="black", linewidth=1.5)
     for row, layer in enumerate(layers):
         if layer is None:
-            words = f"... {spec.num_layers - 3} more layers"
+            words = _("... {num_layers} more layers").format(num_layers=spec.num_layers - 3)
             axes.text(6.5, row, words, ha="center", va="center", fontsize=12)
             continue
-        axes.text(3.1, row, f"layer {layer}", ha="right", va="center", fontsize=11)
-        for start, name, color, hatch in ((3.3, "key", "#cfe6f5", "//"), (6.7, "value", "#fce4b3", "..")):
+        axes.text(3.1, row, _("layer {layer}").format(layer=layer), ha="right", va="center", fontsize=11)
+        for start, name, color, hatch in ((3.3, _("key"), "#cfe6f5", "//"), (6.7, _("value"), "#fce4b3", "..")):
             look = {"facecolor": color, "edgecolor": "white", "hatch": hatch}
             _draw_heads(axes, start, row, [spec.head_dim] * spec.num_kv_heads, look)
             if row == 0:
-                words = f"{name}: {spec.num_kv_heads} heads of {spec.head_dim} numbers"
+                words = _("{name}: {num_kv_heads} heads of {head_dim} numbers").format(
+                    name=name, num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim
+                )
                 axes.text(start + 1.5, -0.6, words, ha="center", fontsize=12)
     axes.set(xlim=(0, 9.8), ylim=(3.5, -1.0))
     axes.axis("off")
-    kept = f"a key and a value, each {spec.num_kv_heads} heads of {spec.head_dim} numbers"
-    return show(figure, f"One token leaves in each of {spec.num_layers} layers {kept}.")
+    kept = _("a key and a value, each {num_kv_heads} heads of {head_dim} numbers").format(
+        num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim
+    )
+    return show(
+        figure,
+        _("One token leaves in each of {num_layers} layers {kept}.").format(num_layers=spec.num_layers, kept=kept),
+    )
 
 
 def _draw_heads(axes: Axes, start: float, row: int, sizes: list[int], look: Mapping[str, Any]) -> None:
@@ -247,21 +267,24 @@ def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4
     axes.set(xlim=(-1.3, 1.45 * len(places)), ylim=(block_size + 2.4, -3.2))
     axes.axis("off")
     looks: list[Any] = [
-        Patch(**_SHARED, label="a block that both hold"),
-        Patch(**_OWN, label="a block of one reader"),
-        Patch(**_WRITTEN, label="written by the model"),
-        Patch(**_OWN, linestyle=":", label="an empty place"),
+        Patch(**_SHARED, label=_("a block that both hold")),
+        Patch(**_OWN, label=_("a block of one reader")),
+        Patch(**_WRITTEN, label=_("written by the model")),
+        Patch(**_OWN, linestyle=":", label=_("an empty place")),
     ]
     figure.legend(handles=looks, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     shared = [number for number, block in blocks.items() if block.holders > 1]
     num_written = sum(max(0, len(block.words) - max(0, block.num_of_prompt)) for block in blocks.values())
     told = "; ".join(
-        f"{name}'s table names the blocks {list(table)}" for name, table in zip(prompts, tables, strict=True)
+        _("{name}'s table names the blocks {blocks}").format(name=name, blocks=list(table))
+        for name, table in zip(prompts, tables, strict=True)
     )
     return show(
         figure,
-        f"Blocks of {block_size} places. {told}; both hold {shared}, in which the common beginning lies. "
-        f"{num_written} tokens in blocks of their own were written by the model.",
+        _(
+            "Blocks of {block_size} places. {told}; both hold {shared}, in which the common "
+            "beginning lies. {num_written} tokens in blocks of their own were written by the model."
+        ).format(block_size=block_size, told=told, shared=shared, num_written=num_written),
     )
 
 
@@ -297,7 +320,15 @@ def _draw_block(axes: Axes, left: float, number: int, block: _Block, block_size:
         if filled:
             word = block.words[place]
             axes.text(left + 0.62, place + 0.45, word, ha="center", va="center", fontsize=11, bbox=background)
-    axes.text(left + 0.62, -0.15, f"block {number}", ha="center", va="bottom", fontsize=11, fontweight="bold")
+    axes.text(
+        left + 0.62,
+        -0.15,
+        _("block {number}").format(number=number),
+        ha="center",
+        va="bottom",
+        fontsize=11,
+        fontweight="bold",
+    )
 
 
 def _draw_table(
@@ -305,7 +336,7 @@ def _draw_table(
 ) -> None:
     """Draw a reader's block table at the first level, and an arrow from each entry to the block at the second."""
     level, end = levels
-    axes.text(-0.2, level, f"{name}'s\ntable", ha="right", va="center", fontsize=11)
+    axes.text(-0.2, level, _("{name}'s\ntable").format(name=name), ha="right", va="center", fontsize=11)
     for block in table:
         middle = places[block] + 0.62
         axes.text(middle, level, str(block), ha="center", va="center", fontsize=11, bbox={"facecolor": "#eeeeee"})
@@ -321,16 +352,32 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
         held, filled = kv_use(llm)
         steps = range(1, len(held) + 1)
         axes.bar(
-            steps, held, 1.0, facecolor="#fce4b3", edgecolor=ORANGE, hatch="...", linewidth=0, label="held, but empty"
+            steps,
+            held,
+            1.0,
+            facecolor="#fce4b3",
+            edgecolor=ORANGE,
+            hatch="...",
+            linewidth=0,
+            label=_("held, but empty"),
         )
-        axes.bar(steps, filled, 1.0, color=BLUE, label="filled")
-        axes.set(title=f"{name}\nstep {len(held)}: {held[-1] - filled[-1]} of {held[-1]} empty", xlabel="step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        told.append(f"{name}: in step {len(held)} {filled[-1]} of {held[-1]} places are filled")
-    panels[0, 0].set_ylabel("places for tokens")
+        axes.bar(steps, filled, 1.0, color=BLUE, label=_("filled"))
+        axes.set(
+            title=_("{name}\nstep {num_held}: {empty} of {held} empty").format(
+                name=name, num_held=len(held), empty=held[-1] - filled[-1], held=held[-1]
+            ),
+            xlabel=_("step"),
+        )
+        axes.set_xticks([1, *range(5, len(held) + 1, 5)])
+        told.append(
+            _("{name}: in step {num_held} {filled} of {held} places are filled").format(
+                name=name, num_held=len(held), filled=filled[-1], held=held[-1]
+            )
+        )
+    panels[0, 0].set_ylabel(_("places for tokens"))
     panels[0, 0].legend(fontsize=11, loc="upper left")
     panels[0, 0].margins(y=0.1)
-    return show(figure, f"Places in KV blocks that are held, and filled. {'; '.join(told)}.")
+    return show(figure, _("Places in KV blocks that are held, and filled. {told}.").format(told="; ".join(told)))
 
 
 def kv_use(llm: LLM) -> tuple[list[int], list[int]]:
@@ -369,14 +416,20 @@ def _held_during(seq: SequenceRecord, before: list[Any], block_size: int) -> tup
 # -- settings ------------------------------------------------------------------------------------
 
 _READERS = {
-    "model_config": "the model loader",
-    "cache_config": "the block manager",
-    "scheduler_config": "the scheduler",
+    "model_config": N_("the model loader"),
+    "cache_config": N_("the block manager"),
+    "scheduler_config": N_("the scheduler"),
 }
 
 
-def plot_config_layers(config: EngineConfig) -> Image:
-    """Draw the three layers in a config: their first fields with their values, and which part reads them."""
+_WRONG: dict[str, Any] = {"facecolor": "#fce4b3", "edgecolor": ORANGE, "linewidth": 1.5, "linestyle": "--", "pad": 2}
+
+
+def plot_config_layers(config: EngineConfig, marks: Mapping[str, str]) -> Image:
+    """Draw the three layers in a config: their first fields with their values, and which part reads them.
+
+    marks: what was wrong, by the name of the field; the field is framed, and it stands under its box.
+    """
     figure, panels = new_figure(10, 3.4, ncols=3)
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0.015, 0.0, 0.97, 0.88))
@@ -389,13 +442,22 @@ def plot_config_layers(config: EngineConfig) -> Image:
     told = []
     for axes, (name, reader) in zip(panels, _READERS.items(), strict=True):
         layer = getattr(config, name)
-        lines = [f"{each.name} = {getattr(layer, each.name)!r}" for each in fields(layer)][:4]
+        names = [each.name for each in fields(layer)][:4]
+        lines = [f"{each} = {getattr(layer, each)!r}" for each in names]
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.text(0.5, 0.93, type(layer).__name__, ha="center", va="center", fontsize=13, fontweight="bold")
-        box: dict[str, Any] = {"boxstyle": "round,pad=0.6", "facecolor": "#eeeeee", "edgecolor": GREY}
-        axes.text(0.5, 0.56, "\n".join([*lines, "..."]), ha="center", va="center", fontsize=11, bbox=box)
-        axes.annotate("", (0.5, 0.1), (0.5, 0.27), arrowprops={"arrowstyle": "-|>", "color": "black"})
-        axes.text(0.5, 0.03, reader, ha="center", va="center", fontsize=12)
-        told.append(f"{type(layer).__name__} for {reader}: {', '.join(lines)}")
-    return show(figure, f"EngineConfig holds three layers. {'; '.join(told)}.")
+        axes.text(0.5, 0.94, type(layer).__name__, ha="center", va="center", fontsize=13, fontweight="bold")
+        axes.add_patch(Rectangle((0.04, 0.4), 0.92, 0.47, facecolor="#eeeeee", edgecolor=GREY))
+        for i, (field, line) in enumerate(zip([*names, ""], [*lines, "..."], strict=True)):
+            box = _WRONG if field in marks else None
+            axes.text(0.5, 0.81 - 0.086 * i, line, ha="center", va="center", fontsize=11, bbox=box)
+        wrong = [marks[each] for each in names if each in marks]
+        axes.text(0.5, 0.33, "".join(wrong), ha="center", va="center", fontsize=11, style="italic")
+        axes.annotate("", (0.5, 0.1), (0.5, 0.25), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        axes.text(0.5, 0.03, _(reader), ha="center", va="center", fontsize=12)
+        told.append(
+            _("{name} for {reader}: {names}").format(
+                name=type(layer).__name__, reader=_(reader), names=", ".join([*lines, *wrong])
+            )
+        )
+    return show(figure, _("EngineConfig holds three layers. {told}.").format(told="; ".join(told)))

@@ -19,21 +19,22 @@ from folovllm.course.widgets.token_colours import probabilities_of
 from folovllm.engine.detokenizer import Detokenizer, decode_token
 from folovllm.engine.history import StepRecord
 from folovllm.engine.input_processor import TokensPrompt
+from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 
 _PARTS_OF_A_STEP = {
-    "scheduler": "schedule_ms",
-    "model runner": "forward_ms",
-    "sampler": "sample_ms",
-    "sequence and text": "postprocess_ms",
+    N_("scheduler"): "schedule_ms",
+    N_("model runner"): "forward_ms",
+    N_("sampler"): "sample_ms",
+    N_("sequence and text"): "postprocess_ms",
 }
 _NUM_ROUNDS = 3
 
 
 def plot_data_flow(
-    here: str | Collection[str] | None = None, says: Mapping[str, str] | None = None, pin: str = "you are here"
+    here: str | Collection[str] | None = None, says: Mapping[str, str] | None = None, pin: str = N_("you are here")
 ) -> Image:
     """Show the map of the engine.
 
@@ -62,20 +63,22 @@ def plot_step_parts(llm: LLM) -> Image:
         axes.annotate(said[part], (value, place), textcoords="offset points", va="center", fontsize=12, **near)
     decades = [10.0 ** math.floor(math.log10(min(times.values()))), 10.0 ** math.ceil(math.log10(max(times.values())))]
     axes.set(xscale="log", xlim=decades, ylim=(-0.6, 3.6))
-    axes.set_xlabel("milliseconds per step (from one line to the next 10 times as many)")
-    axes.set_yticks(places, list(times))
+    axes.set_xlabel(_("milliseconds per step (from one line to the next 10 times as many)"))
+    axes.set_yticks(places, list(map(_, times)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.grid(color="#DDDDDD")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=12)
-    told = ", ".join(f"{part} {value}" for part, value in said.items())
-    return show(figure, f"Milliseconds of each part of a step for one token, on a scale of tens: {told}.")
+    told = ", ".join(f"{_(part)} {value}" for part, value in said.items())
+    return show(
+        figure, _("Milliseconds of each part of a step for one token, on a scale of tens: {told}.").format(told=told)
+    )
 
 
 def _say_share(ms: float, whole: float) -> str:
     """Say a time and its share of the whole."""
-    return f"{ms:.{0 if ms >= 10 else 2}f} ms, {100 * ms / whole:.2g} %"
+    return _("{ms:.{width}f} ms, {percent:.2g} %").format(ms=ms, width=0 if ms >= 10 else 2, percent=100 * ms / whole)
 
 
 def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[list[float], list[float]]:
@@ -86,7 +89,7 @@ def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[l
     that a slow moment does not meet one of them alone.
     """
     decode, prefill = dict.fromkeys(sizes, math.inf), dict.fromkeys(sizes, math.inf)
-    for _ in range(num_rounds):
+    for _round in range(num_rounds):
         for size in sizes:
             llm.llm_engine.reset_prefix_cache()
             llm.generate(_prompt(5, size), _greedy(1), use_tqdm=False)
@@ -100,17 +103,19 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
     """Show what a step costs by the tokens in it, decoding and reading, and what that is per token."""
     figure, (left, right) = new_figure(10, 3.6, ncols=2)
     for times, label, color, style in (
-        (prefill, "one prompt of so many tokens", ORANGE, "s--"),
-        (decode, "one token for so many sequences", BLUE, "o-"),
+        (prefill, _("one prompt of so many tokens"), ORANGE, "s--"),
+        (decode, _("one token for so many sequences"), BLUE, "o-"),
     ):
         left.plot(range(len(sizes)), times, style, color=color, linewidth=2.5, markersize=9, label=label)
-    left.set(title="one step", xlabel="tokens in the step (4 times as many at each mark)", ylabel="milliseconds")
+    left.set(
+        title=_("one step"), xlabel=_("tokens in the step (4 times as many at each mark)"), ylabel=_("milliseconds")
+    )
     left.set_ylim(0, 1.35 * max(decode + prefill))
     left.legend(fontsize=11, loc="upper left")
     per_token = [ms / size for ms, size in zip(decode, sizes, strict=True)]
     bars = right.bar(range(len(sizes)), per_token, 0.7, color=BLUE, hatch="///", edgecolor="white")
     right.bar_label(bars, [f"{ms:.1f}" for ms in per_token], padding=3, fontsize=12)
-    right.set(title="per token, decoding", xlabel="sequences in the step", ylabel="milliseconds per token")
+    right.set(title=_("per token, decoding"), xlabel=_("sequences in the step"), ylabel=_("milliseconds per token"))
     right.set_ylim(0, 1.15 * max(per_token))
     right.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (left, right):
@@ -120,8 +125,10 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
     more = ", ".join(f"{size}: {ms:.0f}" for size, ms in zip(sizes, decode, strict=True))
     return show(
         figure,
-        f"Milliseconds of a step by the tokens in it. Reading a prompt: {read}. Decoding: {more}. "
-        f"Milliseconds per token when so many sequences decode: {told}.",
+        _(
+            "Milliseconds of a step by the tokens in it. Reading a prompt: {read}. Decoding: {more}. "
+            "Milliseconds per token when so many sequences decode: {told}."
+        ).format(read=read, more=more, told=told),
     )
 
 
@@ -151,16 +158,18 @@ def _time_one_round(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float]
 def plot_cache(cached: list[float], anew: list[float]) -> Image:
     """Show the cost of every token with the KV cache and without, and how it adds up."""
     figure, axes = new_figure(10, 3.4, ncols=2)
-    for panel, title, summed in ((axes[0], "each token", False), (axes[1], "all tokens so far", True)):
-        for times, label, color, style in ((anew, "all anew", ORANGE, "s--"), (cached, "KV cache", GREEN, "o-")):
+    for panel, title, summed in ((axes[0], _("each token"), False), (axes[1], _("all tokens so far"), True)):
+        for times, label, color, style in ((anew, _("all anew"), ORANGE, "s--"), (cached, _("KV cache"), GREEN, "o-")):
             shown = [sum(times[: i + 1]) for i in range(len(times))] if summed else times
             panel.plot(range(1, len(times) + 1), shown, style, color=color, linewidth=2, markersize=5, label=label)
-        panel.set(title=title, xlabel="new token", ylim=(0, None))
+        panel.set(title=title, xlabel=_("new token"), ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in axes:
-        panel.set_ylabel("milliseconds")
+        panel.set_ylabel(_("milliseconds"))
         panel.legend(fontsize=11)
-    alt = f"Time of {len(cached)} tokens: {sum(cached):.0f} ms with the KV cache, {sum(anew):.0f} ms without."
+    alt = _("Time of {num_cached} tokens: {cached:.0f} ms with the KV cache, {anew:.0f} ms without.").format(
+        num_cached=len(cached), cached=sum(cached), anew=sum(anew)
+    )
     return show(figure, alt)
 
 
@@ -183,17 +192,27 @@ def plot_seats(runs: Mapping[str, Sequence[StepRecord]], arrivals: Mapping[str, 
             waiting = sum(arrives <= step for arrives in arrivals.values()) - len(_seen(seated[: step + 1]))
             axes.text(step + 0.5, 0.5, str(waiting or "·"), ha="center", va="center", fontsize=12)
         axes.axvline(arrivals["Anna"], color="#8A4B00", linestyle=":", linewidth=2, zorder=0.5)
-        axes.text(arrivals["Anna"] + 0.15, num_seats + 1.3, "Anna comes", va="center", fontsize=11, color="#8A4B00")
+        axes.text(arrivals["Anna"] + 0.15, num_seats + 1.3, _("Anna comes"), va="center", fontsize=11, color="#8A4B00")
         axes.set(title=name, xlim=(0, longest), ylim=(0, num_seats + 1.6))
         axes.set_yticks(
-            [0.5, *(i + 1.5 for i in range(num_seats))], ["waiting", *(f"seat {i + 1}" for i in range(num_seats))]
+            [0.5, *(i + 1.5 for i in range(num_seats))],
+            [_("waiting"), *(_("seat {i}").format(i=i + 1) for i in range(num_seats))],
         )
         axes.tick_params(labelsize=11, left=False, labelbottom=True)
         empty = sum(row.count(None) for row in seated)
         waits = {who: steps_waited(who, steps, arrivals) for who in arrivals}
-        told.append(f"{name}: {len(steps)} steps, {empty} empty seats, steps waited {waits}")
-    panels[-1, 0].set(xlabel="step", xticks=range(0, longest + 1, 2))
-    return show(figure, f"Who sits on which of {num_seats} seats in each step. {'. '.join(told)}.")
+        told.append(
+            _("{name}: {num_steps} steps, {empty} empty seats, steps waited {waits}").format(
+                name=name, num_steps=len(steps), empty=empty, waits=waits
+            )
+        )
+    panels[-1, 0].set(xlabel=_("step"), xticks=range(0, longest + 1, 2))
+    return show(
+        figure,
+        _("Who sits on which of {num_seats} seats in each step. {told}.").format(
+            num_seats=num_seats, told=". ".join(told)
+        ),
+    )
 
 
 def steps_waited(who: str, steps: Sequence[StepRecord], arrivals: Mapping[str, int]) -> int:
@@ -238,7 +257,7 @@ def _draw_stay(axes: Axes, who: str | None, start: int, below: int, length: int)
     if who is None:
         box.set(facecolor="white", edgecolor=GREY, hatch="////")
     axes.add_patch(box)
-    name = who or ("empty" if length > 1 else "")
+    name = who or (_("empty") if length > 1 else "")
     label = axes.text(start + length / 2, below + 0.5, name, ha="center", va="center", fontsize=12)
     if who is None and name:
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 2})
@@ -261,10 +280,10 @@ def stream_table(tokenizer: PreTrainedTokenizerBase, text: str, stop: list[str])
         new, arrived = text.encode()[arrived : arrived + size], arrived + size
         waiting = arrived - len(detokenizer.text.encode())
         shown = detokenizer.stable_text(finished=False)
-        half = f" + {waiting} byte{'s' if waiting > 1 else ''}" if waiting else ""
+        half = " + " + counted(waiting, "{n} byte", "{n} bytes") if waiting else ""
         held = detokenizer.text[len(shown) :]
         rows.append([str(token_id), new.hex(" "), detokenizer.text, f"{held}{half}", shown])
-    table = _table(["token", "its bytes", "characters so far", "held back", "shown"], rows)
+    table = _table([_("token"), _("its bytes"), _("characters so far"), _("held back"), _("shown")], rows)
     return HTML(table)  # type: ignore[no-untyped-call]
 
 
@@ -290,17 +309,19 @@ def plot_probabilities(llm: LLM, completion: CompletionOutput) -> Image:
     names = [repr(decode_token(llm.get_tokenizer(), token))[1:-1] for token in completion.token_ids]
     figure, axes = new_figure(10, 3.6)
     for low, high, color, hatch, label in (
-        (0.5, 1.1, "#7FB6DA", "", "50 % and more"),
-        (0.1, 0.5, "#F5CE7A", "///", "10 to 50 %"),
-        (0.0, 0.1, "#D55E00", "xxx", "below 10 %"),
+        (0.5, 1.1, "#7FB6DA", "", _("50 % and more")),
+        (0.1, 0.5, "#F5CE7A", "///", _("10 to 50 %")),
+        (0.0, 0.1, "#D55E00", "xxx", _("below 10 %")),
     ):
         inside = [i for i, value in enumerate(values) if low <= value < high]
         axes.bar(inside, [values[i] for i in inside], 0.8, color=color, hatch=hatch, edgecolor="#333333", label=label)
     axes.set_xticks(range(len(values)), names, rotation=60, ha="right", rotation_mode="anchor", family="monospace")
-    axes.set(ylabel="probability", ylim=(0, 1.02), xlim=(-0.6, len(values) - 0.4))
+    axes.set(ylabel=_("probability"), ylim=(0, 1.02), xlim=(-0.6, len(values) - 0.4))
     figure.legend(*axes.get_legend_handles_labels(), fontsize=11, ncols=3, loc="outside upper center", frameon=False)
     least = min(range(len(values)), key=values.__getitem__)
-    alt = f"Probability of each of {len(values)} tokens; the least one is {names[least]!r} with {values[least]:.0%}."
+    alt = _("Probability of each of {num_values} tokens; the least one is {name!r} with {value:.0%}.").format(
+        num_values=len(values), name=names[least], value=values[least]
+    )
     return show(figure, alt)
 
 

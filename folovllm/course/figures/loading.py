@@ -16,6 +16,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
+from folovllm.language import N_, _
 from folovllm.models.defaults import resolve_max_model_len
 
 _LIGHT = {BLUE: "#D6E8F5", ORANGE: "#FBEBC8", GREEN: "#CFEDE3", GREY: "#EEEEEE"}
@@ -23,12 +24,12 @@ _OWNERS = ((BLUE, "///"), (ORANGE, "..."), (GREEN, "xx"))
 """Colour and hatch of each text of a batch."""
 
 _PURPOSES = {
-    "config.json": ("which class, which sizes", BLUE),
-    "generation_config.json": ("which token ends a text", BLUE),
-    "model.safetensors": ("the weights", ORANGE),
-    "tokenizer.json": ("text to tokens and back", GREEN),
-    "tokenizer_config.json": ("special tokens", GREEN),
-    "chat_template.jinja": ("how a chat becomes one text", GREEN),
+    "config.json": (N_("which class, which sizes"), BLUE),
+    "generation_config.json": (N_("which token ends a text"), BLUE),
+    "model.safetensors": (N_("the weights"), ORANGE),
+    "tokenizer.json": (N_("text to tokens and back"), GREEN),
+    "tokenizer_config.json": (N_("special tokens"), GREEN),
+    "chat_template.jinja": (N_("how a chat becomes one text"), GREEN),
 }
 
 
@@ -38,8 +39,8 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, color: str, he
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=11)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    arrow = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.6}
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
+    arrow = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.6} | look
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
 
 
@@ -57,16 +58,16 @@ def plot_folder(folder: Path) -> Image:
     told = []
     for row, (name, (purpose, color)) in enumerate(_PURPOSES.items()):
         size = (folder / name).stat().st_size
-        shown = f"{size / 1e6:,.1f} MB" if size > 1e5 else f"{size:,} bytes"
+        shown = _("{size:,.1f} MB").format(size=size / 1e6) if size > 1e5 else _("{size:,} bytes").format(size=size)
         _box(axes, 0.04, row + 0.1, 3.5, f"{name}\n{shown}", color)
         _arrow(axes, (3.6, row + 0.5), (4.0, row + 0.5))
-        axes.text(4.1, row + 0.5, purpose, va="center", fontsize=11)
-        told.append(f"{name}, {shown}: {purpose}")
-    for first, last, text, color in ((0, 2, "the model", ORANGE), (3, 5, "the tokenizer", GREEN)):
+        axes.text(4.1, row + 0.5, _(purpose), va="center", fontsize=11)
+        told.append(f"{name}, {shown}: {_(purpose)}")
+    for first, last, text, color in ((0, 2, _("the model"), ORANGE), (3, 5, _("the tokenizer"), GREEN)):
         for row in range(first, last + 1):
             _arrow(axes, (7.2, row + 0.5), (8.0, (first + last) / 2 + 0.5))
         _box(axes, 8.05, (first + last) / 2 + 0.05, 1.9, text, color, height=0.9)
-    return show(figure, "Six files, and what is made of each. " + "; ".join(told) + ".")
+    return show(figure, _("Six files, and what is made of each. {told}.").format(told="; ".join(told)))
 
 
 def plot_safetensors(path: Path) -> Image:
@@ -77,22 +78,30 @@ def plot_safetensors(path: Path) -> Image:
     places = sorted((each["data_offsets"], name) for name, each in entries.items() if name != "__metadata__")
     size = places[-1][0][1]
     parts = [
-        ("8 bytes:\nhow long is\nthe list?", 1.3, BLUE),
-        (f"the list, {length:,} bytes:\nname, dtype,\nshape, place", 2.7, GREEN),
-        *((f"{name.split('.')[-2]}\n{first:,} to\n{last:,}", 2.1, ORANGE) for (first, last), name in places[:2]),
-        (f"... {len(places) - 2}\nmore", 1.35, ORANGE),
+        (_("8 bytes:\nhow long is\nthe list?"), 1.3, BLUE),
+        (_("the list, {length:,} bytes:\nname, dtype,\nshape, place").format(length=length), 2.7, GREEN),
+        *(
+            (
+                _("{name}\n{first:,} to\n{last:,}").format(name=name.split(".")[-2], first=first, last=last),
+                2.1,
+                ORANGE,
+            )
+            for (first, last), name in places[:2]
+        ),
+        (_("... {num_places}\nmore").format(num_places=len(places) - 2), 1.35, ORANGE),
     ]
     figure, axes = _blank(9, 2.2, 10, 3.2)
     x = 0.05
     for text, width, color in parts:
         _box(axes, x, 0.9, width, text, color, height=1.7)
         x += width + 0.04
-    axes.text(0.05, 0.55, "model.safetensors, from its first byte to its last (not to scale)", fontsize=11)
-    axes.text(4.15, 2.95, "the numbers: places are counted from here", fontsize=11, color="#8A5A00")
-    alt = (
-        f"A file in three parts: 8 bytes with the length of the list; the list, {length:,} bytes; then {size:,} "
-        f"bytes of numbers, {len(places)} tensors one behind the other. The first is {places[0][1]}."
-    )
+    axes.text(0.05, 0.55, _("model.safetensors, from its first byte to its last (not to scale)"), fontsize=11)
+    axes.text(4.15, 2.95, _("the numbers: places are counted from here"), fontsize=11, color="#8A5A00")
+    alt = _(
+        "A file in three parts: 8 bytes with the length of the list; the list, {length:,} bytes; "
+        "then {size:,} bytes of numbers, {num_places} tensors one behind the other. The first is "
+        "{first}."
+    ).format(length=length, size=size, num_places=len(places), first=places[0][1])
     return show(figure, alt)
 
 
@@ -118,7 +127,7 @@ def _draw_rows(axes: Axes, batch: PaddedBatch, names: list[list[str]]) -> None:
             "color": "#00614A" if good else "#A33B00",
             "fontweight": "bold",
         }
-        axes.text(num_columns + 0.12, row + 0.5, "→ next" if good else "→ next?", **next_to)
+        axes.text(num_columns + 0.12, row + 0.5, _("→ next") if good else _("→ next?"), **next_to)
     axes.set(xlim=(0, num_columns + 1.3), ylim=(num_rows, 0))
     axes.set_axis_off()
 
@@ -136,12 +145,13 @@ def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Im
     figure, each_axes = new_figure(10, 4.2, nrows=2)
     for axes, side in zip(each_axes, SIDES, strict=True):
         _draw_rows(axes, pad_prompts(tokenizer, prompts, side), names)
-        axes.set_title(f"padding on the {side} (hatched)", loc="left", fontsize=12)
+        axes.set_title(_("padding on the {side} (hatched)").format(side=_(side)), loc="left", fontsize=12)
     lengths = ", ".join(str(len(row)) for row in names)
-    alt = (
-        f"Prompts of {lengths} tokens in a rectangle, twice. With padding on the left every row ends in a real token; "
-        "on the right the short rows end in padding, and the next token is asked for behind it."
-    )
+    alt = _(
+        "Prompts of {lengths} tokens in a rectangle, twice. With padding on the left every row "
+        "ends in a real token; on the right the short rows end in padding, and the next token is "
+        "asked for behind it."
+    ).format(lengths=lengths)
     return show(figure, alt)
 
 
@@ -149,8 +159,8 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     """Show the error in the last column for every way of padding, for both models of a widget, in float32."""
     ways = [(side, positions) for side in SIDES for positions in POSITIONS]
     looks = {
-        "given": (BLUE, "///", "the loaded model (rotary positions)"),
-        "gpt2": (ORANGE, "", "tiny GPT-2 (learned positions)"),
+        "given": (BLUE, "///", _("the loaded model (rotary positions)")),
+        "gpt2": (ORANGE, "", _("tiny GPT-2 (learned positions)")),
     }
     figure, axes = new_figure(9, 3.2)
     told = []
@@ -158,15 +168,21 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
         errors = [max(explorer.effects[name][(*way, "float32")].at_last_column) for way in ways]
         places = np.arange(len(ways)) + 0.4 * (i - 0.5)
         bars = axes.bar(places, errors, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
-        axes.bar_label(bars, ["none" if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)
-        told.append(f"{label}: {', '.join('large' if error > 0.1 else 'none to speak of' for error in errors)}")
-    counted = {"columns": "positions count columns", "mask": "positions from the mask"}
-    labels = [f"padding {side}\n{counted[positions]}" for side, positions in ways]
+        axes.bar_label(bars, [_("none") if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)
+        told.append(f"{label}: {', '.join(_('large') if error > 0.1 else _('none to speak of') for error in errors)}")
+    counted = {"columns": _("positions count columns"), "mask": _("positions from the mask")}
+    labels = [
+        _("padding {side}\n{counted}").format(side=_(side), counted=counted[positions]) for side, positions in ways
+    ]
     axes.set_xticks(range(len(ways)), labels)
-    axes.set(ylabel="largest error of a logit", title="logits behind the last column: how far from each prompt alone")
+    axes.set(
+        ylabel=_("largest error of a logit"), title=_("logits behind the last column: how far from each prompt alone")
+    )
     axes.margins(y=0.25)
     axes.legend(fontsize=11, loc="upper left")
-    alt = f"Bars of the error for {', '.join(label.replace(chr(10), ', ') for label in labels)}. {'. '.join(told)}."
+    alt = _("Bars of the error for {labels}. {told}.").format(
+        labels=", ".join(label.replace(chr(10), ", ") for label in labels), told=". ".join(told)
+    )
     return show(figure, alt)
 
 
@@ -178,23 +194,28 @@ def plot_waste(lengths: Sequence[int]) -> Image:
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
     padding: dict[str, Any] = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
-    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), label="padding", **padding))
+    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), label=_("padding"), **padding))
     colors = [BLUE if length == longest else ORANGE for length in lengths]
     rectangle.barh(range(len(lengths)), lengths, 0.8, color=colors)
-    rectangle.set(ylim=(len(lengths) - 0.5, -0.5), ylabel=f"{len(lengths)} prompts", yticks=[])
-    rectangle.set_title(f"padded: {cells:,} cells, {sum(lengths):,} of them tokens", loc="left")
+    rectangle.set(
+        ylim=(len(lengths) - 0.5, -0.5), ylabel=_("{num_lengths} prompts").format(num_lengths=len(lengths)), yticks=[]
+    )
+    rectangle.set_title(
+        _("padded: {cells:,} cells, {tokens:,} of them tokens").format(cells=cells, tokens=sum(lengths)), loc="left"
+    )
     ends = np.cumsum(lengths)
     end = int(ends[-1])
     flat.barh(0.5, lengths, 1, left=ends - lengths, color=colors, edgecolor="white", linewidth=0.8)
-    for color, name in ((BLUE, "the essay"), (ORANGE, "a letter")):
+    for color, name in ((BLUE, _("the essay")), (ORANGE, _("a letter"))):
         rectangle.add_patch(Rectangle((0, 0), 0, 0, color=color, label=name))
     rectangle.legend(fontsize=11, loc="upper right")
-    flat.set(ylim=(0, 1), yticks=[], xlim=(0, end * 1.02), xlabel="tokens")
-    flat.set_title(f"flat: {end:,} tokens, one prompt behind the other", loc="left")
-    alt = (
-        f"Above, {len(lengths)} prompts padded to {longest:,} columns: a rectangle that is almost all padding; "
-        f"{100 * sum(lengths) / cells:.0f} % of {cells:,} cells are tokens. Below, the same in one row: {end:,}."
-    )
+    flat.set(ylim=(0, 1), yticks=[], xlim=(0, end * 1.02), xlabel=_("tokens"))
+    flat.set_title(_("flat: {end:,} tokens, one prompt behind the other").format(end=end), loc="left")
+    alt = _(
+        "Above, {num_lengths} prompts padded to {longest:,} columns: a rectangle that is almost "
+        "all padding; {share:.0f} % of {cells:,} cells are tokens. Below, the same in one row: "
+        "{end:,}."
+    ).format(num_lengths=len(lengths), longest=longest, share=100 * sum(lengths) / cells, cells=cells, end=end)
     return show(figure, alt)
 
 
@@ -206,7 +227,7 @@ def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) 
     x = 0.0
     for row, tokens in enumerate(names):
         color, hatch = _OWNERS[row % len(_OWNERS)]
-        axes.text(x + 0.3, 0.35, f"prompt {row + 1}", fontsize=12)
+        axes.text(x + 0.3, 0.35, _("prompt {row}").format(row=row + 1), fontsize=12)
         for position, (name, width) in enumerate(zip(tokens, widths[row], strict=True)):
             look: dict[str, Any] = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
             axes.add_patch(Rectangle((x + 0.15, 0.7), width - 0.3, 1.0, **look))
@@ -218,10 +239,10 @@ def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) 
             if last:
                 axes.text(middle, 2.65, "▲", ha="center", fontsize=12, color=color)
             x += width
-    alt = (
-        f"{sum(map(len, names))} tokens in one row, {' + '.join(str(len(each)) for each in names)}. Below each stands "
-        "its position, which begins at 0 again with every prompt; a triangle marks each prompt's last token."
-    )
+    alt = _(
+        "{count} tokens in one row, {names}. Below each stands its position, which begins at 0 "
+        "again with every prompt; a triangle marks each prompt's last token."
+    ).format(count=sum(map(len, names)), names=" + ".join(str(len(each)) for each in names))
     return show(figure, alt)
 
 
@@ -232,10 +253,10 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
     """
     figure, axes = new_figure(9, 1.05 * len(cases) + 0.9)
     looks = {
-        "in config.json": ("o", BLUE),
-        "the tokenizer's": ("s", ORANGE),
-        "the notes' rule": ("X", "#A33B00"),
-        "our engine": ("D", GREEN),
+        _("in config.json"): ("o", BLUE),
+        _("the tokenizer's"): ("s", ORANGE),
+        _("the notes' rule"): ("X", "#A33B00"),
+        _("our engine"): ("D", GREEN),
     }
     told = []
     for row, (name, (config, tokenizer_limit)) in enumerate(cases.items()):
@@ -246,15 +267,17 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
         for label, limit in zip(looks, (written, tokenizer_limit, ruled, reached), strict=True):
             if limit is not None:
                 marker, color = looks[label]
-                height = row + {"the notes' rule": 0, "our engine": 0.29}.get(label, -0.29)
+                height = row + {_("the notes' rule"): 0, _("our engine"): 0.29}.get(label, -0.29)
                 axes.plot(limit, height, marker, color=color, markersize=11, label=label)
                 axes.annotate(f"{limit:,}", (limit, height), (9, 0), textcoords="offset points", va="center", size=12)
-        told.append(f"{name}: {reached:,}, by the notes' rule {ruled:,}")
+        told.append(
+            _("{name}: {reached:,}, by the notes' rule {ruled:,}").format(name=name, reached=reached, ruled=ruled)
+        )
     axes.set_yticks(range(len(cases)), list(cases), fontsize=12)
-    axes.set(xscale="log", xlim=(700, 300_000), ylim=(len(cases) - 0.5, -0.5), xlabel="tokens")
+    axes.set(xscale="log", xlim=(700, 300_000), ylim=(len(cases) - 0.5, -0.5), xlabel=_("tokens"))
     axes.set_xticks([1024, 8192, 65536], ["1,024", "8,192", "65,536"])
     axes.minorticks_off()
-    axes.set_title("how long a text may be", loc="left")
+    axes.set_title(_("how long a text may be"), loc="left")
     handles, labels = axes.get_legend_handles_labels()
     every = dict(zip(labels, handles, strict=True))
     axes.legend(
@@ -263,25 +286,32 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
         fontsize=11,
         loc="upper right",
     )
-    return show(figure, f"How long a text may be, in tokens. {'; '.join(told)}.")
+    return show(figure, _("How long a text may be, in tokens. {told}.").format(told="; ".join(told)))
 
 
 def plot_factory() -> Image:
-    """Show the stations of ``get_model_and_tokenizer``, and what is refused at each."""
+    """Show the stations of ``get_model_and_tokenizer``, what is refused at each, and where Chen's folder ends."""
     stations = [
-        ("config.json", "broken, or\ncode inside", BLUE),
-        ("the class", "the engine\ncannot run it", BLUE),
-        ("the dtype", "the model\noverflows in it", BLUE),
-        ("the weights", "missing, or of\nanother shape", ORANGE),
-        ("the tokenizer", "missing\nfiles", GREEN),
+        ("config.json", _("broken, or\ncode inside"), BLUE),
+        (_("the class"), _("the engine\ncannot run it"), BLUE),
+        (_("the dtype"), _("the model\noverflows in it"), BLUE),
+        (_("the weights"), _("missing, or of\nanother shape"), ORANGE),
+        (_("the tokenizer"), _("missing\nfiles"), GREEN),
     ]
     figure, axes = _blank(10, 2.1, 10.1, 3)
+    axes.text(0.5, 0.55, "Chen's\nfolder", ha="center", va="center", fontsize=11)
     for i, (name, refused, color) in enumerate(stations):
-        x = 2.05 * i + 0.02
-        _box(axes, x, 0.1, 1.6, name, color, height=0.9)
-        if i:
-            _arrow(axes, (x - 0.45, 0.55), (x, 0.55))
-        _arrow(axes, (x + 0.8, 1.02), (x + 0.8, 1.75))
-        axes.text(x + 0.8, 2.35, f"✗ {refused}", ha="center", va="center", fontsize=11)
-    told = "; ".join(f"{name}: {refused.replace(chr(10), ' ')}" for name, refused, _ in stations)
-    return show(figure, f"Five stations from left to right, and for what a model is refused at each. {told}.")
+        x = 1.82 * i + 1.4
+        way = {"color": "#A33B00", "linewidth": 2.5, "linestyle": "--"} if i == 0 else {}  # Chen's folder goes here
+        _box(axes, x, 0.1, 1.4, name, color, height=0.9)
+        _arrow(axes, (x - 0.42, 0.55), (x, 0.55), **way)
+        _arrow(axes, (x + 0.7, 1.02), (x + 0.7, 1.85), **way)
+        axes.text(x + 0.7, 2.4, f"✗ {refused}", ha="center", va="center", fontsize=11)
+    told = "; ".join(f"{name}: {refused.replace(chr(10), ' ')}" for name, refused, _color in stations)
+    ends = _("Chen's folder ends at the first one: it has code inside.")
+    return show(
+        figure,
+        _("Five stations from left to right, and for what a model is refused at each. {told}. {ends}").format(
+            told=told, ends=ends
+        ),
+    )

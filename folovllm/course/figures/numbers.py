@@ -15,6 +15,7 @@ from folovllm.course.number_bits import BitsDrawing
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show, tidy
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
+from folovllm.language import _
 
 _LOOKS = {"float32": (GREY, "-", "s"), "bfloat16": (GREEN, "--", "o"), "float16": (BLUE, "-.", "^")}
 _MAGNITUDES: NDArray[np.float64] = np.exp2(np.arange(-32, 21, dtype=np.float64))
@@ -50,7 +51,7 @@ def _sizes(tensors: Sequence[Tensor]) -> tuple[float, float]:
 def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Image:
     """Show each dtype's rounding error by magnitude, and below it which magnitudes the model's numbers have."""
     states = model(**tokenizer(prompt, return_tensors="pt").to(model.device), output_hidden_states=True).hidden_states
-    inside = {"weights": list(model.parameters()), "hidden states": list(states)}
+    inside = {_("weights"): list(model.parameters()), _("hidden states"): list(states)}
     figure, (axes, sizes) = new_figure(9.5, 4.8, nrows=2, height_ratios=(3, 1), sharex=True)
     for dtype, (color, line, marker) in _LOOKS.items():
         kind = getattr(torch, dtype)
@@ -60,24 +61,27 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
         shown = [*errors[finite], errors[finite][-1]]
         every: dict[str, Any] = {"marker": marker, "markevery": 6, "markersize": 6}
         axes.plot(ends, shown, line, color=color, linewidth=2.5, label=dtype, **every)
-    axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label="float16 ends: 65,504")
+    axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label=_("float16 ends: 65,504"))
     told = []
     for row, (name, tensors) in enumerate(inside.items()):
         low, high = _sizes(tensors)
         largest = f"{high:,.0f}" if high > 100 else f"{high:.4g}"
         sizes.plot([low, high], [row, row], color=ORANGE, linewidth=12, solid_capstyle="butt")
-        sizes.text(high * 2, row, f"up to {largest}", va="center", fontsize=12)
-        told.append(f"{name} reach {largest}")
-    axes.set(xscale="log", yscale="log", ylim=(1e-6, 300), ylabel="largest error in %", title="what rounding loses")
+        sizes.text(high * 2, row, _("up to {largest}").format(largest=largest), va="center", fontsize=12)
+        told.append(_("{name} reach {largest}").format(name=name, largest=largest))
+    axes.set(
+        xscale="log", yscale="log", ylim=(1e-6, 300), ylabel=_("largest error in %"), title=_("what rounding loses")
+    )
     axes.set_yticks([1e-5, 1e-3, 0.1, 10], ["0.00001", "0.001", "0.1", "10"])
     axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, 0.5), ncols=2)
     sizes.set_yticks([0, 1], list(inside), fontsize=12)
-    sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel="size of the number")
-    sizes.set_title("sizes in this model, without the smallest 0.5 %")
-    alt = (
-        "Rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to its end at 65,504, "
-        f"growing below; float32: 0.000006 %. In this model {' and '.join(told)}."
-    )
+    sizes.set(ylim=(1.7, -0.7), xlim=(1e-10, 1e8), xlabel=_("size of the number"))
+    sizes.set_title(_("sizes in this model with this prompt, without the smallest 0.5 %"))
+    alt = _(
+        "Rounding error by size. bfloat16: 0.4 % everywhere; float16: 0.05 % from 0.00006 to its "
+        "end at 65,504, growing below; float32: 0.000006 %. In this model, with this prompt, "
+        "{told}."
+    ).format(told=_(" and ").join(told))
     return show(figure, alt)
 
 
@@ -90,9 +94,13 @@ def plot_errors(errors: Mapping[str, float]) -> Image:
         axes.barh(row, error, 0.6, edgecolor="white", **look)
         axes.text(error, row, f" {error:.3f}", va="center", fontsize=12)
     axes.set_yticks(range(len(errors)), list(errors), fontsize=12)
-    axes.set(ylim=(len(errors) - 0.4, -0.6), xlabel="largest error of a logit, against float32")
+    axes.set(ylim=(len(errors) - 0.4, -0.6), xlabel=_("largest error of a logit, against float32"))
     axes.margins(x=0.12)
-    return show(figure, "; ".join(f"{name}: off by {error:.2f}" for name, error in errors.items()) + ".")
+    return show(
+        figure,
+        "; ".join(_("{name}: off by {error:.2f}").format(name=name, error=error) for name, error in errors.items())
+        + ".",
+    )
 
 
 def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
@@ -117,19 +125,24 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
         bend = {"connectionstyle": f"arc3,rad={-0.5 if i == 0 else 0.5}", "shrinkA": 7, "shrinkB": 3}
         arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2, **bend}
         axes.annotate("", xy=(target, 0), xytext=(value, 0), arrowprops=arrow)
-        told.append(f"{name}: {value:.3f} becomes {target:.4f}")
+        told.append(_("{name}: {value:.3f} becomes {target:.4f}").format(name=name, value=value, target=target))
     axes.set(ylim=(-1.1, 1.4), xlim=(grid[0] - step / 8, grid[-1] + step / 8))
     axes.set_axis_off()
-    axes.set_title("the two best logits; green: the numbers that bfloat16 has here", loc="left")
-    return show(figure, f"A line with the numbers that bfloat16 can store, {step} apart. {'; '.join(told)}.")
+    axes.set_title(_("the two best logits; green: the numbers that bfloat16 has here"), loc="left")
+    return show(
+        figure,
+        _("A line with the numbers that bfloat16 can store, {step} apart. {told}.").format(
+            step=step, told="; ".join(told)
+        ),
+    )
 
 
 def _draw_block(axes: Axes, weights: NDArray[np.float32], restored: NDArray[np.float32]) -> int:
     """Draw a block's weights, the values that are left of them, and the steps between; return how many values."""
     levels = np.unique(restored)
     axes.hlines(levels, -0.7, 31.7, color=GREY, linewidth=0.8)
-    axes.plot(weights, "o", color=BLUE, markersize=8, fillstyle="none", markeredgewidth=2, label="weight")
-    axes.plot(restored, "x", color="#A33B00", markersize=8, markeredgewidth=2, label="what comes back")
+    axes.plot(weights, "o", color=BLUE, markersize=8, fillstyle="none", markeredgewidth=2, label=_("weight"))
+    axes.plot(restored, "x", color="#A33B00", markersize=8, markeredgewidth=2, label=_("what comes back"))
     axes.set(xlim=(-0.7, 31.7), xticks=[0, 10, 20, 31])
     return len(levels)
 
@@ -139,7 +152,7 @@ def _magnify_all_but(outlier: int, axes: Axes, weights: NDArray[np.float32], res
     inset = axes.inset_axes((0.22, 0.24, 0.74, 0.4))
     tidy(inset)
     _draw_block(inset, np.delete(weights, outlier), np.delete(restored, outlier))
-    inset.set(xticks=[], title="the 31 others, enlarged")
+    inset.set(xticks=[], title=_("the 31 others, enlarged"))
 
 
 def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
@@ -152,11 +165,16 @@ def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
         second, largest = weights.abs().sort().values[-2:].tolist()
         if largest > 10 * second:
             _magnify_all_but(int(weights.abs().argmax()), axes, weights.numpy(), restored.numpy())
-        axes.set(title=f"{name}: {count} values", xlabel="number of the weight in its block")
-        told.append(f"{name}: {count} different values, largest error {error:.4f}")
-    every[0][0].set_ylabel("weight")
+        axes.set(
+            title=_("{name}: {count} values").format(name=name, count=count),
+            xlabel=_("number of the weight in its block"),
+        )
+        told.append(
+            _("{name}: {count} different values, largest error {error:.4f}").format(name=name, count=count, error=error)
+        )
+    every[0][0].set_ylabel(_("weight"))
     every[0][-1].legend(fontsize=11)
-    return show(figure, f"32 weights of a block, and what comes back. {'; '.join(told)}.")
+    return show(figure, _("32 weights of a block, and what comes back. {told}.").format(told="; ".join(told)))
 
 
 def plot_sizes(megabytes: Mapping[str, float]) -> Image:
@@ -165,8 +183,11 @@ def plot_sizes(megabytes: Mapping[str, float]) -> Image:
     rows = range(len(megabytes))
     axes.barh(rows, list(megabytes.values()), 0.6, color=BLUE, hatch="///", edgecolor="white")
     for row, size in zip(rows, megabytes.values(), strict=True):
-        axes.text(size, row, f" {size:,.0f} MB", va="center", fontsize=12)
+        axes.text(size, row, _(" {size:,.0f} MB").format(size=size), va="center", fontsize=12)
     axes.set_yticks(rows, list(megabytes), fontsize=12)
-    axes.set(ylim=(len(megabytes) - 0.4, -0.6), xlabel="MB for the weights")
+    axes.set(ylim=(len(megabytes) - 0.4, -0.6), xlabel=_("MB for the weights"))
     axes.margins(x=0.15)
-    return show(figure, "; ".join(f"{name}: {size:,.0f} MB" for name, size in megabytes.items()) + ".")
+    return show(
+        figure,
+        "; ".join(_("{name}: {size:,.0f} MB").format(name=name, size=size) for name, size in megabytes.items()) + ".",
+    )

@@ -1,5 +1,6 @@
 """The figures of chapter 06: what tells four patterns apart, what a token keeps, where a strategy sits, and the end."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -18,17 +19,18 @@ from folovllm.course.move import Move
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import token_fonts, token_label
+from folovllm.language import N_, _
 from folovllm.llm import LLM
 from folovllm.models.probe import get_attention
 
 _BYTES_PER_ID = 36
 """A slot of a list, and the number that it points to."""
-_LINES = (("weights", GREY, "s"), ("keys and values", ORANGE, "o"), ("token ids in a list", BLUE, "^"))
+_LINES = ((N_("weights"), GREY, "s"), (N_("keys and values"), ORANGE, "o"), (N_("token ids in a list"), BLUE, "^"))
 _QUESTIONS = {
-    "Builder": "Is a thing unfinished first,\nand finished by a last step?",
-    "Strategy": "Can one part take another's place,\nand the caller does not notice?",
-    "Factory": "Does data decide\nwhich class is used?",
-    "State": "Does each state have a class,\nwith a behaviour of its own?",
+    N_("Builder"): N_("Is a thing unfinished first,\nand finished by a last step?"),
+    N_("Strategy"): N_("Can one part take another's place,\nand the caller does not notice?"),
+    N_("Factory"): N_("Does data decide\nwhich class is used?"),
+    N_("State"): N_("Does each state have a class,\nwith a behaviour of its own?"),
 }
 
 
@@ -39,73 +41,80 @@ def plot_patterns() -> Image:
     for panel, draw, (name, question) in zip(axes.flat, drawings, _QUESTIONS.items(), strict=True):
         _empty(panel, 10, 5)
         draw(panel)
-        panel.set_title(name, fontsize=14, fontweight="bold")
-        panel.text(5, 0.75, question, ha="center", va="center", fontsize=12)
-    told = "; ".join(f"{name}: {' '.join(question.split())}" for name, question in _QUESTIONS.items())
+        panel.set_title(_(name), fontsize=14, fontweight="bold")
+        panel.text(5, 0.75, _(question), ha="center", va="center", fontsize=12)
+    told = "; ".join(f"{_(name)}: {' '.join(_(question).split())}" for name, question in _QUESTIONS.items())
     return show(
         figure,
-        "Four small drawings, one per pattern, each with its question. Orange is what there is first, blue what is "
-        f"used in the end; a dashed border is unfinished or not in use. {told}",
+        _(
+            "Four small drawings, one per pattern, each with its question. Orange is what there is "
+            "first, blue what is used in the end; a dashed border is unfinished or not in use. {told}"
+        ).format(told=told),
     )
 
 
 def _draw_builder(axes: Axes) -> None:
-    _box(axes, 0.1, 1.9, 4.1, 2.7, "a dict\nmax_num_seqs = 8\ndtype = ?", ORANGE, "--")
-    _arrow(axes, (4.25, 3.25), (5.75, 3.25), "finish")
-    _box(axes, 5.8, 1.9, 4.1, 2.7, "EngineConfig\nmax_num_seqs = 8\ndtype = float32", BLUE)
+    _box(axes, 0.1, 1.9, 4.1, 2.7, _("a dict\nmax_num_seqs = 8\ndtype = ?"), ORANGE, "--")
+    _arrow(axes, (4.25, 3.25), (5.75, 3.25), _("finish"))
+    _box(axes, 5.8, 1.9, 4.1, 2.7, _("EngineConfig\nmax_num_seqs = 8\ndtype = float32"), BLUE)
 
 
 def _draw_strategy(axes: Axes) -> None:
     _box(axes, 0.3, 2.2, 3.2, 2.1, "LLMEngine", GREY)
-    _arrow(axes, (3.5, 3.25), (5.6, 3.25), "calls")
-    for low, name, style in ((3.4, "Sampler", "-"), (1.9, "another one", "--")):
+    _arrow(axes, (3.5, 3.25), (5.6, 3.25), _("calls"))
+    for low, name, style in ((3.4, "Sampler", "-"), (1.9, _("another one"), "--")):
         _box(axes, 5.9, low, 3.6, 1.2, name, BLUE, style)
 
 
 def _draw_factory(axes: Axes) -> None:
-    _box(axes, 0.1, 2.45, 2.5, 1.6, "config.json\nsays B", ORANGE)
-    _arrow(axes, (2.65, 3.25), (4.4, 3.25), "looked\nup in")
-    _box(axes, 4.45, 2.45, 1.6, 1.6, "table", GREY)
+    _box(axes, 0.1, 2.45, 2.5, 1.6, _("config.json\nsays B"), ORANGE)
+    _arrow(axes, (2.65, 3.25), (4.4, 3.25), _("looked\nup in"))
+    _box(axes, 4.45, 2.45, 1.6, 1.6, _("table"), GREY)
     _arrow(axes, (6.1, 3.0), (7.15, 2.6), "")
-    axes.text(6.5, 2.05, "chooses", ha="center", fontsize=11)
-    _box(axes, 7.2, 3.5, 2.5, 1.1, "class A", GREY, "--")
-    _box(axes, 7.2, 1.9, 2.5, 1.2, "class B", BLUE)
+    axes.text(6.5, 2.05, _("chooses"), ha="center", fontsize=11)
+    _box(axes, 7.2, 3.5, 2.5, 1.1, _("class A"), GREY, "--")
+    _box(axes, 7.2, 1.9, 2.5, 1.2, _("class B"), BLUE)
 
 
 def _draw_state(axes: Axes) -> None:
-    _box(axes, 0.2, 2.2, 3.6, 2.1, "class Waiting\nnext(): ask", ORANGE)
-    _box(axes, 6.2, 2.2, 3.6, 2.1, "class Running\nnext(): write", BLUE)
-    _arrow(axes, (4.0, 3.25), (6.0, 3.25), "becomes")
+    _box(axes, 0.2, 2.2, 3.6, 2.1, _("class Waiting\nnext(): ask"), ORANGE)
+    _box(axes, 6.2, 2.2, 3.6, 2.1, _("class Running\nnext(): write"), BLUE)
+    _arrow(axes, (4.0, 3.25), (6.0, 3.25), _("becomes"))
 
 
 def plot_place() -> Image:
-    """Show the stages between logits and token, and the free place after the filters."""
-    figure, axes = new_figure(10.5, 2.9)
-    _empty(axes, 21, 5.6)
+    """Show the stages between logits and token, the free place after the filters, and where vLLM has its own."""
+    figure, axes = new_figure(10.5, 3.3)
+    _empty(axes, 21, 6.4)
     stages = (
-        ("logits", GREY, "-"),
-        ("bans,\npenalties", GREY, "-"),
-        ("temperature", GREY, "-"),
-        ("top-k, top-p,\nmin-p", GREY, "-"),
-        ("refine:\nyour rule", ORANGE, "--"),
-        ("token", BLUE, "-"),
+        (_("logits"), 0.15, GREY, "-"),
+        (_("bans,\npenalties"), 3.5, GREY, "-"),
+        (_("temperature"), 6.85, GREY, "-"),
+        (_("top-k, top-p,\nmin-p"), 10.2, GREY, "-"),
+        (_("refine:\nyour rule"), 13.55, ORANGE, "--"),
+        (_("token"), 18.05, BLUE, "-"),
     )
-    for i, (name, color, style) in enumerate(stages):
-        _box(axes, 0.2 + 3.5 * i, 2.6, 2.8, 2.2, name, color, style)
-        if i:
-            _arrow(axes, (3.5 * i - 0.45, 3.7), (3.5 * i + 0.15, 3.7))
-    axes.text(17.35, 4.95, "draw", ha="center", fontsize=12)
-    axes.plot([5.1, 5.1, 19.1], [2.5, 0.9, 0.9], color="black", lw=1.4)
-    _arrow(axes, (19.1, 0.9), (19.1, 2.5))
+    width = 2.75
+    for name, left, color, style in stages:
+        _box(axes, left, 2.6, width, 2.2, name, color, style)
+    for (_before, left, *_more), (name, right, *_rest) in itertools.pairwise(stages):
+        _arrow(axes, (left + width + 0.05, 3.7), (right - 0.05, 3.7), _("draw") if name == _("token") else "")
+    _arrow(axes, (9.9, 5.6), (9.9, 3.95))
+    axes.text(9.9, 5.75, _("here vLLM would call your rule (section 9)"), ha="center", fontsize=12)
+    axes.plot([4.9, 4.9, 19.4], [2.5, 0.9, 0.9], color="black", lw=1.4)
+    _arrow(axes, (19.4, 0.9), (19.4, 2.5))
     axes.text(
-        12, 1.25, "temperature 0: the likeliest token, without filters and without refine", ha="center", fontsize=12
+        12, 1.25, _("temperature 0: the likeliest token, without filters and without refine"), ha="center", fontsize=12
     )
     return show(
         figure,
-        "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and min-p; refine, with a "
-        "dashed border, the place for your rule; the token, which is drawn. A line goes from the second "
-        "box past all others to the last: "
-        "with temperature 0 the likeliest token is taken, without any filter and without refine.",
+        _(
+            "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and "
+            "min-p; refine, with a dashed border, the place for your rule; the token, which is "
+            "drawn. An arrow between temperature and top-k says: here vLLM would call your rule "
+            "(section 9). A line goes from the second box past all others: with temperature 0 the "
+            "likeliest token is taken, without any filter and without refine."
+        ),
     )
 
 
@@ -118,23 +127,23 @@ def plot_memory_growth(llm: LLM, lengths: Sequence[int] = (1, 10, 100, 1000, 10_
     sizes = (np.full(len(tokens), weights), per_token * tokens, _BYTES_PER_ID * tokens)
     figure, axes = new_figure(9, 3.9)
     for (label, color, marker), values in zip(_LINES, sizes, strict=True):
-        axes.loglog(tokens, values / 1e6, color=color, marker=marker, lw=2.5, label=label)
-        axes.annotate(label, (tokens[-1], values[-1] / 1e6), (9, -4), textcoords="offset points", fontsize=12)
+        axes.loglog(tokens, values / 1e6, color=color, marker=marker, lw=2.5, label=_(label))
+        axes.annotate(_(label), (tokens[-1], values[-1] / 1e6), (9, -4), textcoords="offset points", fontsize=12)
     equal = weights / per_token
     axes.plot([equal, equal], [1e-5, weights / 1e6], color="black", ls=":", lw=1.6)
-    axes.text(equal * 1.15, 3e-5, f"{round(equal, -2):,.0f} tokens", fontsize=12)
+    axes.text(equal * 1.15, 3e-5, _("{equal:,.0f} tokens").format(equal=round(equal, -2)), fontsize=12)
     between = {"arrowstyle": "<->", "lw": 1.6, "color": "black"}
     axes.annotate("", (100, _BYTES_PER_ID / 1e4), (100, per_token / 1e4), arrowprops=between)
-    axes.text(115, 0.06, f"{per_token / _BYTES_PER_ID:,.0f} times", fontsize=12)
+    axes.text(115, 0.06, _("{times:,.0f} times").format(times=per_token / _BYTES_PER_ID), fontsize=12)
     axes.set_xticks(tokens, [f"{each:,}" for each in tokens])
-    axes.set_yticks([1e-4, 1e-2, 1, 100, 1e4], ["100 bytes", "10 kB", "1 MB", "100 MB", "10 GB"])
+    axes.set_yticks([1e-4, 1e-2, 1, 100, 1e4], [_("100 bytes"), _("10 kB"), _("1 MB"), _("100 MB"), _("10 GB")])
     axes.minorticks_off()
-    axes.set(xlabel="tokens of all texts together", ylabel="memory", xlim=(0.7, 3e6), ylim=(1e-5, 3e4))
-    alt = (
-        f"Memory against tokens, both axes logarithmic. The weights are a flat line at {weights / 1e6:.0f} MB. Keys "
-        f"and values rise by {per_token:,} bytes per token and cross it at about {round(equal, -2):,.0f} tokens. "
-        f"Token ids rise in parallel, {per_token / _BYTES_PER_ID:,.0f} times lower."
-    )
+    axes.set(xlabel=_("tokens of all texts together"), ylabel=_("memory"), xlim=(0.7, 3e6), ylim=(1e-5, 3e4))
+    alt = _(
+        "Memory against tokens, both axes logarithmic. The weights are a flat line at "
+        "{weights:.0f} MB. Keys and values rise by {per_token:,} bytes per token and cross it at "
+        "about {equal:,.0f} tokens. Token ids rise in parallel, {times:,.0f} times lower."
+    ).format(weights=weights / 1e6, per_token=per_token, equal=round(equal, -2), times=per_token / _BYTES_PER_ID)
     return show(figure, alt)
 
 
@@ -154,9 +163,9 @@ def plot_cut(
         probs = logits.double().softmax(dim=-1)
         head = probs.argsort(descending=True)[:num_tokens]
         looks = {
-            "kept by both": (kept[1, head], BLUE, "o"),
-            f"kept by {mild:g} only": ((kept[0] & ~kept[1])[head], ORANGE, "s"),
-            "dropped by both": (~kept[0, head], GREY, "X"),
+            _("kept by both"): (kept[1, head], BLUE, "o"),
+            _("kept by {mild:g} only").format(mild=mild): ((kept[0] & ~kept[1])[head], ORANGE, "s"),
+            _("dropped by both"): (~kept[0, head], GREY, "X"),
         }
         for label, (mask, color, marker) in looks.items():
             places = np.flatnonzero(mask.numpy())
@@ -164,19 +173,34 @@ def plot_cut(
             panel.plot(places, heights, marker, color=color, ms=8, label=label)
         for epsilon in epsilons:
             panel.axhline(epsilon, color="black", ls="--", lw=1.2)
-            panel.text(num_tokens - 0.4, epsilon * 1.08, f"epsilon {epsilon:g}", ha="right", fontsize=11)
+            panel.text(
+                num_tokens - 0.4,
+                epsilon * 1.08,
+                _("epsilon {epsilon:g}").format(epsilon=epsilon),
+                ha="right",
+                fontsize=11,
+            )
         names = [token_label(llm.get_tokenizer(), int(token)) for token in head]
         panel.set_xticks(range(num_tokens), names, rotation=55, ha="right", family=token_fonts(), fontsize=11)
         panel.set(title=prompt, yscale="log", ylim=(2e-3, 1), xlim=(-0.7, num_tokens - 0.3))
         panel.grid(axis="x", color="#eeeeee")
         panel.yaxis.set_major_formatter(PercentFormatter(1))
         many, few = (int(each.sum()) for each in kept)
-        told.append(f"After {prompt!r}, {mild:g} keeps {many} tokens and {strict:g} {few}.")
-    axes[0].set_ylabel("probability")
+        told.append(
+            _("After {prompt!r}, {mild:g} keeps {many} tokens and {strict:g} {few}.").format(
+                prompt=prompt, mild=mild, many=many, strict=strict, few=few
+            )
+        )
+    axes[0].set_ylabel(_("probability"))
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
-    lines = f"with dashed lines at {mild:g} and {strict:g}"
-    return show(figure, f"Dots for the {num_tokens} likeliest next tokens, logarithmic, {lines}. {' '.join(told)}")
+    lines = _("with dashed lines at {mild:g} and {strict:g}").format(mild=mild, strict=strict)
+    return show(
+        figure,
+        _("Dots for the {num_tokens} likeliest next tokens, logarithmic, {lines}. {told}").format(
+            num_tokens=num_tokens, lines=lines, told=" ".join(told)
+        ),
+    )
 
 
 def plot_move(move: Move) -> Image:
@@ -190,14 +214,21 @@ def plot_move(move: Move) -> Image:
         places = np.arange(len(who)) + 0.38 * (i - 0.5)
         bars = axes.barh(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", label=move.titles[name])
         axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
-        shares = ", ".join(f"{value:.0f} for {each}" for each, value in zip(who, values, strict=True))
+        shares = ", ".join(
+            _("{value:.0f} for {each}").format(value=value, each=each) for each, value in zip(who, values, strict=True)
+        )
         told.append(f"{move.titles[name]}: {shares}")
     axes.set_yticks(range(len(who)), who, fontsize=12)
     axes.invert_yaxis()
     axes.set_title(move.machine, fontsize=12)
-    axes.set(xlabel="tokens per second, all readers together", xlim=(0, 1.1 * axes.get_xlim()[1]))
+    axes.set(xlabel=_("tokens per second, all readers together"), xlim=(0, 1.1 * axes.get_xlim()[1]))
     figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
-    return show(figure, f"Bars of tokens per second, recorded on {move.machine}. {'. '.join(told)}.")
+    return show(
+        figure,
+        _("Bars of tokens per second, recorded on {machine}. {told}.").format(
+            machine=move.machine, told=". ".join(told)
+        ),
+    )
 
 
 def plot_lantern(text: str) -> Image:
@@ -218,24 +249,29 @@ def plot_lantern(text: str) -> Image:
         axes.plot([x, x], [1.55, 0.5], color="#ffb703", lw=1.6)
     wrapped = textwrap.fill(text.strip(), 30)
     axes.text(6.5, 5, wrapped, ha="center", va="center", fontsize=12.5, color="#fff3d6", linespacing=1.3)
-    axes.text(13, 8.6, "You built an engine.", fontsize=19, fontweight="bold", color="#ffd97d", va="center")
+    axes.text(13, 8.6, _("You built an engine."), fontsize=19, fontweight="bold", color="#ffd97d", va="center")
     for i, line in enumerate(lines):
         axes.text(13, 7.2 - 1.15 * i, line, fontsize=13, color="white", va="center")
     for x, y, size in ((12.4, 1.0, 0.07), (20.9, 9.2, 0.10), (1.0, 8.9, 0.09), (18.2, 0.8, 0.09), (11.9, 9.3, 0.07)):
         axes.add_patch(Circle((x, y), size, color="#fff3d6"))
-    beside = f"Beside it: You built an engine. {'; '.join(lines)}."
-    return show(figure, f"A red lantern glows at night. In it stands: {text.strip()} {beside}")
+    beside = _("Beside it: You built an engine. {lines}.").format(lines="; ".join(lines))
+    return show(
+        figure,
+        _("A red lantern glows at night. In it stands: {text} {beside}").format(text=text.strip(), beside=beside),
+    )
 
 
 def _course_in_numbers() -> list[str]:
     """Say what a learner has done who did all."""
     num_predictions = sum(map(len, CHAPTERS.values()))
     return [
-        f"{len(CHAPTERS)} chapters, {num_predictions} predictions",
-        f"{len(EXERCISES) - 1} exercises, and a rule of your own",
-        "135 million weights, read in each step",
-        "46,080 bytes, kept for each token",
-        "8 of 8 texts as on vLLM, at temperature 0",
+        _("{num_chapters} chapters, {num_predictions} predictions").format(
+            num_chapters=len(CHAPTERS), num_predictions=num_predictions
+        ),
+        _("{num_exercises} exercises, and a rule of your own").format(num_exercises=len(EXERCISES) - 1),
+        _("135 million weights, read in each step"),
+        _("46,080 bytes, kept for each token"),
+        _("8 of 8 texts as on vLLM, at temperature 0"),
     ]
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
-from folovllm.course.token_text import visible_text
+from folovllm.course.token_text import token_fonts, visible_text
 from folovllm.engine.detokenizer import decode_token, find_stop
+from folovllm.language import _
 from folovllm.llm import LLM
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
 from folovllm.sampling.sampler import adjust_logits
@@ -47,16 +48,40 @@ def plot_draw(
         shares = ", ".join(f"{name} {shape.after[token]:.0%}" for name, token in zip(names, named, strict=True))
         drawn = [_name(llm, token) for token in shape.draw(numbers)] if numbers else []
         for number, name in zip(numbers, drawn, strict=True):
-            axes.text(number + 0.008, row - 0.31, f"draws {name}", va="bottom", fontsize=12, family="monospace")
-        told.append(f"{label}: {shares}, all others {rest:.0%}" + "".join(f", drawn: {name}" for name in drawn))
+            axes.text(
+                number + 0.008,
+                row - 0.31,
+                _("draws {name}").format(name=name),
+                va="bottom",
+                fontsize=12,
+                family=token_fonts(),
+            )
+        told.append(
+            _("{label}: {shares}, all others {rest:.0%}").format(label=label, shares=shares, rest=rest)
+            + "".join(_(", drawn: {name}").format(name=name) for name in drawn)
+        )
     for number in numbers:
         axes.axvline(number, color="black", linestyle="--", linewidth=1.5)
         axes.text(number, -0.64, f"{number:.3f}", ha="center", va="bottom", fontsize=12)
     axes.set_yticks(range(len(shapes)), list(settings), fontsize=12)
-    axes.set(xlim=(-0.005, 1.005), ylim=(len(shapes) - 0.55, -0.6), xlabel="place on the strip")
-    axes.set_title(f"{prompt} …    (grey: the other {len(logits) - num_named:,} tokens)", pad=24 if numbers else 8)
-    pointed = f" Random numbers point to {', '.join(f'{number:.3f}' for number in numbers)}." if numbers else ""
-    return show(figure, f"After {prompt!r}, the strip from 0 to 1 divided among tokens. {'; '.join(told)}.{pointed}")
+    axes.set(xlim=(-0.005, 1.005), ylim=(len(shapes) - 0.55, -0.6), xlabel=_("place on the strip"))
+    axes.set_title(
+        _("{prompt} …    (grey: the other {num_logits:,} tokens)").format(
+            prompt=prompt, num_logits=len(logits) - num_named
+        ),
+        pad=24 if numbers else 8,
+    )
+    pointed = (
+        _(" Random numbers point to {numbers}.").format(numbers=", ".join(f"{number:.3f}" for number in numbers))
+        if numbers
+        else ""
+    )
+    return show(
+        figure,
+        _("After {prompt!r}, the strip from 0 to 1 divided among tokens. {told}.{pointed}").format(
+            prompt=prompt, told="; ".join(told), pointed=pointed
+        ),
+    )
 
 
 def _draw_strip(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int64], names: Sequence[str]) -> None:
@@ -68,7 +93,7 @@ def _draw_strip(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int
         axes.barh(row, width, 0.6, left=left, color=color, hatch=hatch, edgecolor="white", linewidth=0.5)
         if width > 0.012 * len(name):
             middle = left + width / 2
-            axes.text(middle, row, name, ha="center", va="center", fontsize=12, family="monospace", bbox=_IN_FRONT)
+            axes.text(middle, row, name, ha="center", va="center", fontsize=12, family=token_fonts(), bbox=_IN_FRONT)
 
 
 def plot_filters(
@@ -78,7 +103,7 @@ def plot_filters(
 
     probs: [num_tokens], together 1.  orders: those of settings that do not run their filters in Hugging Face's.
     """
-    rows = {"the model": SamplingParams(), **settings}
+    rows = {_("the model"): SamplingParams(), **settings}
     order: dict[str, SamplingOrder] = dict.fromkeys(rows, "huggingface")
     order.update(orders or {})
     names = ascii_uppercase[: len(probs)]
@@ -96,10 +121,15 @@ def plot_filters(
     axes.spines[["bottom", "left"]].set_visible(False)
     axes.tick_params(left=False)
     for place, name in enumerate(names):
-        axes.text(place, -0.72, f"token {name}", fontsize=12, fontweight="bold")
+        axes.text(place, -0.72, _("token {name}").format(name=name), fontsize=12, fontweight="bold")
     axes.set(xlim=(-0.05, len(probs)), ylim=(len(rows) - 0.45, -0.85))
-    axes.set_xlabel("dotted outline: what the model gave.  filled: what the token is drawn with.  (rounded)")
-    return show(figure, f"{len(probs)} tokens under several settings, with what is left of each. {'; '.join(told)}.")
+    axes.set_xlabel(_("dotted outline: what the model gave.  filled: what the token is drawn with.  (rounded)"))
+    return show(
+        figure,
+        _("{num_probs} tokens under several settings, with what is left of each. {told}.").format(
+            num_probs=len(probs), told="; ".join(told)
+        ),
+    )
 
 
 def _draw_token(axes: Axes, row: int, place: int, before: float, after: float, widest: float) -> None:
@@ -107,7 +137,7 @@ def _draw_token(axes: Axes, row: int, place: int, before: float, after: float, w
     if after:
         axes.barh(row + 0.12, after / widest, 0.4, left=place, color=BLUE, hatch="///", edgecolor="white")
     axes.barh(row + 0.12, before / widest, 0.4, left=place, fill=False, edgecolor="black", linestyle=":", linewidth=1.5)
-    text, color = (f"{after:.0%}", "black") if after else ("✗ dropped", "#555555")
+    text, color = (f"{after:.0%}", "black") if after else (_("✗ dropped"), "#555555")
     axes.text(place, row - 0.12, text, fontsize=12, va="bottom", color=color)
 
 
@@ -131,13 +161,22 @@ def plot_penalties(
         axes.plot(each[tokens], places, marker, label=f"{label}: {best[label]}", **look)
     counts = [list(output_token_ids).count(token) for token in tokens]
     labels = [f"{_name(llm, token)}  ×{count}" for token, count in zip(tokens, counts, strict=True)]
-    axes.set_yticks(range(num_tokens), labels, family="monospace", fontsize=12)
-    axes.set(xlabel="logit of the next token", ylabel="token × times in the output", ylim=(num_tokens - 0.5, -0.5))
+    axes.set_yticks(range(num_tokens), labels, family=token_fonts(), fontsize=12)
+    axes.set(
+        xlabel=_("logit of the next token"), ylabel=_("token × times in the output"), ylim=(num_tokens - 0.5, -0.5)
+    )
     axes.grid(axis="x", alpha=0.4)
     looks_of_legend = {"ncols": 2, "fontsize": 11, "title_fontsize": 11, "frameon": False}
-    figure.legend(loc="outside upper center", title="setting: the token with the largest logit", **looks_of_legend)
-    told = "; ".join(f"{label}: {name} has the largest" for label, name in best.items())
-    return show(figure, f"Logits of {', '.join(labels)} under {len(settings)} settings. {told}.")
+    figure.legend(loc="outside upper center", title=_("setting: the token with the largest logit"), **looks_of_legend)
+    told = "; ".join(
+        _("{label}: {name} has the largest").format(label=label, name=name) for label, name in best.items()
+    )
+    return show(
+        figure,
+        _("Logits of {labels} under {num_settings} settings. {told}.").format(
+            labels=", ".join(labels), num_settings=len(settings), told=told
+        ),
+    )
 
 
 def _adjusted(logits: Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> Tensor:
@@ -158,12 +197,14 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
         places = np.arange(len(settings)) + 0.36 * (i - (len(prompts) - 1) / 2)
         bars = axes.barh(places, kept, 0.34, color=color, hatch=hatch, edgecolor="white", label=prompt)
         axes.bar_label(bars, padding=4, fontsize=11)
-        told.append(f"after {prompt!r}: " + ", ".join(map(str, kept)))
+        told.append(_("after {prompt!r}: ").format(prompt=prompt) + ", ".join(map(str, kept)))
     axes.set_yticks(range(len(settings)), list(settings), fontsize=12)
-    axes.set(xlabel="tokens kept")
+    axes.set(xlabel=_("tokens kept"))
     axes.set_ylim(len(settings) - 0.45, -0.55)
     figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=11, frameon=False)
-    return show(figure, f"Tokens that {', '.join(settings)} keep, {'; '.join(told)}.")
+    return show(
+        figure, _("Tokens that {settings} keep, {told}.").format(settings=", ".join(settings), told="; ".join(told))
+    )
 
 
 def plot_repetition(
@@ -175,47 +216,67 @@ def plot_repetition(
     """
     figure, axes = new_figure(10, 4.2)
     told = []
-    for (label, part), marker, (color, _) in zip(parts.items(), _MARKERS, _LOOKS, strict=False):
+    for (label, part), marker, (color, _hatch) in zip(parts.items(), _MARKERS, _LOOKS, strict=False):
         shares = []
         for place in range(len(output_token_ids))[part]:
             logits = llm.compute_logits([*prompt_token_ids, *output_token_ids[:place]])
             shares.append(float(logits.double().softmax(dim=-1)[output_token_ids[place]]))
-        together = f"multiplied: {np.format_float_positional(np.prod(shares), precision=2, fractional=False)}"
+        together = _("multiplied: {product}").format(
+            product=np.format_float_positional(np.prod(shares), precision=2, fractional=False)
+        )
         axes.plot(shares, marker=marker, color=color, markersize=9, linewidth=1.2, label=f"{label} ({together})")
-        told.append(f"{label} {min(shares):.2f} to {max(shares):.2f}, {together}")
+        told.append(
+            _("{label} {least:.2f} to {most:.2f}, {together}").format(
+                label=label, least=min(shares), most=max(shares), together=together
+            )
+        )
     names = [_name(llm, token) for token in output_token_ids[part]]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", family="monospace", fontsize=11)
-    axes.set(ylabel="probability of the token", xlabel="the tokens, in the order of the text")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", family=token_fonts(), fontsize=11)
+    axes.set(ylabel=_("probability of the token"), xlabel=_("the tokens, in the order of the text"))
     axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(-0.04, 1.04))
     axes.grid(axis="y", alpha=0.4)
     figure.legend(loc="outside upper center", ncols=len(parts), fontsize=11, frameon=False)
-    return show(figure, f"The probability of each of {len(names)} tokens. {'; '.join(told)}.")
+    return show(
+        figure,
+        _("The probability of each of {num_names} tokens. {told}.").format(num_names=len(names), told="; ".join(told)),
+    )
 
 
 def plot_stop(text: str, stop: list[str]) -> Image:
     """Show where each stop string begins and is complete in a text that grows letter by letter."""
     found = find_stop(text, stop)
     kept = len(text) if found is None else found[0]
-    figure, axes = new_figure(8, 0.8 + 0.6 * (1 + len(stop)))
+    figure, axes = new_figure(8, 1.0 + 0.6 * (1 + len(stop)))
     for place, letter in enumerate(text):
         color, hatch = (BLUE, "") if place < kept else (_PALE, "...")
         axes.barh(0, 0.94, 0.7, left=place + 0.03, color=color, hatch=hatch, edgecolor="white")
         axes.text(place + 0.5, 0, visible_text(letter), ha="center", va="center", fontsize=13, bbox=_IN_FRONT)
-    told, labels = [], ["the text"]
+    told, labels = [], [_("the text")]
     for row, each in enumerate(stop, start=1):
         start, end = text.index(each), text.index(each) + len(each)
         axes.barh(row, len(each), 0.5, left=start, color=ORANGE, hatch="///", edgecolor="white")
         axes.plot([end, end], [0.5, row + 0.3], color="black", linestyle="--")
-        labels.append(f"{each!r}\ncomplete after {end}")
-        told.append(f"{each!r} begins after {start} characters and is complete after {end}")
+        labels.append(_("{each!r}\ncomplete after {end}").format(each=each, end=end))
+        told.append(
+            _("{each!r} begins after {start} characters and is complete after {end}").format(
+                each=each, start=start, end=end
+            )
+        )
     axes.set_yticks(range(len(stop) + 1), labels, fontsize=12)
     axes.set(xlim=(-0.1, len(text) + 0.1), ylim=(len(stop) + 0.5, -0.6), xticks=[])
     axes.spines["bottom"].set_visible(False)
-    axes.set_xlabel("blue: what stays.  dotted grey: what is cut off")
-    return show(figure, f"The text {text!r} letter by letter. {'; '.join(told)}. What stays is {text[:kept]!r}.")
+    axes.set_xlabel(
+        _("blue: what stays.  dotted grey: what is cut off.\norange: a stop string.  dashed line: where it is complete")
+    )
+    return show(
+        figure,
+        _("The text {text!r} letter by letter. {told}. What stays is {kept!r}.").format(
+            text=text, told="; ".join(told), kept=text[:kept]
+        ),
+    )
 
 
 def _name(llm: LLM, token: int) -> str:
     """Return a token's text as a label."""
     text = decode_token(llm.get_tokenizer(), int(token))
-    return "new line" if text == "\n" else visible_text(text)
+    return _("new line") if text == "\n" else visible_text(text)

@@ -13,6 +13,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import StepRecord
+from folovllm.language import N_, _
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request import ALLOWED_TRANSITIONS, Request, Sequence, SequenceStatus
@@ -35,23 +36,45 @@ def plot_request(llm: LLM, request: Request) -> Image:
     figure, axes = new_figure(11, 7)
     _box(axes, (1, 36), 98, 39, "black", "-")
     params = request.sampling_params
-    axes.text(3, 72.3, f"Request {request.request_id!r}: {request.status}", va="center", fontsize=13, weight="bold")
-    told = f"prompt: {request.prompt!r}      n={params.n}, seed={params.seed}, max_tokens={params.max_tokens}"
+    axes.text(
+        3,
+        72.3,
+        _("Request {request_id!r}: {status}").format(request_id=request.request_id, status=request.status),
+        va="center",
+        fontsize=13,
+        weight="bold",
+    )
+    told = _("prompt: {prompt!r}      n={n}, seed={seed}, max_tokens={max_tokens}").format(
+        prompt=request.prompt, n=params.n, seed=params.seed, max_tokens=params.max_tokens
+    )
     axes.text(3, 68.6, told, va="center", fontsize=12)
     starts = []
     for i, seq in enumerate(seqs):
         left = 3 + 32 * i
         color, line = _OWNERS[i]
         _box(axes, (left, 38), 30, 28, color, line)
-        axes.text(left + 1.5, 63.2, f"Sequence {seq.seq_id!r}: {seq.status}", va="center", fontsize=12, weight="bold")
-        axes.text(left + 1.5, 59.6, f"seed {seq.seed}, block table {seq.block_ids}", va="center", fontsize=12)
+        axes.text(
+            left + 1.5,
+            63.2,
+            _("Sequence {seq_id!r}: {status}").format(seq_id=seq.seq_id, status=seq.status),
+            va="center",
+            fontsize=12,
+            weight="bold",
+        )
+        axes.text(
+            left + 1.5,
+            59.6,
+            _("seed {seed}, block table {block_ids}").format(seed=seq.seed, block_ids=seq.block_ids),
+            va="center",
+            fontsize=12,
+        )
         _box(axes, (left + 1.5, 40), 27, 16.5, GREY, "-")
         data = seq.data
         words = "".join(_words(llm, data.output_token_ids))
         lines = [
             "SequenceData",
-            f"prompt_token_ids: {data.get_prompt_len()} tokens",
-            f"output_token_ids: {data.get_output_len()} tokens",
+            _("prompt_token_ids: {count} tokens").format(count=data.get_prompt_len()),
+            _("output_token_ids: {count} tokens").format(count=data.get_output_len()),
             f"  {words}",
         ]
         for row, text in enumerate(lines):
@@ -60,13 +83,23 @@ def plot_request(llm: LLM, request: Request) -> Image:
         starts.append((left + 15.0, 38.0))
     tables = [tuple(seq.block_ids) for seq in seqs]
     _draw_blocks(axes, tables, slots, _size_of(llm), starts)
-    legend = f"KV blocks, {_size_of(llm)} tokens each.\nGrey: shared, ×3 means three holders."
+    legend = _("KV blocks, {block_size} tokens each.\nGrey: shared, ×3 means three holders.").format(
+        block_size=_size_of(llm)
+    )
     axes.text(60, 8, legend, va="center", fontsize=12)
     axes.set(xlim=(0, 100), ylim=(-2.5, 76))
     axes.axis("off")
-    each = "; ".join(f"sequence {seq.seq_id}, {seq.status}, seed {seq.seed}, blocks {seq.block_ids}" for seq in seqs)
+    each = "; ".join(
+        _("sequence {seq_id}, {status}, seed {seed}, blocks {block_ids}").format(
+            seq_id=seq.seq_id, status=seq.status, seed=seq.seed, block_ids=seq.block_ids
+        )
+        for seq in seqs
+    )
     return show(
-        figure, f"Nested boxes: request {request.request_id}, {request.status}, holds {each}. Arrows lead to blocks."
+        figure,
+        _("Nested boxes: request {request_id}, {status}, holds {each}. Arrows lead to blocks.").format(
+            request_id=request.request_id, status=request.status, each=each
+        ),
     )
 
 
@@ -86,17 +119,30 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
             color, line = _OWNERS[i]
             place = (width * (i + 0.5) / len(tables), 29.0)
             _box(axes, (place[0] - 9, 29), 18, 5, color, line)
-            axes.text(place[0], 31.5, f"sequence {seq.seq_id}", ha="center", va="center", fontsize=12)
+            axes.text(
+                place[0], 31.5, _("sequence {seq_id}").format(seq_id=seq.seq_id), ha="center", va="center", fontsize=12
+            )
             starts.append(place)
         _draw_blocks(axes, tables, slots, size, starts, (width - blocks_width) / 2)
-        copied = f", blocks copied: {step.blocks_copied}" if step.blocks_copied else ""
-        axes.set_title(f"after step {step.step}{copied}", loc="left", fontsize=12, weight="bold")
+        copied = (
+            _(", blocks copied: {blocks_copied}").format(blocks_copied=step.blocks_copied) if step.blocks_copied else ""
+        )
+        axes.set_title(
+            _("after step {step}{copied}").format(step=step.step, copied=copied), loc="left", fontsize=12, weight="bold"
+        )
         axes.set(xlim=(0, width), ylim=(-3, 35))
         axes.axis("off")
         each = ", ".join(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
-        told.append(f"after step {step.step} the block tables are {each}{copied}")
-    frames[0, 0].set_title("grey: shared, ×3: three holders", loc="right", fontsize=12)
-    return show(figure, f"Block tables of {len(tables)} sequences of one request: {'; '.join(told)}.")
+        told.append(
+            _("after step {step} the block tables are {each}{copied}").format(step=step.step, each=each, copied=copied)
+        )
+    frames[0, 0].set_title(_("grey: shared, ×3: three holders"), loc="right", fontsize=12)
+    return show(
+        figure,
+        _("Block tables of {num_tables} sequences of one request: {told}.").format(
+            num_tables=len(tables), told="; ".join(told)
+        ),
+    )
 
 
 def _computed(output: RequestOutput, step: StepRecord) -> list[tuple[list[int], tuple[int, ...]]]:
@@ -148,7 +194,11 @@ def _draw_blocks(
         border: dict[str, Any] = {"fill": False, "edgecolor": own[0] if own else "black", "linewidth": 2}
         border["linestyle"] = own[1] if own else "-"
         axes.add_patch(Rectangle((left[block], 0), _BLOCK_WIDTH, top, **border))
-        label = f"block {block}" if own else f"block {block}: ×{len(holders)}"
+        label = (
+            _("block {block}").format(block=block)
+            if own
+            else _("block {block}: ×{num_holders}").format(block=block, num_holders=len(holders))
+        )
         axes.text(left[block] + _BLOCK_WIDTH / 2, -1.6, label, ha="center", va="center", fontsize=11, weight="bold")
     for i, table in enumerate(tables):
         for number, block in enumerate(table):
@@ -185,22 +235,22 @@ _PLACES = {
     "finished_ignored": (126.0, 46.0),
 }
 _WHY = {
-    ("waiting", "running"): ("blocks and a seat are free", (32.0, 46.0), 0.0),
+    ("waiting", "running"): (N_("blocks and a seat are free"), (32.0, 46.0), 0.0),
     ("running", "waiting"): (
-        "no block left (single text, or\nno room on the host), or\na step was interrupted:\nblocks are dropped",
+        N_("no block left (single text, or\nno room on the host), or\na step was interrupted:\nblocks are dropped"),
         (32.0, 57.4),
         0.46,
     ),
-    ("running", "swapped"): ("no block left,\nseveral texts:\nblocks move\nto the host", (61.5, 26.0), -0.25),
-    ("swapped", "running"): ("blocks\nare free\nagain", (50.5, 26.0), -0.25),
-    ("swapped", "waiting"): ("a step was\ninterrupted", (22.0, 34.0), 0.0),
-    ("waiting", "finished_aborted"): ("user left", (8.0, 25.0), 0.0),
-    ("running", "finished_aborted"): ("user left", (22.0, 18.0), 0.0),
-    ("swapped", "finished_aborted"): ("user left", (32.0, 6.0), 0.0),
-    ("running", "finished_stopped"): ("EOS or a\nstop string", (74.0, 52.0), 0.0),
-    ("running", "finished_length_capped"): ("max_tokens\nreached", (74.0, 40.0), 0.0),
-    ("finished_stopped", "finished_ignored"): ("not among\nthe best n", (108.0, 52.4), 0.0),
-    ("finished_length_capped", "finished_ignored"): ("not among\nthe best n", (108.0, 39.6), 0.0),
+    ("running", "swapped"): (N_("no block left,\nseveral texts:\nblocks move\nto the host"), (61.5, 26.0), -0.25),
+    ("swapped", "running"): (N_("blocks\nare free\nagain"), (50.5, 26.0), -0.25),
+    ("swapped", "waiting"): (N_("a step was\ninterrupted"), (22.0, 34.0), 0.0),
+    ("waiting", "finished_aborted"): (N_("user left"), (8.0, 25.0), 0.0),
+    ("running", "finished_aborted"): (N_("user left"), (22.0, 18.0), 0.0),
+    ("swapped", "finished_aborted"): (N_("user left"), (32.0, 6.0), 0.0),
+    ("running", "finished_stopped"): (N_("EOS or a\nstop string"), (74.0, 52.0), 0.0),
+    ("running", "finished_length_capped"): (N_("max_tokens\nreached"), (74.0, 40.0), 0.0),
+    ("finished_stopped", "finished_ignored"): (N_("not among\nthe best n"), (108.0, 52.4), 0.0),
+    ("finished_length_capped", "finished_ignored"): (N_("not among\nthe best n"), (108.0, 39.6), 0.0),
 }
 """For each move of the engine's table: why it happens, where that is written, how the arrow bends."""
 
@@ -222,11 +272,16 @@ def plot_states() -> Image:
         style = f"arc3,rad={bend}"
         axes.add_patch(FancyArrowPatch(_PLACES[old], _PLACES[new], connectionstyle=style, **ends, **arrow))
         background = {"facecolor": "white", "pad": 1.5, "linewidth": 0}
-        axes.text(*place, why, ha="center", va="center", fontsize=11, bbox=background)
+        axes.text(*place, _(why), ha="center", va="center", fontsize=11, bbox=background)
     axes.set(xlim=(-2, 136), ylim=(1, 63))
     axes.axis("off")
-    told = "; ".join(f"{old} to {new}: {' '.join(_WHY[old, new][0].split())}" for old, new in moves)
-    return show(figure, f"Statuses of a sequence, the moves between them and their reasons. {told}.")
+    told = "; ".join(
+        _("{old} to {new}: {why}").format(old=old, new=new, why=" ".join(_(_WHY[old, new][0]).split()))
+        for old, new in moves
+    )
+    return show(
+        figure, _("Statuses of a sequence, the moves between them and their reasons. {told}.").format(told=told)
+    )
 
 
 # -- beam search ----------------------------------------------------------------------------------------------
@@ -238,30 +293,31 @@ def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
     assert greedy.logprobs is not None
     values = [entry[token].logprob for entry, token in zip(greedy.logprobs, greedy.token_ids, strict=True)]
     lines = {
-        "greedy": (greedy.token_ids, list(accumulate(values)), ORANGE, "s--"),
-        "best beam": (best.data.output_token_ids, list(accumulate(best.token_logprobs)), BLUE, "o-"),
+        _("greedy"): (greedy.token_ids, list(accumulate(values)), ORANGE, "s--"),
+        _("best beam"): (best.data.output_token_ids, list(accumulate(best.token_logprobs)), BLUE, "o-"),
     }
-    for name, (_, sums, color, look) in lines.items():
+    for name, (_tokens, sums, color, look) in lines.items():
         axes.plot(range(1, len(sums) + 1), sums, look, color=color, linewidth=2.5, markersize=9, label=name)
-    for (tokens, sums, *_), (_, others, *_) in permutations(lines.values()):
+    for (tokens, sums, *_look), (_others, others, *_its) in permutations(lines.values()):
         for place, (total, other, word) in enumerate(zip(sums, others, _words(llm, tokens), strict=True)):
             above = total > other - 1e-3  # the same token of both is written once over the other
             how: dict[str, Any] = {"ha": "center", "va": "bottom" if above else "top", "family": "monospace"}
             offset = (0, 9 if above else -9)
             axes.annotate(word, (place + 1, total), offset, textcoords="offset points", fontsize=12, **how)
     told = [
-        f"{name} after each token: {', '.join(f'{total:.2f}' for total in line[1])}" for name, line in lines.items()
+        _("{name} after each token: {line}").format(name=name, line=", ".join(f"{total:.2f}" for total in line[1]))
+        for name, line in lines.items()
     ]
-    axes.set(xlabel="token", ylabel="log-probability of the text so far")
+    axes.set(xlabel=_("token"), ylabel=_("log-probability of the text so far"))
     axes.margins(x=0.07, y=0.16)
     axes.legend(fontsize=12, loc="lower left", frameon=False)
-    return show(figure, f"Two falling lines; {'; '.join(told)}.")
+    return show(figure, _("Two falling lines; {told}.").format(told="; ".join(told)))
 
 
 _FATES: dict[str, dict[str, Any]] = {
-    "lives to the end": {"edgecolor": BLUE, "linestyle": "-", "linewidth": 3},
-    "the greedy text, where it goes alone": {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 3},
-    "dies": {"edgecolor": GREY, "linestyle": ":", "linewidth": 2},
+    N_("lives to the end"): {"edgecolor": BLUE, "linestyle": "-", "linewidth": 3},
+    N_("the greedy text, where it goes alone"): {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 3},
+    N_("dies"): {"edgecolor": GREY, "linestyle": ":", "linewidth": 2},
 }
 
 
@@ -285,16 +341,23 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
             box = {"facecolor": "white", "boxstyle": "round,pad=0.3", **look, "linewidth": 2}
             how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "family": "monospace"}
             axes.text(step + 1, row, label, bbox=box, **how)
-    handles = [Patch(facecolor="white", label=name, **look | {"linewidth": 2}) for name, look in _FATES.items()]
+    handles = [Patch(facecolor="white", label=_(name), **look | {"linewidth": 2}) for name, look in _FATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
     for step in range(1, len(rows)):
-        axes.text(step, -0.6, f"step {step}", ha="center", va="center", fontsize=12, weight="bold")
+        axes.text(step, -0.6, _("step {step}").format(step=step), ha="center", va="center", fontsize=12, weight="bold")
     axes.plot(0, 0, "o", color="black", markersize=9)
-    axes.text(-0.08, 0, "prompt", ha="right", va="center", fontsize=12)
+    axes.text(-0.08, 0, _("prompt"), ha="right", va="center", fontsize=12)
     axes.set(xlim=(-0.6, len(rows) - 0.5), ylim=(most - 0.5, -0.8))
     axes.axis("off")
-    told = [f"step {i}: {', '.join(repr(_text(llm, text)) for text in step)}" for i, step in enumerate(rows) if i]
-    return show(figure, f"The texts that live after each step of a beam search, best first. {'; '.join(told)}.")
+    told = [
+        _("step {i}: {step}").format(i=i, step=", ".join(repr(_text(llm, text)) for text in step))
+        for i, step in enumerate(rows)
+        if i
+    ]
+    return show(
+        figure,
+        _("The texts that live after each step of a beam search, best first. {told}.").format(told="; ".join(told)),
+    )
 
 
 def _fate(text: tuple[int, ...], winners: list[tuple[int, ...]], greedy: Listed[int]) -> str:

@@ -12,13 +12,14 @@ from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token, token_bytes
+from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
 _LOOKS: dict[str, dict[str, Any]] = {
-    "remembered": {"facecolor": "#eeeeee", "edgecolor": GREY, "linestyle": ":"},
-    "read in this step": {"facecolor": "#fce4b3", "edgecolor": ORANGE, "hatch": "..."},
-    "new": {"facecolor": "#cfe6f5", "edgecolor": BLUE, "linewidth": 2},
+    N_("remembered"): {"facecolor": "#eeeeee", "edgecolor": GREY, "linestyle": ":"},
+    N_("read in this step"): {"facecolor": "#fce4b3", "edgecolor": ORANGE, "hatch": "..."},
+    N_("new"): {"facecolor": "#cfe6f5", "edgecolor": BLUE, "linewidth": 2},
 }
 
 
@@ -44,15 +45,16 @@ def plot_reading(llm: LLM, prompt: str, max_tokens: int = 5) -> Image:
         kinds = ["remembered"] * start + ["read in this step"] * (num_read - start) + ["new"]
         for word, kind, left, right in zip(words, kinds, lefts, lefts[1:], strict=False):
             _draw_token(axes, word, kind, left, right, row)
-        axes.text(-0.2, row, f"step {row + 1}", ha="right", va="center", fontsize=11)
+        axes.text(-0.2, row, _("step {row}").format(row=row + 1), ha="right", va="center", fontsize=11)
     axes.set(xlim=(-1.3, lefts[-1]), ylim=(len(steps) - 0.4, -0.6))
     axes.axis("off")
-    handles = [Patch(label=kind, **look) for kind, look in _LOOKS.items()]
+    handles = [Patch(label=_(kind), **look) for kind, look in _LOOKS.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=11, frameon=False)
-    alt = (
-        f"One row per step. Step 1 reads the {prompt_len} tokens of the prompt and adds {words[prompt_len]!r}; "
-        f"each further step reads only the token before and adds one, {len(steps)} steps in all."
-    )
+    alt = _(
+        "One row per step. Step 1 reads the {prompt_len} tokens of the prompt and adds "
+        "{word!r}; each further step reads only the token before and adds one, {num_steps} "
+        "steps in all."
+    ).format(prompt_len=prompt_len, word=words[prompt_len], num_steps=len(steps))
     return show(figure, alt)
 
 
@@ -73,7 +75,9 @@ def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
     A browser has fonts for all characters; a picture has those that happen to be installed.
     """
     tables = "<br>".join(_token_table(llm, text) for text in texts)
-    return HTML(tables)  # type: ignore[no-untyped-call]
+    dashed = _("dashed: a part of a character")
+    key = f'<p style="margin: 4px 0 0 130px">{dashed}</p>' if _PART in tables else ""
+    return HTML(tables + key)  # type: ignore[no-untyped-call]
 
 
 def _token_table(llm: LLM, text: str) -> str:
@@ -84,8 +88,11 @@ def _token_table(llm: LLM, text: str) -> str:
         len(token_bytes(tokenizer, token, word) or word.encode()) for token, word in zip(token_ids, alone, strict=True)
     ]
     rows = [
-        (f"{len(text)} characters", [(_CELL, len(char.encode()), char) for char in text]),
-        (f"{len(token_ids)} tokens", [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)]),
+        (counted(len(text), "{n} character", "{n} characters"), [(_CELL, len(char.encode()), char) for char in text]),
+        (
+            counted(len(token_ids), "{n} token", "{n} tokens"),
+            [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)],
+        ),
     ]
     num_columns = len(text.encode())
     columns = '<col style="width: 130px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns

@@ -30,8 +30,8 @@ PREDICTIONS = [
     ),
     Prediction(
         name="taken_for_padding",
-        question="The padding token is token 2 here. A program takes every 2 for padding. How many real tokens of the "
-        "two texts below does it lose?",
+        question="The padding token is token 2 here. A program takes every 2 for padding. How many real tokens does "
+        "it lose of two texts, a chat of two messages and “Hello”?",
         choices={
             "none": "The padding token is also the end of a message here, and the first text has two messages.",
             "2": "The chat template ends each of two messages with token 2: real tokens that look like padding.",

@@ -41,7 +41,8 @@ PREDICTIONS = [
         question="We compute the logits of three prompts in bfloat16 and in float16. Which are further from float32's?",
         choices={
             "bfloat16": "Nothing overflows in this model, so precision decides: 7 bits of mantissa against 10.",
-            "float16": "That happens where numbers overflow. Here the largest is 22,552; float16 goes up to 65,504.",
+            "float16": "That happens where numbers overflow. Here the largest are below 24,000; float16 goes up to "
+            "65,504.",
             "both the same": "Both have 16 bits, but they spend them in different ways: 7 or 10 bits of mantissa.",
         },
         right="bfloat16",

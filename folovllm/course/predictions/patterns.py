@@ -11,14 +11,14 @@ PREDICTIONS = [
         ),
         choices={
             "' Paris', all the same": "' Paris' is the likeliest token here, so it is forbidden as the first one.",
-            "Readable English, by another road": (
+            "Nearly correct English, by another road": (
                 "Yes. The second likeliest token is nearly always a good one too: a model knows many ways to go on."
             ),
             "Letters without sense": (
                 "That would need unlikely tokens. The second likeliest of 49,152 is still near the top."
             ),
         },
-        right="Readable English, by another road",
+        right="Nearly correct English, by another road",
         evidence="the largest metropolitan city",
     ),
     Prediction(
@@ -100,7 +100,10 @@ PREDICTIONS = [
             "All or nearly all": (
                 "Yes. Temperature 0 leaves nothing to chance. Rounding decides only where two tokens are nearly equal."
             ),
-            "About half": "Then one of the two would compute something else than the model.",
+            "About half": (
+                "With 16-bit weights perhaps: chapter 04b kept half of its texts. In float32 two tokens are seldom so "
+                "close that rounding decides."
+            ),
             "None": "That is what happens when texts are drawn: the random numbers are others there.",
         },
         right="All or nearly all",

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from folovllm.language import _
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """A question asked before an output can be read.
+    """A question asked before an output can be read. Its words are English, and translated where they are shown.
 
     choices: what may be picked, and what to say to whoever picks it; all plain text.  right: one of them.
     evidence: what the output of the next cell says, in its stored text or in the alt text of its picture; tests look
@@ -24,4 +26,4 @@ class Prediction:
 
     def answer_to(self, choice: str) -> str:
         """Return what to say to a choice."""
-        return f"{'✔' if choice == self.right else '✘'} {self.choices[choice]}"
+        return f"{'✔' if choice == self.right else '✘'} {_(self.choices[choice])}"

@@ -45,7 +45,7 @@ PREDICTIONS: list[Prediction] = [
         ),
         choices={
             "top-p first": "Yes: 3 tokens. Once min-p has shared out what the last three had, 2 tokens reach 0.7.",
-            "min-p first": "What min-p drops goes to the others. They are then larger, and fewer of them reach 0.7.",
+            "min-p first": "What min-p drops goes to the others. They grow, and fewer of them are enough for 0.7.",
             "both the same": "It would be so if a filter left the others as they are. But what it drops is shared out.",
         },
         right="top-p first",
@@ -58,7 +58,7 @@ PREDICTIONS: list[Prediction] = [
         ),
         choices={
             "the same function": "Its names and brackets come more than once, so the penalty meets each of them.",
-            "a shorter function": "Nothing makes a text short. A token that would repeat is replaced by another one.",
+            "a shorter function": "Nothing makes a text short. A token that would repeat may be replaced.",
             "a wrong function": "Yes. Code must repeat its names, and the penalty pushes it to use others.",
         },
         right="a wrong function",

@@ -1,5 +1,6 @@
 """A widget: how many KV blocks fit into memory, how many sequences into the blocks, and what holds nothing."""
 
+import math
 from dataclasses import dataclass, replace
 
 import ipywidgets
@@ -10,8 +11,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from folovllm.config import CacheConfig
 from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
-from folovllm.course.widgets.widget import PictureWidget, choice, counted, slider_with_box
+from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box
 from folovllm.engine.block_manager import BlockManager
+from folovllm.language import N_, _, counted, ngettext
 from folovllm.llm import LLM
 from folovllm.models.memory import bytes_per_block
 from folovllm.models.probe import AttentionSpec
@@ -21,9 +23,9 @@ BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 SHORTEST, LONGEST = 16, 8192
 _LENGTHS = np.unique(np.geomspace(SHORTEST, LONGEST, 120).astype(int))
 _PARTS = (
-    ("keys and values", BLUE, "///"),
-    ("empty ends of last blocks", ORANGE, "..."),
-    ("left over: too little for one more sequence", GREY, ""),
+    (N_("keys and values"), BLUE, "///"),
+    (N_("empty ends of last blocks"), ORANGE, "..."),
+    (N_("left over: too little for one more sequence"), GREY, ""),
 )
 _AXIS_ENDS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _TOO_LOW = 0.03
@@ -91,16 +93,21 @@ class Budget:
 
     def sentence(self) -> str:
         """Say in two lines what fits, and what of the whole memory holds nothing."""
-        blocks = f"{counted(self.num_blocks, 'block')} of {self.block_bytes / 1024:,g} KiB"
-        each = "" if self.num_sequences == 1 else " each"
-        seqs = f"{counted(self.num_sequences, 'sequence')} of {counted(self.length, 'token')}{each}"
+        blocks, per_sequence, left_over = (
+            counted(number, "{n} block", "{n} blocks")
+            for number in (self.num_blocks, self.blocks_per_sequence, self.num_left_over)
+        )
+        room = ngettext("{sequences} of {tokens}", "{sequences} of {tokens} each", self.num_sequences).format(
+            sequences=counted(self.num_sequences, "{n} sequence", "{n} sequences"),
+            tokens=counted(self.length, "{n} token", "{n} tokens"),
+        )
         empty, wasted = (round(100 * self.share_of(size), 1) for size in (self.empty_bytes, self.wasted_bytes))
         left = wasted - empty  # so that the printed numbers add up
-        return (
-            f"{blocks}: room for {seqs}, {counted(self.blocks_per_sequence, 'block')} per sequence\n"
-            f"wasted: {empty:.1f} % in last blocks + {left:.1f} % left over "
-            f"({counted(self.num_left_over, 'block')}) = {wasted:.1f} %"
+        fits = _("{blocks} of {size:,g} KiB: room for {room}, {per_sequence} per sequence").format(
+            blocks=blocks, size=self.block_bytes / 1024, room=room, per_sequence=per_sequence
         )
+        holds_nothing = _("wasted: {empty:.1f} % in last blocks + {left:.1f} % left over ({blocks}) = {wasted:.1f} %")
+        return f"{fits}\n{holds_nothing.format(empty=empty, left=left, blocks=left_over, wasted=wasted)}"
 
 
 class BudgetPicture(LivePicture):
@@ -114,20 +121,21 @@ class BudgetPicture(LivePicture):
         self._add_memory(figure.add_subplot(grid[0, :]))
         self._add_fit(axes[1, 0])
         self._add_waste(axes[1, 1])
-        moving = [*self._parts, self._words, self._fit, self._fit_now, self._waste_axis]
+        moving_axes = self._fit_axis, self._waste_axis
+        moving = [*moving_axes, *self._parts, self._words, self._fit, self._fit_now]
         moving += [bar for bars in self._waste.values() for bar in bars] + [*self._numbers, self._waste_now]
         for artist in moving:
-            artist.set_in_layout(artist is self._waste_axis)
+            artist.set_in_layout(artist in moving_axes)
         super().__init__(figure, moving)
         self.keep_background()
 
     def _add_memory(self, axes: Axes) -> None:
         self._parts = [
-            axes.barh([0], [0], 0.8, label=label, color=color, hatch=hatch, edgecolor="white")[0]
+            axes.barh([0], [0], 0.8, label=_(label), color=color, hatch=hatch, edgecolor="white")[0]
             for label, color, hatch in _PARTS
         ]
         axes.set(xlim=(0, 1), ylim=(-0.5, 0.5), yticks=[])
-        axes.set_title("the memory for the KV cache", fontsize=12)
+        axes.set_title(_("the memory for the KV cache"), fontsize=12)
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.tick_params(labelsize=11)
         axes.spines[:].set_visible(False)
@@ -139,8 +147,9 @@ class BudgetPicture(LivePicture):
         [self._fit] = axes.plot([], [], color=BLUE, linewidth=2)
         [self._fit_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
         axes.set(xscale="log", yscale="log", xlim=(16, LONGEST * 1.1), ylim=(0.8, 2e4))
-        axes.set_title("sequences that fit", fontsize=12)
-        axes.set_xlabel("tokens per sequence")
+        self._fit_axis = axes.yaxis
+        axes.set_title(_("sequences that fit"), fontsize=12)
+        axes.set_xlabel(_("tokens per sequence"))
         axes.set_xticks([16, 64, 256, 1024, 4096], ["16", "64", "256", "1,024", "4,096"])
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.minorticks_off()
@@ -160,8 +169,8 @@ class BudgetPicture(LivePicture):
         ]
         [self._waste_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9, clip_on=False)
         axes.set(ylim=(0, 1.05), xlim=(-0.6, len(BLOCK_SIZES) - 0.4))
-        axes.set_title("memory that holds nothing", fontsize=12)
-        axes.set_xlabel("tokens per block")
+        axes.set_title(_("memory that holds nothing"), fontsize=12)
+        axes.set_xlabel(_("tokens per block"))
         axes.set_xticks(range(len(BLOCK_SIZES)), map(str, BLOCK_SIZES))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -176,8 +185,11 @@ class BudgetPicture(LivePicture):
             part.set(x=left, width=width)
             left += width
         wasted = f"{budget.share_of(budget.wasted_bytes):.1%}".replace("%", " %")
-        self._words.set_text(f"{counted(budget.num_sequences, 'sequence')}; {wasted} hold nothing")
-        self._fit.set_data(_LENGTHS, [replace(budget, length=int(n)).num_sequences or np.nan for n in _LENGTHS])
+        sequences = counted(budget.num_sequences, "{n} sequence", "{n} sequences")
+        self._words.set_text(_("{sequences}; {wasted} hold nothing").format(sequences=sequences, wasted=wasted))
+        fitting = [replace(budget, length=int(n)).num_sequences for n in _LENGTHS]
+        self._fit.set_data(_LENGTHS, [num or np.nan for num in fitting])
+        self._fit_axis.axes.set_ylim(0.8, 2 * 10 ** math.ceil(math.log10(max(*fitting, 20) / 2)))
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
         self._show_waste(budget)
         return self.redraw()
@@ -190,7 +202,7 @@ class BudgetPicture(LivePicture):
         for other, empty_bar, left_bar, number in zip(others, empty_bars, left_bars, self._numbers, strict=True):
             wasted, empty = other.share_of(other.wasted_bytes), other.share_of(other.empty_bytes)
             is_low = wasted < _TOO_LOW * top_of_axis
-            number.set_text(f"{100 * wasted:.1f}" if is_low else "")
+            number.set_text(f"{100 * wasted:.1f} %" if is_low else "")
             empty_bar.set(height=empty, visible=not is_low)
             left_bar.set(y=empty, height=wasted - empty, visible=not is_low)
         self._waste_axis.axes.set_ylim(0, top_of_axis * 1.06)
@@ -205,8 +217,8 @@ class KVBudget(PictureWidget):
         self.spec = llm.llm_engine.attention_spec
         self._picture = BudgetPicture()
         rows = [
-            slider_with_box("memory (MiB)", memory_mib, 1, 4096, 1, is_logarithmic=True),
-            slider_with_box("sequence length", length, SHORTEST, LONGEST, 1, is_logarithmic=True),
+            slider_with_box(_("memory (MiB)"), memory_mib, 1, 4096, 1, is_logarithmic=True),
+            slider_with_box(_("sequence length"), length, SHORTEST, LONGEST, 1, is_logarithmic=True),
         ]
         self.memory, self.length = (row.children[-1] for row in rows)
         label = {"description_width": "120px"}
@@ -237,4 +249,4 @@ class KVBudget(PictureWidget):
     def summary(self) -> str:
         """Say what the widget shows."""
         knobs = f"{self.memory.value} MiB, block_size={self.block_size.value}, {self.dtype.value}"
-        return f"KVBudget: {knobs}\n{self.budget.sentence()}"
+        return _("KVBudget: {knobs}\n{sentence}").format(knobs=knobs, sentence=self.budget.sentence())

@@ -6,6 +6,7 @@ from folovllm.course.number_bits import BitsDrawing, stored_as
 from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import LivePicture
 from folovllm.course.widgets.widget import PictureWidget
+from folovllm.language import _
 
 
 class NumberBits(PictureWidget):
@@ -15,7 +16,7 @@ class NumberBits(PictureWidget):
     """
 
     def __init__(self, number: float = 5.0) -> None:
-        self.number = ipywidgets.Text(value=f"{number:g}", description="number", continuous_update=False)
+        self.number = ipywidgets.Text(value=f"{number:g}", description=_("number"), continuous_update=False)
         self._drawing = BitsDrawing()
         self._picture = LivePicture(self._drawing.figure, self._drawing.moving)
         self._picture.keep_background()
@@ -29,7 +30,7 @@ class NumberBits(PictureWidget):
         try:
             number = float(self.number.value.replace(",", "").replace("_", ""))
         except ValueError:
-            self.say(f"{self.number.value!r} is no number. Type one, such as 0.1, -3 or 1e-8.")
+            self.say(_("{value!r} is no number. Type one, such as 0.1, -3 or 1e-8.").format(value=self.number.value))
             self.picture.value = ""
             return
         self._alt = self._drawing.write(number)
@@ -37,9 +38,11 @@ class NumberBits(PictureWidget):
 
     def summary(self) -> str:
         """Say what the widget shows."""
-        return f"NumberBits. {self._alt}"
+        return _("NumberBits. {_alt}").format(_alt=self._alt)
 
 
 def _sentence(number: float) -> str:
     """State what each format makes of a number."""
-    return "; ".join(f"{dtype} stores {stored_as(number, dtype):.9g}" for dtype in DTYPES)
+    return "; ".join(
+        _("{dtype} stores {stored_as:.9g}").format(dtype=dtype, stored_as=stored_as(number, dtype)) for dtype in DTYPES
+    )

@@ -23,6 +23,7 @@ from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.card import card
 from folovllm.course.widgets.widget import CourseWidget, choice, spoken, wide
 from folovllm.engine.detokenizer import decode_token
+from folovllm.language import N_, _
 
 MAX_PROMPTS, MAX_COLUMNS = 4, 12
 _STYLE = """<style>
@@ -45,8 +46,8 @@ _STYLE = """<style>
 .folovllm-bars .ticks span { position: absolute; transform: translateX(-50%) }
 </style>"""
 _BARS = {
-    "in the last column": "repeating-linear-gradient(45deg, #0072B2 0 6px, #5FA9D6 6px 9px)",
-    "at its last token": "#777",
+    N_("in the last column"): "repeating-linear-gradient(45deg, #0072B2 0 6px, #5FA9D6 6px 9px)",
+    N_("at its last token"): "#777",
 }
 _BAR_SHARE = 0.8
 """Of a track's width, what the longest bar may take: its number stands behind it."""
@@ -84,17 +85,17 @@ class PaddingExplorer(CourseWidget):
         self.effects: dict[str, dict[Setting, PaddingEffect]] = {}
         text = "\n".join(prompts)
         self.prompts = ipywidgets.Textarea(
-            value=text, description="prompts", rows=3, continuous_update=False, layout=wide()
+            value=text, description=_("prompts"), rows=3, continuous_update=False, layout=wide()
         )
         networks = [
-            (f"the loaded model ({model.config.model_type})", "given"),
-            ("tiny GPT-2, learned positions", "gpt2"),
+            (_("the loaded model ({model_type})").format(model_type=model.config.model_type), "given"),
+            (_("tiny GPT-2, learned positions"), "gpt2"),
         ]
-        counted = [("counted over columns", "columns"), ("from the mask", "mask")]
+        counted = [(_("counted over columns"), "columns"), (_("from the mask"), "mask")]
         self.controls = {
-            "network": choice("model", networks, network),
-            "side": choice("padding", SIDES, side),
-            "positions": choice("positions", counted, positions),
+            "network": choice(_("model"), networks, network),
+            "side": choice(_("padding"), [(_(each), each) for each in SIDES], side),
+            "positions": choice(_("positions"), counted, positions),
             "dtype": choice("dtype", DTYPES, dtype),
         }
         for control in self.controls.values():
@@ -126,7 +127,7 @@ class PaddingExplorer(CourseWidget):
         prompts = [line for line in self.prompts.value.splitlines() if line.strip()]
         self._problem = self._what_is_wrong_with(prompts)
         if not self._problem:
-            self._hide("Both models read the prompts, in three dtypes...")
+            self._hide(_("Both models read the prompts, in three dtypes..."))
             self.effects = {
                 name: measure_padding(model, self.tokenizer, prompts) for name, model in self.models.items()
             }
@@ -150,13 +151,15 @@ class PaddingExplorer(CourseWidget):
     def _grid(self, side: Side) -> str:
         """Return the batch with its padding on one side: tokens, positions, and the token that comes next."""
         effect, chosen = self._effect_of(side), side == self.controls["side"].value
-        same = f"{sum(effect.same_token)} of {len(effect.same_token)} prompts get the token that they get alone"
-        head = f"Padding on the {side}: {same}"
+        same = _("{same_token} of {num_same_token} prompts get the token that they get alone").format(
+            same_token=sum(effect.same_token), num_same_token=len(effect.same_token)
+        )
+        head = _("Padding on the {side}: {same}").format(side=_(side), same=same)
         columns = "<td></td>" * effect.batch.mask.shape[1]
         rows = "".join(self._row(side, row) for row in range(len(effect.next_tokens)))
         return (
             f"<h4{' class=chosen' if chosen else ''}>{head}</h4><table class='folovllm-grid'>"
-            f"<tbody><tr><td></td>{columns}<td>next token</td></tr>{rows}</tbody></table>"
+            f"<tbody><tr><td></td>{columns}<td>{_('next token')}</td></tr>{rows}</tbody></table>"
         )
 
     def _why(self, side: Side, row: int) -> str:
@@ -174,7 +177,9 @@ class PaddingExplorer(CourseWidget):
             position = int(batch.position_ids[row, column])
             cells.append(f'<td class="{kind}{read}"><span class="text">{name}</span><small>{position}</small></td>')
         token, expected = effect.next_tokens[row], effect.expected_tokens[row]
-        sign, verdict = ("✓", "as alone") if token == expected else ("✗", f"alone {self._name(expected)}")
+        sign, verdict = (
+            ("✓", _("as alone")) if token == expected else ("✗", _("alone {name}").format(name=self._name(expected)))
+        )
         return (
             f'<tr><th scope="row">{row + 1}</th>{"".join(cells)}'
             f'<td class="next">{sign} <b class="text">{self._name(token)}</b><small>{verdict}</small></td></tr>'
@@ -191,12 +196,13 @@ class PaddingExplorer(CourseWidget):
         effect, side = self.effect, self.controls["side"].value
         last = self._last_power()
         legend = " &nbsp; ".join(
-            f'<span class="bar" style="width: 28px; background: {look}"></span>{name}' for name, look in _BARS.items()
+            f'<span class="bar" style="width: 28px; background: {look}"></span>{_(name)}'
+            for name, look in _BARS.items()
         )
         rows = []
         for row, values in enumerate(zip(effect.at_last_column, effect.at_last_token, strict=True)):
             for i, (value, look) in enumerate(zip(values, _BARS.values(), strict=True)):
-                name = f"prompt {row + 1}" if i == 0 else ""
+                name = _("prompt {row}").format(row=row + 1) if i == 0 else ""
                 share = _BAR_SHARE * math.log10(max(value, ROUNDING) / ROUNDING) / (last - math.log10(ROUNDING))
                 bar = (
                     f'<span class="bar" style="width: {share:.1%}; background: {look}"></span>' if share > 0.005 else ""
@@ -207,8 +213,9 @@ class PaddingExplorer(CourseWidget):
             f'<span style="left: {_BAR_SHARE * (power - powers[0]) / (last - powers[0]):.1%}">{10.0**power:g}</span>'
             for power in powers
         )
+        head = _("Padding on the {side}: largest error of a logit, against the prompt alone in float32")
         return (
-            f"<h4>Padding on the {side}: largest error of a logit, against the prompt alone in float32</h4>"
+            f"<h4>{head.format(side=_(side))}</h4>"
             f'<div class="folovllm-bars"><span></span><div>{legend}</div>{"".join(rows)}'
             f'<span></span><div class="ticks">{ticks}</div></div>'
         )
@@ -222,21 +229,34 @@ class PaddingExplorer(CourseWidget):
         """Say what the widget shows."""
         chosen = ", ".join(f"{name}={control.value}" for name, control in self.controls.items())
         if self._problem:
-            return f"PaddingExplorer: {chosen}\n{self._problem}"
-        lines = [f"PaddingExplorer: {len(self.effect.next_tokens)} prompts, {chosen}", self.effect.sentence()]
+            return _("PaddingExplorer: {chosen}\n{problem}").format(chosen=chosen, problem=self._problem)
+        lines = [
+            _("PaddingExplorer: {num_next_tokens} prompts, {chosen}").format(
+                num_next_tokens=len(self.effect.next_tokens), chosen=chosen
+            ),
+            self.effect.sentence(),
+        ]
         for side in SIDES:
             effect = self._effect_of(side)
-            lines.append(f"Padding on the {side}:")
+            lines.append(_("Padding on the {side}:").format(side=_(side)))
             for row, (token, other) in enumerate(zip(effect.next_tokens, effect.expected_tokens, strict=True)):
                 token_text, other_text = (repr(decode_token(self.tokenizer, each)) for each in (token, other))
-                verdict = "as alone" if token == other else f"alone {other_text}"
-                lines.append(f"  prompt {row + 1}: next {token_text}, {verdict}; {self._why(side, row)}")
+                verdict = _("as alone") if token == other else _("alone {other_text}").format(other_text=other_text)
+                lines.append(
+                    _("  prompt {row}: next {token_text}, {verdict}; {why}").format(
+                        row=row + 1, token_text=token_text, verdict=verdict, why=self._why(side, row)
+                    )
+                )
         return "\n".join(lines)
 
     def _what_is_wrong_with(self, prompts: list[str]) -> str:
         if not 1 <= len(prompts) <= MAX_PROMPTS:
-            return f"There is room for 1 to {MAX_PROMPTS} prompts, one per line; these are {len(prompts)}."
+            return _("There is room for 1 to {max_prompts} prompts, one per line; these are {num_prompts}.").format(
+                max_prompts=MAX_PROMPTS, num_prompts=len(prompts)
+            )
         num_columns = pad_prompts(self.tokenizer, prompts).mask.shape[1]
         if num_columns > MAX_COLUMNS:
-            return f"There is room for {MAX_COLUMNS} tokens per prompt; the longest has {num_columns}."
+            return _("There is room for {max_columns} tokens per prompt; the longest has {num_columns}.").format(
+                max_columns=MAX_COLUMNS, num_columns=num_columns
+            )
         return ""

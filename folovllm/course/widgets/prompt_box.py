@@ -5,17 +5,18 @@ import time
 
 import ipywidgets
 
-from folovllm.course.widgets.widget import CourseWidget, counted, slider_with_box, spoken, wide
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
+from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 
 _PAGE = '<div style="white-space: pre-wrap; line-height: 1.5; max-width: 50em; font-size: 14px">{}</div>'
-_KEY = "Bold: what the model wrote."
+_KEY = N_("Bold: what the model wrote.")
 _ENDINGS = {
-    "length": "max_tokens was reached",
-    "stop": "the model said that it was done",
-    "abort": "it was interrupted",
+    "length": N_("max_tokens was reached"),
+    "stop": N_("the model said that it was done"),
+    "abort": N_("it was interrupted"),
 }
 
 
@@ -38,18 +39,18 @@ class PromptBox(CourseWidget):
     ) -> None:
         self.llm = llm
         self.result: RequestOutput | None = None
-        self.prompt = ipywidgets.Textarea(value=prompt, description="prompt", rows=3, layout=wide())
+        self.prompt = ipywidgets.Textarea(value=prompt, description=_("prompt"), rows=3, layout=wide())
         self._temperature = slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.1)
         self._max_tokens = slider_with_box("max_tokens", max_tokens, 1, 200, 1)
         self._seed = slider_with_box("seed", seed, 0, 100, 1)
         self.temperature, self.max_tokens, self.seed = (
             row.children[-1] for row in (self._temperature, self._max_tokens, self._seed)
         )
-        self.chat = ipywidgets.Checkbox(value=chat, description="use the chat template", indent=False)
-        self.button = ipywidgets.Button(description="Generate", button_style="primary", icon="play")
+        self.chat = ipywidgets.Checkbox(value=chat, description=_("use the chat template"), indent=False)
+        self.button = ipywidgets.Button(description=_("Generate"), button_style="primary", icon="play")
         self.button.on_click(lambda _: self.run())
         self.text = ipywidgets.HTML()
-        self.status = ipywidgets.HTML(value=spoken("Press Generate."))
+        self.status = ipywidgets.HTML(value=spoken(_("Press Generate.")))
         controls = [self._temperature, self._max_tokens, self._seed, self.chat, self.button]
         super().__init__([self.prompt, *controls, self.text, self.status])
 
@@ -69,26 +70,35 @@ class PromptBox(CourseWidget):
                 self._show(prompt, output)
         except ValueError as error:
             self.result, self.text.value = None, ""
-            self._say(f"The engine refused this: {error}")
+            self._say(_("The engine refused this: {error}").format(error=error))
         except KeyboardInterrupt:
-            self._say(f"Interrupted. {self._ending()}" if self.result else "Interrupted before the first token.")
+            if self.result is None:
+                self.text.value = ""  # it would be the text of the run before
+            self._say(
+                _("Interrupted. {ending}").format(ending=self._ending())
+                if self.result
+                else _("Interrupted before the first token.")
+            )
             raise
         else:
-            self._say(f"{self._ending()} {self._speed(time.perf_counter() - started)} {_KEY}")
+            self._say(f"{self._ending()} {self._speed(time.perf_counter() - started)} {_(_KEY)}")
         finally:
             self.button.disabled = False
 
     def summary(self) -> str:
         """Return the prompt, the text, and how it ended."""
         if self.result is None:
-            return f"PromptBox: nothing generated yet for {self.prompt.value!r}"
-        return f"prompt: {self.prompt.value}\ntext:   {self.result.outputs[0].text}\n{self._ending()}"
+            return _("PromptBox: nothing generated yet for {prompt!r}").format(prompt=self.prompt.value)
+        text = self.result.outputs[0].text
+        told = _("prompt: {prompt}\ntext:   {text}\n{ending}")
+        return told.format(prompt=self.prompt.value, text=text, ending=self._ending())
 
     def _show(self, prompt: str, output: RequestOutput) -> None:
         text = html.escape(output.outputs[0].text)
         self.text.value = _PAGE.format(f"{html.escape(prompt)}<b>{text}</b>")
         # Not read out: a screen reader would say it for each token.
-        self.status.value = f"{counted(len(output.outputs[0].token_ids), 'token')} ... {_KEY}"
+        written = counted(len(output.outputs[0].token_ids), "{n} token", "{n} tokens")
+        self.status.value = f"{written} ... {_(_KEY)}"
 
     def _say(self, sentence: str) -> None:
         self.status.value = spoken(sentence)
@@ -96,10 +106,11 @@ class PromptBox(CourseWidget):
     def _ending(self) -> str:
         assert self.result is not None, "something was generated"
         completion = self.result.outputs[0]
-        reason = _ENDINGS.get(completion.finish_reason or "abort")
-        written = counted(len(completion.token_ids), "token")
-        return f"{written} after a prompt of {len(self.result.prompt_token_ids)}; {reason}."
+        reason = _(_ENDINGS[completion.finish_reason or "abort"])
+        written = counted(len(completion.token_ids), "{n} token", "{n} tokens")
+        read = len(self.result.prompt_token_ids)
+        return _("{written} after a prompt of {read}; {reason}.").format(written=written, read=read, reason=reason)
 
     def _speed(self, seconds: float) -> str:
         assert self.result is not None, "something was generated"
-        return f"{len(self.result.outputs[0].token_ids) / seconds:.1f} tokens/s."
+        return _("{speed:.1f} tokens/s.").format(speed=len(self.result.outputs[0].token_ids) / seconds)

@@ -20,8 +20,9 @@ from folovllm.course.distribution import Distribution, FilterStep, make_distribu
 from folovllm.course.style import BLUE, ORANGE, LivePicture, new_figure
 from folovllm.course.token_text import token_fonts, token_label
 from folovllm.course.token_text import visible_text as visible_text
-from folovllm.course.widgets.widget import PictureWidget, choice, counted, slider_with_box, wide
+from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box, wide
 from folovllm.engine.detokenizer import decode_token
+from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
@@ -61,7 +62,7 @@ class DistributionPicture(LivePicture):
     """
 
     def __init__(self, has_a: bool) -> None:
-        self._names = ("model", "A", "now") if has_a else ("model", "now")
+        self._names = ("model", "A", "now") if has_a else (N_("model"), N_("now"))
         strip_height = 0.72 * len(self._names[1:])
         grid: dict[str, Any] = {"height_ratios": (strip_height, 3.4, 0.26 * len(self._names)), "width_ratios": (3, 2)}
         figure, axes = new_figure(10, 1.3 + sum(grid["height_ratios"]), nrows=3, ncols=2, **grid)
@@ -97,7 +98,7 @@ class DistributionPicture(LivePicture):
         rows: dict[str, list[Rectangle]] = {}
         for i, name in enumerate(self._names):
             middle = places + (i - (len(self._names) - 1) / 2) * height
-            rows[name] = list(axes.barh(middle, np.zeros(NUM_SHOWN), height * 0.92, label=name, **looks[name]))
+            rows[name] = list(axes.barh(middle, np.zeros(NUM_SHOWN), height * 0.92, label=_(name), **looks[name]))
         self._model_bars, self._a_bars, self._now_bars = rows["model"], rows.get("A", []), rows["now"]
         self._a_rows = places
         [self._a_marks] = axes.plot([], [], linestyle="", markersize=5, clip_on=False, **_A_MARK)
@@ -108,26 +109,27 @@ class DistributionPicture(LivePicture):
         [self._drawn] = axes.plot([], [], "D", color="#F0E442", **diamonds)
         axes.set(ylim=(NUM_SHOWN - 0.45, -0.6))
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("probability")
+        axes.set_xlabel(_("probability"))
         axes.grid(axis="x", color="#e8e8e8")
         axes.set_axisbelow(True)
         above: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 11}
-        self._dropped_word = axes.text(0.55, 1.02, "× dropped", **above)
-        self._drawn_word = axes.text(0.82, 1.02, f"{NUM_DRAWS} draws", **above)
+        beside_names = 0.55 if "A" in self._names else 0.4
+        self._dropped_word = axes.text(beside_names, 1.02, _("× dropped"), **above)
+        self._drawn_word = axes.text(0.82, 1.02, _("{num_draws} draws").format(num_draws=NUM_DRAWS), **above)
         [self._drawn_key] = axes.plot([0.79], [1.047], "D", color="#F0E442", transform=axes.transAxes, **diamonds)
         handles: dict[str, Any] = dict(zip(self._names, axes.containers, strict=True))
         if "A" in handles:
             handles["A"] = Line2D([], [], linewidth=7, markersize=8, **_A_MARK)
-        _legend_above(axes, list(handles.values()), list(self._names))
+        _legend_above(axes, list(handles.values()), list(map(_, self._names)))
 
     def _add_curve(self) -> None:
         axes = self._curve
         [self._a_curve] = axes.plot([], [], color=ORANGE, linewidth=2, linestyle="--", label="A")
         [self._a_end] = axes.plot([], [], markersize=8, **_A_MARK)
-        [self._cumulative] = axes.plot([], [], color="#777777", linewidth=2, label="all tokens")
+        [self._cumulative] = axes.plot([], [], color="#777777", linewidth=2, label=_("all tokens"))
         # The marker at its end shows the curve where only one token is kept.
         thick: dict[str, Any] = {"linewidth": 5, "marker": "o", "markersize": 9, "markevery": [-1]}
-        [self._kept] = axes.plot([], [], color=BLUE, **thick, label="kept")
+        [self._kept] = axes.plot([], [], color=BLUE, **thick, label=_("kept"))
         words: dict[str, Any] = {"fontsize": 11, "color": _DARK}
         self._cut_lines = {
             "top-k": axes.axvline(1, color=_DARK, linestyle="--"),
@@ -143,8 +145,8 @@ class DistributionPicture(LivePicture):
             ),
         }
         self._cuts = [*self._cut_lines.values(), *self._cut_words.values()]
-        axes.set(xscale="log", ylim=(0, 1.04), xlabel="number of tokens, likeliest first")
-        axes.set_ylabel("their probability together")
+        axes.set(xscale="log", ylim=(0, 1.04), xlabel=_("number of tokens, likeliest first"))
+        axes.set_ylabel(_("their probability together"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         lines = [self._cumulative, self._kept] + ([self._a_curve] if "A" in self._names else [])
@@ -259,9 +261,9 @@ class _Strip:
 
     def __init__(self, axes: Axes, names: Sequence[str]) -> None:
         axes.set(xlim=(0, 4.86), ylim=(len(names), 0), xticks=[])
-        axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=11)
+        axes.set_yticks(np.arange(len(names)) + 0.5, list(map(_, names)), fontsize=11)
         _take_frame(axes)
-        title = "in this order: how many tokens are left, and their share of the probability after temperature"
+        title = _("in this order: how many tokens are left, and their share of the probability after temperature")
         axes.set_title(title, fontsize=11, loc="left")
         self.texts: dict[str, list[Any]] = {}
         for row, name in enumerate(names):
@@ -282,11 +284,13 @@ class _Strip:
         """Write what each step left of a distribution."""
         for text, step in zip(self.texts[name], shape.steps, strict=False):
             if step.is_on or step.name == "temperature":
-                left = f"{counted(step.num_left, 'token')}\n{_percent(step.mass_left)}"
+                left = f"{counted(step.num_left, '{n} token', '{n} tokens')}\n{_percent(step.mass_left)}"
                 text.set(text=f"{step.name} {step.value:g}\n{left}", color="black")
             else:
-                text.set(text=f"{step.name}\nis off", color="#6b6b6b")
-        self.texts[name][4].set_text(f"drawn from\n{counted(shape.num_kept, 'token')}\n{shape.entropy:.2f} bits")
+                text.set(text=_("{name}\nis off").format(name=step.name), color="#6b6b6b")
+        tokens = counted(shape.num_kept, "{n} token", "{n} tokens")
+        drawn = _("drawn from\n{tokens}\nentropy {entropy:.2f} bits").format(tokens=tokens, entropy=shape.entropy)
+        self.texts[name][4].set_text(drawn)
 
 
 class _Shares:
@@ -298,7 +302,9 @@ class _Shares:
         axes.set_yticks(range(len(names)), names, fontsize=11)
         _take_frame(axes)
         axes.set_title(
-            f"where all the probability is: these {NUM_SHOWN} tokens, and all others", fontsize=11, loc="left"
+            _("where all the probability is: these {num_shown} tokens, and all others").format(num_shown=NUM_SHOWN),
+            fontsize=11,
+            loc="left",
         )
         self.artists: dict[str, list[Any]] = {}
         for row, name in enumerate(names):
@@ -318,7 +324,11 @@ class _Shares:
         these.set_width(share)
         others.set(x=share, width=1 - share)
         rest = len(probabilities) - len(head)
-        words.set_text(f"these {len(head)}: {_percent(share)}   {rest:,} others: {_percent(max(1 - share, 0))}")
+        words.set_text(
+            _("these {num_head}: {percent}   {rest:,} others: {percent2}").format(
+                num_head=len(head), percent=_percent(share), rest=rest, percent2=_percent(max(1 - share, 0))
+            )
+        )
 
 
 def _take_frame(axes: Axes) -> None:
@@ -358,7 +368,7 @@ class SamplingExplorer(PictureWidget):
         min_p: float = 0.0,
     ) -> None:
         self.llm = llm
-        self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
+        self.prompt = ipywidgets.Text(value=prompt, description=_("prompt"), continuous_update=False, layout=wide())
         rows = {
             "temperature": slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.05),
             "top_k": slider_with_box("top-k", top_k, 0, 100, 1),
@@ -366,9 +376,9 @@ class SamplingExplorer(PictureWidget):
             "min_p": slider_with_box("min-p", float(min_p), 0.0, 1.0, 0.01),
         }
         self.knobs = {name: row.children[-1] for name, row in rows.items()}
-        self.order = choice("order", ["huggingface", "vllm"])
-        self.axis = choice("axis", ["linear", "log"])
-        self.draw_button = ipywidgets.Button(description=f"Draw {NUM_DRAWS}")
+        self.order = choice(_("order"), ["huggingface", "vllm"])
+        self.axis = choice(_("axis"), [(_("linear"), "linear"), (_("logarithmic"), "log")])
+        self.draw_button = ipywidgets.Button(description=_("Draw {num_draws}").format(num_draws=NUM_DRAWS))
         self.keep_button = ipywidgets.Button()
         self.note = ipywidgets.HTML()
         self.a: Setting | None = None
@@ -404,11 +414,11 @@ class SamplingExplorer(PictureWidget):
         """Run the model on the prompt, and show what may come next."""
         prompt, self._problem = self.prompt.value, ""
         if len(prompt) > _LONG_PROMPT:
-            self.hide(f"reading {len(prompt):,} characters ...")
+            self.hide(_("reading {num_prompt:,} characters ...").format(num_prompt=len(prompt)))
         try:
             logits = self.llm.compute_logits(prompt).cpu()
         except ValueError as error:
-            self._problem, self.note.value = f"The engine refused this: {error}", ""
+            self._problem, self.note.value = _("The engine refused this: {error}").format(error=error), ""
             self.refuse(self._problem)
         else:
             if self.comm is None:  # its cell was run again meanwhile
@@ -440,15 +450,15 @@ class SamplingExplorer(PictureWidget):
 
     def summary(self) -> str:
         """Say what the widget shows."""
-        lines = [f"SamplingExplorer: {self.prompt.value!r}, {self.setting}"]
+        lines = [_("SamplingExplorer: {value!r}, {setting}").format(value=self.prompt.value, setting=self.setting)]
         if self._problem:
             return "\n".join([*lines, self._problem])
-        lines.append(" -> ".join(f"{step.name}: {step.num_left}" for step in self.shape.steps) + " tokens left")
+        lines.append(" -> ".join(f"{step.name}: {step.num_left}" for step in self.shape.steps) + _(" tokens left"))
         return "\n".join([*lines, *self._sentences()])
 
     def _begin(self) -> None:
         """Draw anew what belongs to the prompt and to A."""
-        self.keep_button.description = "Keep as A" if self.a is None else "Forget A"
+        self.keep_button.description = _("Keep as A") if self.a is None else _("Forget A")
         if self._problem:
             return
         self._a_shape = None if self.a is None else make_distribution(self.logits, self.a.params, self.a.order)
@@ -465,8 +475,14 @@ class SamplingExplorer(PictureWidget):
     def _sentences(self) -> list[str]:
         now = self.shape.sentence()
         if self._drawn is not None:
-            now += f"; {NUM_DRAWS} draws gave {len(np.unique(self._drawn))} different tokens"
-        return [now] if self._a_shape is None else [f"A ({self.a}): {self._a_shape.sentence()}", f"now: {now}"]
+            now += _("; {num_draws} draws gave {num_unique} different tokens").format(
+                num_draws=NUM_DRAWS, num_unique=len(np.unique(self._drawn))
+            )
+        return (
+            [now]
+            if self._a_shape is None
+            else [f"A ({self.a}): {self._a_shape.sentence()}", _("now: {now}").format(now=now)]
+        )
 
     def _show(self) -> None:
         if not self._problem:
@@ -476,7 +492,8 @@ class SamplingExplorer(PictureWidget):
 
 def _explain(labels: Sequence[str], texts: Sequence[str]) -> str:
     """Return, for the page, whose fonts are the browser's, what the codes in a picture's labels stand for."""
-    coded = [f"{label} is {text}" for label, text in zip(labels, texts, strict=True) if "<U+" in label]
-    if any(label.startswith("<") and "\ufffd" in text for label, text in zip(labels, texts, strict=True)):
-        coded.append("two letters or digits, as in <e4 b8>: a byte; such a token is a part of a character")
+    pairs = list(zip(labels, texts, strict=True))
+    coded = [_("{label} is {text}").format(label=label, text=text) for label, text in pairs if "<U+" in label]
+    if any(label.startswith("<") and "\ufffd" in text for label, text in pairs):
+        coded.append(_("two letters or digits, as in <e4 b8>: a byte; such a token is a part of a character"))
     return html.escape("; ".join(coded))

@@ -15,8 +15,9 @@ from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import letter_of
 from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
-from folovllm.course.widgets.widget import CourseWidget, counted, slider_with_box, spoken, wide
+from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.history import SequenceRecord
+from folovllm.language import N_, _, counted, current_language
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -75,28 +76,28 @@ class StepDebugger(CourseWidget):
         self.llm = llm.with_settings(record_history=True, **settings)
         self._params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0)
         self._arrivals = tuple(arrivals)
-        self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
+        self.prompt = ipywidgets.Text(value=prompt, description=_("prompt"), continuous_update=False, layout=wide())
         self.buttons = {
-            name: ipywidgets.Button(description=name, icon=icon, layout=ipywidgets.Layout(width="auto"))
+            name: ipywidgets.Button(description=_(name), icon=icon, layout=ipywidgets.Layout(width="auto"))
             for name, icon in (
-                ("Step", "step-forward"),
-                ("Next hop", "map-marker"),
-                ("A user arrives", "user-plus"),
-                ("Begin again", "refresh"),
+                (N_("Step"), "step-forward"),
+                (N_("Next hop"), "map-marker"),
+                (N_("A user arrives"), "user-plus"),
+                (N_("Begin again"), "refresh"),
             )
         }
         self.buttons["Step"].button_style = "primary"
         actions = (self.step, self.next_hop, self.arrive, self.restart)
         for button, action in zip(self.buttons.values(), actions, strict=True):
             button.on_click(lambda _, action=action: action())
-        self._history_row = slider_with_box("history", 0, 0, 0, 1)
+        self._history_row = slider_with_box(_("history"), 0, 0, 0, 1)
         self.history = self._history_row.children[-1]
         self.history.observe(lambda _: self._look_at(self.history.value), "value")
         self.prompt.observe(lambda _: self.restart(), "value")
         self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, row, self._history_row, self.status, self.picture])
-        _pictures()
+        _pictures(current_language())
         self.restart()
 
     # -- what one can do ----------------------------------------------------------------------------
@@ -112,10 +113,12 @@ class StepDebugger(CourseWidget):
         try:
             hops, cached = self._add(self.prompt.value)
         except ValueError as error:
-            self._remember(Moment(f"The engine refused this: {error}"))
+            self._remember(Moment(_("The engine refused this: {error}").format(error=error)))
             return
-        found = f" The prefix cache still holds the first {cached} of its tokens." if cached else ""
-        self._remember(Moment(f"Nothing is computed yet.{found} Press Step.", hops))
+        found = (
+            _(" The prefix cache still holds the first {cached} of its tokens.").format(cached=cached) if cached else ""
+        )
+        self._remember(Moment(_("Nothing is computed yet.{found} Press Step.").format(found=found), hops))
 
     def arrive(self) -> None:
         """Let a user arrive while others are served; the request waits for the next step."""
@@ -124,9 +127,16 @@ class StepDebugger(CourseWidget):
         if not self._outputs:  # the first prompt is refused
             return
         prompt = self._arrivals[(len(self._outputs) - 1) % len(self._arrivals)]
-        hops, _ = self._add(prompt)
+        hops, _cached = self._add(prompt)
         letter = list(self._outputs)[-1]
-        self._remember(Moment(f"A user arrives: {letter} asks {prompt!r}, and waits for the next step.", hops))
+        self._remember(
+            Moment(
+                _("A user arrives: {letter} asks {prompt!r}, and waits for the next step.").format(
+                    letter=letter, prompt=prompt
+                ),
+                hops,
+            )
+        )
 
     def step(self) -> None:
         """Show the step after the one that is shown; where there is none yet, run it. After the end, begin again."""
@@ -154,11 +164,11 @@ class StepDebugger(CourseWidget):
         self._outputs[letter], self._prompts[letter] = None, prompt
         ids = request.prompt_token_ids
         cached = self._count_cached(request)
-        told = f"1 sequence, {request.status}"
+        told = _("1 sequence, {status}").format(status=request.status)
         if cached:
-            told += f"; the prefix cache holds its first {cached} tokens"
+            told += _("; the prefix cache holds its first {cached} tokens").format(cached=cached)
         return [
-            Hop("tokenizer", [(letter, f"{len(ids)} token ids: {ids}")]),
+            Hop("tokenizer", [(letter, _("{num_ids} token ids: {ids}").format(num_ids=len(ids), ids=ids))]),
             Hop("request", [(letter, told)]),
         ], cached
 
@@ -175,7 +185,9 @@ class StepDebugger(CourseWidget):
         failed = [output for output in outputs if output.error is not None]
         if failed:
             error = failed[0].error
-            told = f"Step {self._count} failed: {type(error).__name__}: {error}."
+            told = _("Step {count} failed: {name}: {error}.").format(
+                count=self._count, name=type(error).__name__, error=error
+            )
             self._remember(Moment(told + self._ending([output.request_id for output in failed])))
             return
         records = {record.request_id: record for record in recorded(self.llm)[-1].sequences}
@@ -206,11 +218,15 @@ class StepDebugger(CourseWidget):
         hops = {name: Hop(name) for name in ("scheduler", "KV blocks", "model", "sampler", "sequence", "detokenizer")}
         hops["output"] = Hop("output")
         (ids,), (rows, vocab_size) = self._shapes
-        hops["model"].lines.append(("", f"{counted(ids, 'id')} -> {counted(rows, 'row')} of {vocab_size} logits"))
+        shapes = {"ids": counted(ids, "{n} id", "{n} ids"), "rows": counted(rows, "{n} row", "{n} rows")}
+        computed = _("{ids} -> {rows} of {vocab_size} logits").format(**shapes, vocab_size=vocab_size)
+        hops["model"].lines.append(("", computed))
         for letter, record in records.items():
             share, output = self._shares.get(letter), self._outputs[letter]
             if share is None or output is None:
-                hops["scheduler"].lines.append((letter, f"{record.status}, no token in this step"))
+                hops["scheduler"].lines.append(
+                    (letter, _("{status}, no token in this step").format(status=record.status))
+                )
                 continue
             [completion] = output.outputs
             for part, what in _lines_of(share, record, completion).items():
@@ -220,14 +236,18 @@ class StepDebugger(CourseWidget):
     def _sentence_of(self, records: dict[str, SequenceRecord]) -> str:
         phases = {letter: phase_of(record) for letter, record in records.items() if letter in self._shares}
         if len(self._outputs) == 1:
-            told = f"Step {self._count}: {', '.join(map(str, phases.values()))}"
+            told = _("Step {count}: {str}").format(count=self._count, str=", ".join(map(str, phases.values())))
         else:
             each = ", ".join(f"{letter} {phase}" for letter, phase in phases.items())
-            told = f"Step {self._count}: {each}; {counted(self._shapes[0][0], 'token')} in one pass"
+            told = _("Step {count}: {each}; {tokens} in one pass").format(
+                count=self._count, each=each, tokens=counted(self._shapes[0][0], "{n} token", "{n} tokens")
+            )
         for letter, share in self._shares.items():
             record = records[letter]
             if phases[letter] == "prefill" and 0 < share.first == record.num_cached_tokens:
-                told += f"; {share.first} tokens of {letter}'s prompt found in the prefix cache"
+                told += _("; {first} tokens of {letter}'s prompt found in the prefix cache").format(
+                    first=share.first, letter=letter
+                )
         return f"{told}.{self._ending(phases)}"
 
     def _ending(self, letters: Collection[str]) -> str:
@@ -239,7 +259,7 @@ class StepDebugger(CourseWidget):
             return ""
         one = len(self._outputs) == 1
         told = ", ".join(str(reason) if one else f"{letter} {reason}" for letter, reason in reasons.items())
-        return f" Ended: {told}." + (" Press Begin again." if self._all_ended() else "")
+        return _(" Ended: {told}.").format(told=told) + (_(" Press Begin again.") if self._all_ended() else "")
 
     def _all_ended(self) -> bool:
         return all(output is not None and output.finished for output in self._outputs.values())
@@ -251,7 +271,7 @@ class StepDebugger(CourseWidget):
         """What each part did at the moment that is shown; a line per request where there are several."""
         several = len(self._outputs) > 1
         return [
-            (hop.part, "\n".join(f"{letter}: {what}" if letter and several else what for letter, what in hop.lines))
+            (_(hop.part), "\n".join(f"{letter}: {what}" if letter and several else what for letter, what in hop.lines))
             for hop in self.moments[self._at].hops
         ]
 
@@ -277,9 +297,9 @@ class StepDebugger(CourseWidget):
             self.picture.value = ""
             return
         lit = moment.hops[self._hop].part
-        data = base64.b64encode(_pictures()[lit]).decode()
+        data = base64.b64encode(_pictures(current_language())[lit]).decode()
         image = f'<img alt="{html.escape(describe_data_flow(lit))}" src="data:image/png;base64,{data}">'
-        rows = [(html.escape(hop.part), self._cell(hop)) for hop in moment.hops]
+        rows = [(html.escape(_(hop.part)), self._cell(hop)) for hop in moment.hops]
         who = (
             names((letter, repr(prompt)) for letter, prompt in self._prompts.items()) if len(self._prompts) > 1 else ""
         )
@@ -287,8 +307,9 @@ class StepDebugger(CourseWidget):
 
     def _told(self) -> str:
         moment, last = self.moments[self._at], len(self.moments) - 1
-        past = f" You look back: {counted(last - self._at, 'later moment')}." if self._at < last else ""
-        here = f" Here: {moment.hops[self._hop].part}." if moment.hops else ""
+        later = counted(last - self._at, "{n} later moment", "{n} later moments")
+        past = " " + _("You look back: {later}.").format(later=later) if self._at < last else ""
+        here = _(" Here: {part}.").format(part=_(moment.hops[self._hop].part)) if moment.hops else ""
         return f"{moment.sentence}{here}{past}"
 
     def _cell(self, hop: Hop) -> str:
@@ -301,7 +322,11 @@ class StepDebugger(CourseWidget):
 
     def summary(self) -> str:
         """Say what every part did at the moment that is shown."""
-        lines = [f"StepDebugger: {self.prompt.value!r}, {self.moments[self._at].sentence}"]
+        lines = [
+            _("StepDebugger: {value!r}, {sentence}").format(
+                value=self.prompt.value, sentence=self.moments[self._at].sentence
+            )
+        ]
         for part, what in self.hops:
             first, *rest = what.split("\n")
             lines += [f"{part:12} {first}", *(f"{'':12} {line}" for line in rest)]
@@ -311,28 +336,39 @@ class StepDebugger(CourseWidget):
 def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutput) -> dict[str, str]:
     """Say of one request what each part did with it in a step."""
     ended, last = record.status.is_finished(), share.first + share.count - 1
-    places = f"position {last}" if share.count == 1 else f"positions {share.first} to {last}"
-    scheduled = f"{counted(share.count, 'token')}, {places}"
+    places = (
+        _("position {last}").format(last=last)
+        if share.count == 1
+        else _("positions {first} to {last}").format(first=share.first, last=last)
+    )
+    scheduled = f"{counted(share.count, '{n} token', '{n} tokens')}, {places}"
     if phase_of(record) == "prefill" and 0 < share.first == record.num_cached_tokens:
-        scheduled += f"; positions 0 to {share.first - 1} are found in the prefix cache"
+        scheduled += _("; positions 0 to {first} are found in the prefix cache").format(first=share.first - 1)
+    filled = _("{count} tokens are in them now").format(count=last + 1)
+    if ended:
+        filled += _("; now they are given back")
     lines = {
         "scheduler": scheduled,
-        "KV blocks": f"{share.blocks}, {last + 1} tokens are in them now{'; now they are given back' if ended else ''}",
-        "sampler": "nothing to draw yet: the prompt is not read to its end",
-        "sequence": f"{record.status}, {counted(record.num_output_tokens, 'output token')}",
+        "KV blocks": f"{share.blocks}, {filled}",
+        "sampler": _("nothing to draw yet: the prompt is not read to its end"),
+        "sequence": f"{record.status}, {counted(record.num_output_tokens, '{n} output token', '{n} output tokens')}",
         "detokenizer": repr(completion.text),
-        "output": f"finished, finish_reason {completion.finish_reason!r}" if ended else "not finished",
+        "output": _("finished, finish_reason {finish_reason!r}").format(finish_reason=completion.finish_reason)
+        if ended
+        else _("not finished"),
     }
     if completion.token_ids:
         assert completion.logprobs, "the request asks for the log-probabilities of its tokens"
         token = completion.token_ids[-1]
-        lines["sampler"] = f"token {token}, {completion.logprobs[-1][token].decoded_token!r}"
+        lines["sampler"] = _("token {token}, {decoded_token!r}").format(
+            token=token, decoded_token=completion.logprobs[-1][token].decoded_token
+        )
     return lines
 
 
 @functools.cache
-def _pictures() -> dict[str, bytes]:
-    """Return the map of the engine, lit up at each of its parts, as PNG: drawn once, shown often."""
+def _pictures(language: str) -> dict[str, bytes]:
+    """Return the map of the engine, lit up at each of its parts, as PNG: drawn once per language, shown often."""
     figure, axes = new_figure(10, 4.8)
     diagram = draw_data_flow(axes)
     live = LivePicture(figure, diagram.moving)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.detokenizer import Detokenizer, decode_token
+from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -27,7 +28,7 @@ _STYLE = """<style>
 .folovllm-token:hover > span, .folovllm-token:focus > span { display: block; z-index: 2 }
 .folovllm-token:hover > span { z-index: 3 }
 </style>"""
-_HINT = "Point at a token, or move to it with Tab: here stands what else might have come."
+_HINT = N_("Point at a token, or move to it with Tab: here stands what else might have come.")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Band:
 
 
 BANDS = (
-    Band(0.1, "#F3C5A5", "#B34700", "dotted", "red", "below 10 %"),
-    Band(0.5, "#FBE8B8", "#8F6000", "dashed", "yellow", "10 to 50 %"),
-    Band(math.inf, "#CFE6F5", "#0072B2", "solid", "blue", "50 % and more"),
+    Band(0.1, "#F3C5A5", "#B34700", "dotted", N_("red"), N_("below 10 %")),
+    Band(0.5, "#FBE8B8", "#8F6000", "dashed", N_("yellow"), N_("10 to 50 %")),
+    Band(math.inf, "#CFE6F5", "#0072B2", "solid", N_("blue"), N_("50 % and more")),
 )
 """From unlikely to likely."""
 
@@ -74,7 +75,7 @@ class TokenColours(CourseWidget):
         self.llm = llm
         self._max_tokens, self._seed = max_tokens, seed
         self.completion: CompletionOutput | None = None
-        self.prompt = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide())
+        self.prompt = ipywidgets.Text(value=prompt, description=_("prompt"), continuous_update=False, layout=wide())
         row = slider_with_box("temperature", float(temperature), 0.0, 2.0, 0.1)
         self.temperature = row.children[-1]
         self.status, self.text = ipywidgets.HTML(), ipywidgets.HTML()
@@ -95,7 +96,7 @@ class TokenColours(CourseWidget):
             [output] = self.llm.generate(self.prompt.value, params, use_tqdm=False)
         except ValueError as error:
             self.completion, self.text.value = None, ""
-            self._problem = f"The engine refused this: {error}"
+            self._problem = _("The engine refused this: {error}").format(error=error)
         else:
             [self.completion] = output.outputs
             prompt = f'<span style="white-space: pre-wrap">{html.escape(self.prompt.value)}</span>'
@@ -109,13 +110,15 @@ class TokenColours(CourseWidget):
         if self.completion is None:
             return self._problem
         bands = [band_of(each) for each in probabilities_of(self.completion)]
-        counts = [f"{bands.count(band)} {band.name} ({band.words})" for band in reversed(BANDS)]
-        return f"{len(bands)} token{'' if len(bands) == 1 else 's'}: {', '.join(counts)}"
+        counts = [f"{bands.count(band)} {_(band.name)} ({_(band.words)})" for band in reversed(BANDS)]
+        return f"{counted(len(bands), '{n} token', '{n} tokens')}: {', '.join(counts)}"
 
     def summary(self) -> str:
         """Return the text and the counts."""
         text = "" if self.completion is None else f"{self.completion.text!r}\n"
-        return f"TokenColours: {self.prompt.value!r}\n{text}{self.sentence()}"
+        return _("TokenColours: {value!r}\n{text}{sentence}").format(
+            value=self.prompt.value, text=text, sentence=self.sentence()
+        )
 
     def _pieces(self, prompt_token_ids: list[int]) -> str:
         assert self.completion is not None, "something was generated"
@@ -130,16 +133,22 @@ class TokenColours(CourseWidget):
         assert self.completion is not None, "something was generated"
         probabilities = probabilities_of(self.completion)[start:end]
         count = end - start
-        shown, told = [f"{text!r}" + (f" is {count} tokens, one per line:" if count > 1 else "")], []
+        several = _("{text!r} is {count} tokens, one per line:").format(text=text, count=count)
+        shown, told = [several if count > 1 else repr(text)], []
         for place, probability in zip(range(start, end), probabilities, strict=True):
             own, others = self._alternatives(place)
             lines = [f"{p:6.1%} {name}" for name, p in others]
             shown += lines if count == 1 else ["  ".join(lines)]
             spoken_others = ", ".join(f"{p:.0%} {name}" for name, p in others if name != own)
-            told.append(f"{own}, {probability:.0%}; else {spoken_others}")
+            told.append(
+                _("{own}, {probability:.0%}; else {spoken_others}").format(
+                    own=own, probability=probability, spoken_others=spoken_others
+                )
+            )
+        spoken_name = html.escape(_("; then ").join(told))
         # A bare span may not carry a name: without the role screen readers pass over it.
         return (
-            f'<span class="folovllm-token" tabindex="0" role="group" aria-label="{html.escape("; then ".join(told))}" '
+            f'<span class="folovllm-token" tabindex="0" role="group" aria-label="{spoken_name}" '
             f'style="{_look(probabilities)}">{html.escape(text)}'
             f'<span aria-hidden="true">{html.escape(chr(10).join(shown))}</span></span>'
         )
@@ -204,7 +213,7 @@ def _look(probabilities: Sequence[float]) -> str:
 def _legend() -> str:
     parts = "".join(
         f'<span style="background: {band.colour}; color: #1a1a1a; border-bottom: 3px {band.line} {band.edge}; '
-        f'padding: 0 4px; margin-right: 1em">{band.name}: {band.words}</span>'
+        f'padding: 0 4px; margin-right: 1em">{_(band.name)}: {_(band.words)}</span>'
         for band in reversed(BANDS)
     )
-    return f'<p>{parts}</p><div class="folovllm-hint">{_HINT}</div>'
+    return f'<p>{parts}</p><div class="folovllm-hint">{_(_HINT)}</div>'

@@ -11,6 +11,7 @@ import ipywidgets
 from IPython.core.getipython import get_ipython
 
 from folovllm.course.style import png_metadata, to_html, to_keep
+from folovllm.course.widgets.colab import on_colab, show_on_colab
 
 # What a widget needs to be one, even when it is closed: as any object with traits, and as a widget.
 _MACHINERY = vars(ipywidgets.CallbackDispatcher()).keys() | {"_model_id", "_repr_mimebundle_"}
@@ -48,6 +49,13 @@ class CourseWidget(ipywidgets.VBox):
         self.children = ()
         for name in vars(self).keys() - _MACHINERY:
             delattr(self, name)
+
+    def _ipython_display_(self) -> None:
+        if self.comm is None or not on_colab():
+            raise NotImplementedError  # IPython goes on to _repr_mimebundle_
+        bundle: Any = self._repr_mimebundle_()
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        show_on_colab(data, metadata)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(super()._repr_mimebundle_(**kwargs))
@@ -136,11 +144,6 @@ def _running_cell() -> tuple[str, str]:
 def spoken(sentence: str) -> str:
     """Return HTML of a text that a screen reader reads out when it changes; its line breaks stay."""
     return f'<b role="status" style="white-space: pre-line">{html.escape(sentence)}</b>'
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words: "1 token", "2,000 tokens"."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def wide() -> ipywidgets.Layout:

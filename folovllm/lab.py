@@ -1,0 +1,50 @@
+"""``folovllm lab``: the notebooks in a folder of the learner's, in JupyterLab with the course's settings."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from folovllm.course_folder import (
+    FIRST,
+    ORIGINALS,
+    has_newer_notebooks,
+    how_to_install,
+    in_checkout,
+    make_learners_folder,
+    shipped_folder,
+)
+from folovllm.language import _
+
+
+def prepare_notebooks(notebooks: Path) -> None:
+    """Make the folder if it is not there; say if the package has newer notebooks.
+
+    Raises ValueError where JupyterLab is missing, or the folder cannot be made.
+    """
+    if find_spec("jupyterlab") is None:
+        raise ValueError(f"JupyterLab is not installed; {how_to_install()}")
+    Path.home()  # JupyterLab keeps files there: that there is none is better said now
+    make_learners_folder(notebooks)
+    if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
+        print(_("there are newer notebooks: `folovllm update` brings them, and keeps your answers"), file=sys.stderr)
+
+
+def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:
+    """Become JupyterLab, opened on the first notebook.
+
+    further: arguments for JupyterLab.
+    """
+    notebooks, shipped = notebooks.resolve(), shipped_folder()
+    is_clones = in_checkout() and notebooks.parent == shipped
+    root = notebooks.parent if is_clones else notebooks  # of the clone, what is around them too
+    first = (notebooks / FIRST).relative_to(root).as_posix()
+    settings = str(shipped / "jupyter") if shipped else None
+    inherited = os.environ.get("JUPYTER_CONFIG_PATH")
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [settings, inherited]))}
+    allow_root = ["--allow-root"] if os.geteuid() == 0 else []
+    command = [sys.executable, "-m", "jupyterlab", *allow_root, f"--LabApp.default_url=/lab/tree/{first}", *further]
+    os.chdir(root)
+    os.execve(sys.executable, command, environment)
