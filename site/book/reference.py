@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from book.chapters import Chapter
+from book.replay import as_python
 from folovllm.course.editions.minutes import source_of
 
 PACKAGE = Path(__file__).parents[2] / "folovllm"
@@ -67,7 +68,7 @@ def explained_in(chapters: Iterable[Chapter]) -> dict[str, list[str]]:
         named = set(re.findall(r"`([A-Za-z_]\w*)(?:\(\)|\.\w+(?:\(\))?)?`", prose))
         for cell in cells:
             if cell.cell_type == "code":
-                named |= set(_imported(ast.parse(source_of(cell))))
+                named |= set(_imported(ast.parse(as_python(source_of(cell)))))
         told[chapter.name] = [
             module.name
             for module in engine
