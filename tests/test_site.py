@@ -351,7 +351,7 @@ def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
     explorer.get_by_label("block_size").press("ArrowRight")
     assert status.inner_text() == told[256, 200, 32, "float32"]
     explorer.get_by_label("float32").press("ArrowRight")
-    explorer.get_by_label("memory").press("Home")
+    explorer.get_by_label("memory (MiB)").press("Home")
     explorer.get_by_label("sequence length").press("End")
     assert status.inner_text() == told[16, 8192, 32, "bfloat16"]
     sequences = re.search(r"room for ([\d,]+) sequence", status.inner_text())[1]
