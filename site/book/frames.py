@@ -53,7 +53,7 @@ def record_padding(explorer: PaddingExplorer, watch: Watcher | None = None) -> d
 
 def record_colours(colours: TokenColours, watch: Watcher | None = None) -> dict[str, Any]:
     """Record what is generated from the notebook's prompt at some temperatures."""
-    temperatures = {f"{value:g}": value for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)}
+    temperatures = {f"{value:g}": value for value in (0.0, 0.3, 0.7, 1.0, 1.3, 2.0)}
     control = Control("slider", "temperature", colours.temperature, temperatures)
     return _record([control], colours.status, colours.text, watch)
 

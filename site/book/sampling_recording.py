@@ -23,9 +23,9 @@ from folovllm.sampling_params import SamplingParams
 PROMPTS = ("The best thing about summer is", "The capital of France is", "def add(a, b):\n    return")
 KNOBS: dict[str, tuple[float, ...]] = {
     "temperature": (0, 0.2, 0.5, 0.8, 1, 1.2, 1.5, 2),
-    "top_k": (0, 1, 2, 5, 10, 20, 40, 100),
-    "top_p": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1),
-    "min_p": (0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    "top_k": (0, 1, 5, 10, 20, 40, 100),
+    "top_p": (0.1, 0.5, 0.7, 0.8, 0.9, 0.95, 1),
+    "min_p": (0, 0.02, 0.05, 0.1, 0.3),
 }
 """Where each slider stops on a page."""
 NUM_PRESSES = 2
