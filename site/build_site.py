@@ -11,6 +11,8 @@ from book.recordings import Recordings
 from sphinx.application import Sphinx
 from sphinx.util.console import nocolor
 
+from folovllm.language import use_language
+
 SITE = Path(__file__).parent
 
 
@@ -29,6 +31,7 @@ def build(output: Path, recorded: Recordings) -> None:
 
 def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[str]:
     """Write what Sphinx reads for one edition; return the names of its pages."""
+    use_language(edition.language)
     sources, scripts = room / "sources", room / "static" / recordings.FOLDER
     for folder in (sources / "api", scripts):
         folder.mkdir(parents=True)
@@ -54,7 +57,7 @@ def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[st
         "html_context.languages": others,
         "html_context.contents": edition.words.contents,
     }
-    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True)
+    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True, parallel=2)
     app.build()
     if app.statuscode:
         raise SystemExit("site: Sphinx warned (above); nothing was written")

@@ -4,7 +4,7 @@ from book import run_links
 
 project = "FoloVLLM"
 author = "the FoloVLLM authors"
-copyright = "Apache-2.0"
+copyright = "the FoloVLLM authors. Licence: Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "book.docstrings", "book.links"]
 templates_path = ["templates"]
 html_css_files = ["book.css"]

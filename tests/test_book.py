@@ -78,6 +78,10 @@ def test_parameters_of_a_docstring_become_a_list():
     ]
 
 
+def test_what_stands_after_a_blank_line_belongs_to_no_parameter():
+    assert to_rst(["n: how many", "", "It may be used."]) == ["* **n**: how many", "", "It may be used."]
+
+
 def test_a_bar_in_a_docstring_is_no_substitution():
     assert to_rst(["a remainder |r| < 1"]) == [r"a remainder \|r\| < 1"]
 

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
-from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Locator, Page
 
 from folovllm.course.distribution import Distribution, make_distribution
@@ -170,12 +169,14 @@ def test_links_lead_somewhere_and_to_known_hosts(built):
 
 def test_a_chapter_leads_to_its_code_and_back(built):
     for name in CHAPTERS:
-        soup = BeautifulSoup((built.folder / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
-        modules = [link["href"] for link in soup.select(".chapter-bar a[href^='api/']")]
+        text = (built.folder / f"{name}.html").read_text(encoding="utf-8")
+        bar = re.search(r'<div class="chapter-bar">.*?</div>', text)[0]
+        modules = re.findall(r'href="(api/[^"]+)"', bar)
         assert modules, name
         for module in modules:
-            page = BeautifulSoup((built.folder / module).read_text(encoding="utf-8"), "html.parser")
-            assert f"../{name}.html" in [link["href"] for link in page.select(".explained-in a")], (name, module)
+            page = (built.folder / module).read_text(encoding="utf-8")
+            back = re.search(r'<p class="explained-in">.*?</p>', page, re.S)[0]
+            assert f'href="../{name}.html"' in back, (name, module)
 
 
 def test_a_search_finds_the_chapter(built, reader):
@@ -238,7 +239,7 @@ def test_the_page_says_what_the_engine_said_at_every_point(built, sampling):
     for place, prompt in enumerate(prompts):
         told = sampling.evaluate(SAY_AT_ALL, place)
         every = list(points())
-        assert len(told) == len(every) > 5000
+        assert len(told) == len(every) > 3000
         for point, (setting, *said) in zip(every, told, strict=True):
             assert setting == str(as_setting(point))
             expected = built.sampling[prompt, plain(point)]
@@ -351,13 +352,12 @@ def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
     explorer.get_by_label("block_size").press("ArrowRight")
     assert status.inner_text() == told[256, 200, 32, "float32"]
     explorer.get_by_label("float32").press("ArrowRight")
-    explorer.get_by_label("memory").press("Home")
-    explorer.get_by_label("length").press("End")
+    explorer.get_by_label("memory (MiB)").press("Home")
+    explorer.get_by_label("sequence length").press("End")
     assert status.inner_text() == told[16, 8192, 32, "bfloat16"]
     sequences = re.search(r"room for ([\d,]+) sequence", status.inner_text())[1]
-    assert f"8192 tokens: {sequences}" in explorer.get_by_role("img", name="Sequences that fit").get_attribute(
-        "aria-label"
-    )
+    picture = explorer.get_by_role("img", name="sequences that fit")
+    assert picture.get_attribute("aria-label").endswith(f"8192: {sequences}")
 
 
 def test_a_run_is_walked_through_hop_by_hop(built, reader):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from book.words import translated
 from folovllm.course.widgets.kv_budget import BLOCK_SIZES, MIB, Budget, KVBudget
 
 GRID: dict[str, tuple[Any, ...]] = {
@@ -15,6 +16,12 @@ GRID: dict[str, tuple[Any, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
 }
 """Where each control stops on a page: MiB, tokens per sequence, tokens per block."""
+_MESSAGES = (
+    *("keys and values", "empty ends of last blocks", "left over: too little for one more sequence"),
+    *("the memory for the KV cache", "sequences that fit", "tokens per sequence", "memory that holds nothing"),
+    *("tokens per block", "memory (MiB)", "sequence length"),
+)
+"""What the page says beside the sentences: the widget's own words, from the course's catalog."""
 Watcher = Callable[[tuple[Any, ...], str], None]
 
 
@@ -35,6 +42,7 @@ def record(explorer: KVBudget, watch: Watcher | None = None) -> dict[str, Any]:
     start = {"memory": explorer.memory.value, "length": explorer.length.value}
     start |= {"block_size": explorer.block_size.value, "dtype": explorer.dtype.value}
     return {
+        "words": translated(_MESSAGES),
         "controls": {name: list(stops) for name, stops in GRID.items()},
         "start": [list(stops).index(start[name]) for name, stops in GRID.items()],
         "points": found,

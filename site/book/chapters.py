@@ -14,11 +14,12 @@ import nbformat
 
 from book import run_links
 from book.editions import ROOT, Edition
-from book.words import Words
 from folovllm.course.editions.folded import is_folded
 from folovllm.course.editions.minutes import source_of, total_minutes
 from folovllm.course.predictions.all_predictions import find_prediction
+from folovllm.language import N_, _
 
+_FOLDED = N_("Predict first. Then open: what happened")
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _PREDICT = re.compile(r'^predict\("(\w+)"\)', re.M)
 
@@ -67,18 +68,18 @@ def page_of(chapter: Chapter, edition: Edition, modules: Iterable[str], players:
     notebook = chapter.read()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            _show_outputs(cell, edition.words, players)
+            _show_outputs(cell, players)
     first = notebook.cells[0]
     title, _, rest = source_of(first).partition("\n")
     first.source = f"{title}\n\n{_bar(chapter, edition, modules)}\n{rest}"
     return nbformat.writes(notebook)
 
 
-def _show_outputs(cell: Any, words: Words, players: dict[str, str]) -> None:
+def _show_outputs(cell: Any, players: dict[str, str]) -> None:
     tags = cell.metadata.setdefault("tags", [])
     if is_folded(cell):
         tags.append("hide-output")
-        cell.metadata["mystnb"] = {"code_prompt_show": words.folded, "code_prompt_hide": words.folded}
+        cell.metadata["mystnb"] = {"code_prompt_show": _(_FOLDED), "code_prompt_hide": _(_FOLDED)}
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
         tags.append("hide-input")
     asked = _PREDICT.search(source_of(cell))
@@ -86,7 +87,7 @@ def _show_outputs(cell: Any, words: Words, players: dict[str, str]) -> None:
         data = output.get("data", {})
         is_widget = data.pop(_WIDGET_VIEW, None) is not None
         if asked and is_widget:
-            _replace(output, _prediction(asked[1], words))
+            _replace(output, _prediction(asked[1]))
         elif is_widget and cell.id in players:
             _replace(output, players[cell.id])
         elif "image/png" in data:
@@ -99,17 +100,17 @@ def _replace(output: Any, shown: str) -> None:
     output.metadata = nbformat.from_dict({})
 
 
-def _prediction(name: str, words: Words) -> str:
+def _prediction(name: str) -> str:
     """Return a question whose choices answer when they are opened, one at a time, without a script."""
     prediction = find_prediction(name)
     choices = "".join(
-        f'<details name="{name}"><summary>{html.escape(choice)}</summary>'
+        f'<details name="{name}"><summary>{html.escape(_(choice))}</summary>'
         f"<p>{html.escape(prediction.answer_to(choice))}</p></details>"
         for choice in prediction.choices
     )
     return (
         f'<div class="prediction" role="group" aria-labelledby="predict-{name}"><p id="predict-{name}">'
-        f"<b>{words.predict}</b> {html.escape(prediction.question)}</p>{choices}</div>"
+        f"<b>{_('Predict.')}</b> {html.escape(_(prediction.question))}</p>{choices}</div>"
     )
 
 

@@ -10,16 +10,11 @@ _NAMED = re.compile(r"((?:[a-z_]\w*)(?:, [a-z_]\w*)*): (.*)")
 def setup(app: Any) -> dict[str, Any]:
     """Register the extension."""
     app.connect("autodoc-process-docstring", _process)
-    app.connect("autodoc-process-bases", _leave_private_out)
     return {"parallel_read_safe": True}
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = to_rst(lines)
-
-
-def _leave_private_out(app: Any, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
-    bases[:] = [base for base in bases if not getattr(base, "__name__", "").startswith("_")] or [object]
 
 
 def to_rst(lines: list[str]) -> list[str]:
@@ -38,7 +33,7 @@ def to_rst(lines: list[str]) -> list[str]:
         else:
             if in_list and line:
                 found.append("")
-            in_list = in_list and not line
+            in_list = False
             found.append(_escape(line))
     return found
 

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[2]
 class Edition:
     """The book in one language.
 
-    code: for browsers and Sphinx.  name: for people.  notebooks: the folder of its chapters.
-    site: where it lies in the site, "" for the top.
+    language: the course's name of it.  code: for browsers and Sphinx.  name: for people.
+    notebooks: the folder of its chapters.  site: where it lies in the site, "" for the top.
     """
 
+    language: str
     code: str
     name: str
     notebooks: Path
@@ -24,14 +25,15 @@ class Edition:
 
 
 _ALL = (
-    Edition("en", "English", ROOT / "notebooks", "", ENGLISH),
-    Edition("zh_CN", "中文", ROOT / "notebooks" / "zh", "zh", CHINESE),
+    Edition("en", "en", "English", ROOT / "notebooks", "", ENGLISH),
+    Edition("zh", "zh_CN", "中文", ROOT / "notebooks" / "zh", "zh", CHINESE),
 )
 
 
 def editions() -> list[Edition]:
-    """Return the languages whose notebooks are there."""
-    return [each for each in _ALL if any(each.notebooks.glob("*.ipynb"))]
+    """Return the languages in which every chapter is there."""
+    chapters = {each.language: {path.name for path in each.notebooks.glob("*.ipynb")} for each in _ALL}
+    return [each for each in _ALL if chapters[each.language] == chapters["en"]]
 
 
 def switches(here: Edition, others: list[Edition]) -> list[dict[str, str]]:

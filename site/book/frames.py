@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets
 
 from book.pictures import Pictures
+from book.words import translated
 from folovllm.course.widgets.number_bits import NumberBits
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.step_debugger import StepDebugger
@@ -52,7 +53,7 @@ def record_padding(explorer: PaddingExplorer, watch: Watcher | None = None) -> d
 
 def record_colours(colours: TokenColours, watch: Watcher | None = None) -> dict[str, Any]:
     """Record what is generated from the notebook's prompt at some temperatures."""
-    temperatures = {f"{value:g}": value for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)}
+    temperatures = {f"{value:g}": value for value in (0.0, 0.3, 0.7, 1.0, 1.3, 2.0)}
     control = Control("slider", "temperature", colours.temperature, temperatures)
     return _record([control], colours.status, colours.text, watch)
 
@@ -72,7 +73,7 @@ def record_steps(debugger: StepDebugger, watch: Watcher | None = None) -> dict[s
     start = debugger.history.value
     for act in (debugger.step, debugger.arrive, debugger.step, debugger.step, debugger.arrive):
         act()
-    while "Press Begin again" not in debugger.moments[-1].sentence:
+    while debugger.llm.llm_engine.has_unfinished_requests():
         debugger.step()
     pictures, moments = Pictures(), []
     for place, moment in enumerate(debugger.moments):
@@ -85,7 +86,8 @@ def record_steps(debugger: StepDebugger, watch: Watcher | None = None) -> dict[s
             if watch is not None:
                 watch((place, hop), hops[-1]["says"])
         moments.append(hops)
-    return {"start": start, "moments": moments, "pictures": pictures.kept()}
+    words = [*debugger.buttons, "history"]
+    return {"words": translated(words), "start": start, "moments": moments, "pictures": pictures.kept()}
 
 
 def _choice(buttons: ipywidgets.ToggleButtons) -> Control:

@@ -12,6 +12,7 @@ from typing import Any
 from book import budget_recording, frames, replay, sampling_recording
 from book.chapters import Chapter
 from folovllm.course.editions.minutes import source_of
+from folovllm.language import current_language
 
 RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "SamplingExplorer": ("sampling", sampling_recording.record),
@@ -24,10 +25,12 @@ RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 """Of each class of widgets: who plays it on a page (``static/explorers``), and who records it."""
 FOLDER = "recordings"
+_SPEAK_EVERY_LANGUAGE = {"SamplingExplorer"}
+"""Their recordings serve all editions; those of the others are made in each language, which takes little time."""
 
 
 class Recordings:
-    """All recordings of a site. Editions share those that the same code makes.
+    """All recordings of a site.
 
     watchers: by the class of widgets, who is told what the engine says while it is recorded.
     """
@@ -52,6 +55,8 @@ class Recordings:
 
     def _record(self, chapter: Chapter, cell_id: str, name: str) -> dict[str, Any]:
         code = tuple(replay.code_of(chapter.path, cell_id))
+        if name not in _SPEAK_EVERY_LANGUAGE:
+            code = current_language(), *code
         if code not in self._made:
             watch = [self._watchers[name]] if name in self._watchers else []
             self._made[code] = RECORDERS[name][1](replay.widget_of(chapter.path, cell_id), *watch)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from book.chapters import Chapter
+from book.replay import as_python
 from folovllm.course.editions.minutes import source_of
 
 PACKAGE = Path(__file__).parents[2] / "folovllm"
@@ -56,16 +57,18 @@ def _public_names(tree: ast.Module) -> Iterator[str]:
 def explained_in(chapters: Iterable[Chapter]) -> dict[str, list[str]]:
     """Return for each chapter (by its name) the engine's modules that it explains, in the order of the package.
 
-    A module is explained where the text names its file, or where text or code name what it alone defines.
+    A module is explained where the text names its file, or a thing that it alone defines, or where code imports such.
     """
     engine = [each for each in modules() if not each.name.startswith(_LIVES_IN_COURSE) and not each.is_package]
     owners = Counter(name for module in engine for name in module.defines)
     told = {}
     for chapter in chapters:
-        cells = [(cell.cell_type, source_of(cell)) for cell in chapter.read().cells]
-        prose = "\n".join(source for kind, source in cells if kind == "markdown")
-        code = "\n".join(source for kind, source in cells if kind == "code")
-        named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", prose)))) | set(re.findall(r"\w+", code))
+        cells = chapter.read().cells
+        prose = "\n".join(source_of(cell) for cell in cells if cell.cell_type == "markdown")
+        named = set(re.findall(r"`([A-Za-z_]\w*)(?:\(\)|\.\w+(?:\(\))?)?`", prose))
+        for cell in cells:
+            if cell.cell_type == "code":
+                named |= set(_imported(ast.parse(as_python(source_of(cell)))))
         told[chapter.name] = [
             module.name
             for module in engine
@@ -73,6 +76,13 @@ def explained_in(chapters: Iterable[Chapter]) -> dict[str, list[str]]:
             or any(name in named and owners[name] == 1 for name in module.defines)
         ]
     return told
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Return the names that code takes from the package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("folovllm"):
+            yield from (each.name for each in node.names)
 
 
 def pages(chapters: Iterable[Chapter]) -> dict[str, str]:
@@ -95,7 +105,7 @@ def _page(module: Module, homes: list[str], inside: list[Module]) -> str:
     parts = [f"{title}\n{'=' * len(title)}\n"]
     if homes:
         parts.append(f".. rst-class:: explained-in\n\nExplained in {', '.join(homes)}.\n")
-    members = "" if module.is_package else "   :members:\n   :ignore-module-all:\n   :show-inheritance:\n"
+    members = "" if module.is_package else "   :members:\n   :ignore-module-all:\n"
     parts.append(f".. automodule:: {module.name}\n{members}")
     return "\n".join([*parts, *_listed(inside)])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 
 from folovllm.course.editions.minutes import source_of
 from folovllm.course.widgets.widget import CourseWidget
@@ -15,8 +16,7 @@ from folovllm.course.widgets.widget import CourseWidget
 
 def code_of(notebook: Path, cell_id: str) -> list[str]:
     """Return the code that makes a cell's widget; its last piece is an expression, the widget."""
-    sources = [source_of(cell) for cell in _code_cells(notebook, cell_id)]
-    return needed(sources)
+    return needed([as_python(source_of(cell)) for cell in _code_cells(notebook, cell_id)])
 
 
 def widget_of(notebook: Path, cell_id: str) -> CourseWidget:
@@ -58,6 +58,11 @@ def needed(sources: list[str]) -> list[str]:
             missing = (missing - made) | set(_used(tree))
             found.insert(0, source)
     return found
+
+
+def as_python(source: str) -> str:
+    """Return a cell's code as Python has it: ``%pip`` and the like are IPython's own."""
+    return str(TransformerManager().transform_cell(source))
 
 
 def _used(tree: ast.AST) -> Iterator[str]:

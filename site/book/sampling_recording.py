@@ -12,23 +12,35 @@ from typing import Any
 
 import numpy as np
 
+from book.words import in_every_language, translated
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import ORDERS, Distribution, make_distribution
 from folovllm.course.token_text import token_label
 from folovllm.course.widgets.sampling_explorer import NUM_DRAWS, NUM_SHOWN, SamplingExplorer
+from folovllm.language import ngettext
 from folovllm.sampling_params import SamplingParams
 
 PROMPTS = ("The best thing about summer is", "The capital of France is", "def add(a, b):\n    return")
 KNOBS: dict[str, tuple[float, ...]] = {
     "temperature": (0, 0.2, 0.5, 0.8, 1, 1.2, 1.5, 2),
-    "top_k": (0, 1, 2, 5, 10, 20, 40, 100),
-    "top_p": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1),
-    "min_p": (0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    "top_k": (0, 1, 5, 10, 20, 40, 100),
+    "top_p": (0.1, 0.5, 0.7, 0.8, 0.9, 0.95, 1),
+    "min_p": (0, 0.02, 0.05, 0.1, 0.3),
 }
 """Where each slider stops on a page."""
 NUM_PRESSES = 2
 """How many presses of "Draw 200" are recorded; the next one shows the first again."""
 _CURVE_POINTS = 100
+_MESSAGES = (
+    *("prompt", "order", "axis", "linear", "logarithmic", "Draw {num_draws}", "Keep as A", "Forget A", "model", "now"),
+    *("× dropped", "{num_draws} draws", "probability", "number of tokens, likeliest first"),
+    *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits", "now: {now}"),
+    "in this order: how many tokens are left, and their share of the probability after temperature",
+    "where all the probability is: these {num_shown} tokens, and all others",
+    "these {num_head}: {percent}   {rest:,} others: {percent2}",
+    "; {num_draws} draws gave {num_unique} different tokens",
+)
+"""What the page says beside the engine's sentences: the widget's own words, from the course's catalog."""
 
 Point = tuple[SamplingOrder, float, int, float, float]
 Watcher = Callable[[str, Point, Distribution], None]
@@ -62,6 +74,7 @@ def record(explorer: SamplingExplorer, watch: Watcher | None = None) -> dict[str
         if value not in KNOBS[name]:
             raise ValueError(f"the page's {name} must be one of {KNOBS[name]}, the notebook begins with {value}")
     return {
+        "words": in_every_language(_words),
         "knobs": KNOBS | {"order": list(ORDERS)},
         "filters": {order: list(names) for order, names in ORDERS.items()},
         "start": start | {"order": explorer.order.value},
@@ -105,13 +118,18 @@ def _record_prompt(explorer: SamplingExplorer, prompt: str, watch: Watcher | Non
     }
 
 
+def _words() -> dict[str, str]:
+    tokens = {"{n} token": ngettext("{n} token", "{n} tokens", 1), "{n} tokens": ngettext("{n} token", "{n} tokens", 2)}
+    return translated(_MESSAGES) | tokens
+
+
 def _outcome(shape: Distribution, head: np.ndarray) -> dict[str, Any]:
     """Return what one set of kept tokens means. bars: what the likeliest tokens have; share: all of them together."""
     return {
         "kept": shape.num_kept,
         "mass": round(shape.kept_mass, 6),
         "bits": f"{shape.entropy:.2f}",
-        "says": shape.sentence(),
+        "says": in_every_language(shape.sentence),
         "bars": _rounded(shape.after[head]),
         "share": round(float(shape.after[head].sum()), 6),
         "drawn": [_draws(shape, head, press) for press in range(NUM_PRESSES)],

@@ -1,14 +1,18 @@
 """What the book says around the chapters, in each language."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+from folovllm.language import LANGUAGES, _, current_language, use_language
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Words:
     """One language's words. A field that ends with a blank or a colon stands before what it names."""
 
-    predict: str
-    folded: str
     run_here: str
     on_this_computer: str
     code: str
@@ -27,8 +31,6 @@ class Words:
 
 
 ENGLISH = Words(
-    predict="Predict.",
-    folded="Predict first. Then open: what happened",
     run_here="Run this chapter:",
     on_this_computer="on your computer",
     code="Its code:",
@@ -59,8 +61,6 @@ ENGLISH = Words(
     contents="Contents",
 )
 CHINESE = Words(
-    predict="先猜一猜。",
-    folded="先预测，再打开：结果是什么",
     run_here="运行本章：",
     on_this_computer="在你的电脑上",
     code="本章的代码：",
@@ -88,3 +88,18 @@ CHINESE = Words(
     reference="API 参考",
     contents="目录",
 )
+
+
+def translated(messages: Iterable[str]) -> dict[str, str]:
+    """Return sentences of the course's own catalog, by their English, in the current language."""
+    return {each: _(each) for each in messages}
+
+
+def in_every_language(say: Callable[[], T]) -> dict[str, T]:
+    """Return what is said in each language."""
+    before, said = current_language(), {}
+    for language in LANGUAGES:
+        use_language(language)
+        said[language] = say()
+    use_language(before)
+    return said

@@ -3,7 +3,7 @@
 
 explorers.players.budget = (root, recording) => {
     const {html, svg, set} = explorers
-    const {controls, points} = recording
+    const {controls, points} = recording, say = explorers.speaker(recording.words)
     const names = Object.keys(controls)
     const at = [...recording.start]
     const percent = share => `${(100 * share).toFixed(1)} %`
@@ -20,7 +20,7 @@ explorers.players.budget = (root, recording) => {
     const fit = svg("svg", {role: "img"}), waste = svg("svg", {role: "img"})
     const panels = html("div", {class: "panels"}, fit, waste)
 
-    const PARTS = [["used", "keys and values"], ["empty", "empty ends of last blocks"], ["left", "left over: too little for one more sequence"]]
+    const PARTS = [["used", say("keys and values")], ["empty", say("empty ends of last blocks")], ["left", say("left over: too little for one more sequence")]]
     const legend = html("p", {class: "legend"}, ...PARTS.flatMap(([look, words]) => [
         html("span", {class: `patch ${look}`, "aria-hidden": "true"}), ` ${words} `]))
 
@@ -40,7 +40,7 @@ explorers.players.budget = (root, recording) => {
     }
 
     const showFit = width => {
-        const {left, right, top, bottom} = frame(fit, width, "sequences that fit", "tokens per sequence")
+        const {left, right, top, bottom} = frame(fit, width, say("sequences that fit"), say("tokens per sequence"))
         const lengths = controls.length
         const x = length => left + Math.log(length / 14) / Math.log(9000 / 14) * (right - left)
         const y = count => bottom - Math.log(count / 0.8) / Math.log(2e4 / 0.8) * (bottom - top)
@@ -56,11 +56,11 @@ explorers.players.budget = (root, recording) => {
         const now = counts[at[names.indexOf("length")]]
         if (now) fit.append(svg("path", {class: "drawn", d: "M0 -7L7 0L0 7L-7 0Z",
             transform: `translate(${x(lengths[at[names.indexOf("length")]])} ${y(now)})`}))
-        set(fit, {"aria-label": `Sequences that fit, by their length: ${counts.map((count, i) => `${lengths[i]} tokens: ${count}`).join(", ")}`})
+        set(fit, {"aria-label": `${say("sequences that fit")}: ${counts.map((count, i) => `${lengths[i]}: ${count}`).join(", ")}`})
     }
 
     const showWaste = width => {
-        const {left, right, top, bottom} = frame(waste, width, "memory that holds nothing", "tokens per block")
+        const {left, right, top, bottom} = frame(waste, width, say("memory that holds nothing"), say("tokens per block"))
         const all = controls.block_size.map((_, i) => point({block_size: i}))
         const highest = Math.max(...all.map(each => each.empty + each.left))
         const end = [0.1, 0.2, 0.4, 0.6, 0.8, 1].find(each => highest <= each + 1e-9)
@@ -77,7 +77,7 @@ explorers.players.budget = (root, recording) => {
                 svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: both - 4, "text-anchor": "middle"}, (100 * (empty + over)).toFixed(1)),
                 svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: bottom + 17, "text-anchor": "middle"}, controls.block_size[i]))
         })
-        set(waste, {"aria-label": `Memory that holds nothing, by the size of a block: ${all.map((each, i) => `${controls.block_size[i]} tokens: ${percent(each.empty + each.left)}`).join(", ")}`})
+        set(waste, {"aria-label": `${say("memory that holds nothing")}: ${all.map((each, i) => `${controls.block_size[i]}: ${percent(each.empty + each.left)}`).join(", ")}`})
     }
 
     const show = () => {
@@ -89,13 +89,13 @@ explorers.players.budget = (root, recording) => {
         showWaste(width)
     }
 
-    const labels = {memory: "memory (MiB)", length: "length", block_size: "block_size", dtype: "dtype"}
+    const labels = {memory: say("memory (MiB)"), length: say("sequence length"), block_size: "block_size", dtype: "dtype"}
     const made = names.map((name, i) => explorers[name === "dtype" ? "choice" : "slider"](
         labels[name], controls[name].map(String), at[i], place => {
             at[i] = place
             show()
         }))
     root.replaceChildren(html("div", {class: "controls"}, html("div", {}, ...made.slice(0, 3)), html("div", {}, made[3])),
-        says, html("p", {class: "strip-title"}, "the memory for the KV cache"), bar, legend, panels)
+        says, html("p", {class: "strip-title"}, say("the memory for the KV cache")), bar, legend, panels)
     new ResizeObserver(show).observe(root)
 }

@@ -7,6 +7,13 @@ const explorers = {players: {}, recordings: {}}
 {
     const SVG = "http://www.w3.org/2000/svg"
 
+    /** The language of the page, as the course names it. */
+    explorers.language = document.documentElement.lang.startsWith("zh") ? "zh" : "en"
+
+    /** Return a function that says a sentence of some words in their language, with values in its places. */
+    explorers.speaker = words => (message, values = {}) =>
+        words[message].replace(/\{(\w+)[^}]*\}/g, (_, name) => values[name])
+
     /** Make an HTML element. attributes: by name; children: elements or texts. */
     explorers.html = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children)
 

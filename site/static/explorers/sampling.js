@@ -9,7 +9,9 @@ explorers.players.sampling = (root, recording) => {
     const numShown = recording.prompts[0].labels.length
     const off = {top_k: stops.top_k.indexOf("0"), top_p: stops.top_p.indexOf("1"), min_p: stops.min_p.indexOf("0")}
     const percent = share => `${(100 * share).toFixed(1)} %`
-    const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`
+    const say = explorers.speaker(recording.words[explorers.language])
+    const tokens = number => say(number === 1 ? "{n} token" : "{n} tokens", {n: number.toLocaleString("en")})
+    const says_of = at => outcome(at).says[explorers.language]
 
     const state = {prompt: 0, axis: "linear", a: null, presses: 0, drawn: false, now: {}}
     for (const name of [...names, "order"]) state.now[name] = stops[name].indexOf(String(recording.start[name]))
@@ -38,9 +40,11 @@ explorers.players.sampling = (root, recording) => {
     const setting = at => [...names, "order"].map(name => `${name}=${stops[name][at[name]]}`).join(", ")
 
     const sentences = () => {
-        const drawn = state.drawn ? `; ${recording.draws} draws gave ${draws()[0]} different tokens` : ""
-        const now = outcome(state.now).says + drawn
-        return state.a ? [`A (${setting(state.a)}): ${outcome(state.a).says}`, `now: ${now}`] : [now]
+        const drawn = state.drawn
+            ? say("; {num_draws} draws gave {num_unique} different tokens", {num_draws: recording.draws, num_unique: draws()[0]})
+            : ""
+        const now = says_of(state.now) + drawn
+        return state.a ? [`A (${setting(state.a)}): ${says_of(state.a)}`, say("now: {now}", {now})] : [now]
     }
 
     const draws = () => {
@@ -63,22 +67,22 @@ explorers.players.sampling = (root, recording) => {
         state.now[name] = place
         moved()
     }))
-    const order = explorers.choice("order", stops.order, state.now.order, place => {
+    const order = explorers.choice(say("order"), stops.order, state.now.order, place => {
         state.now.order = place
         moved()
     })
-    const axis = explorers.choice("axis", ["linear", "log"], 0, place => {
+    const axis = explorers.choice(say("axis"), [say("linear"), say("logarithmic")], 0, place => {
         state.axis = ["linear", "log"][place]
         show()
     })
-    const drawButton = explorers.button(`Draw ${recording.draws}`, () => {
+    const drawButton = explorers.button(say("Draw {num_draws}", {num_draws: recording.draws}), () => {
         state.presses += 1
         state.drawn = true
         show()
     })
-    const keepButton = explorers.button("Keep as A", () => {
+    const keepButton = explorers.button(say("Keep as A"), () => {
         state.a = state.a ? null : {...state.now}
-        keepButton.textContent = state.a ? "Forget A" : "Keep as A"
+        keepButton.textContent = say(state.a ? "Forget A" : "Keep as A")
         show()
     })
 
@@ -90,16 +94,21 @@ explorers.players.sampling = (root, recording) => {
     const shares = html("div", {class: "shares"})
     const panels = html("div", {class: "panels"}, bars, curve)
 
+    const box = (look, words) => {
+        const [first, ...lines] = words.split("\n")
+        return html("li", {class: look}, html("b", {}, first), ...lines.flatMap((line, i) => i ? [html("br"), line] : [line]))
+    }
+
     const showStrip = (name, at) => {
         const boxes = steps(at).map(step => {
             const value = stops[step.name][at[step.name]], {kept, mass} = step.outcome
             const share = step.name === "temperature" ? 1 : mass
             return step.isOn
-                ? html("li", {}, html("b", {}, `${label[step.name]} ${value}`), counted(kept, "token"), html("br"), percent(share))
-                : html("li", {class: "off"}, html("b", {}, label[step.name]), "is off")
+                ? html("li", {}, html("b", {}, `${label[step.name]} ${value}`), tokens(kept), html("br"), percent(share))
+                : box("off", say("{name}\nis off", {name: label[step.name]}))
         })
         const {kept, bits} = outcome(at)
-        const last = html("li", {class: "last"}, html("b", {}, "drawn from"), counted(kept, "token"), html("br"), `${bits} bits`)
+        const last = box("last", say("drawn from\n{tokens}\nentropy {entropy:.2f} bits", {tokens: tokens(kept), entropy: bits}))
         return html("div", {}, state.a ? html("b", {class: "whose"}, name) : "", html("ol", {}, ...boxes, last))
     }
 
@@ -136,8 +145,8 @@ explorers.players.sampling = (root, recording) => {
             svg("line", {class: "grid", x1: x(tick), x2: x(tick), y1: top, y2: bottom}),
             svg("text", {x: x(tick), y: bottom + 16, "text-anchor": "middle"}, `${Number((100 * tick).toPrecision(3))} %`),
         ])
-        const keys = [...all.map(shape => [shape.name, shape.name, "■"]), ["dropped", "dropped", "×"]]
-        if (drawn) keys.push(["drawn", `${recording.draws} draws`, "◆"])
+        const keys = [...all.map(({name}) => [name, name === "A" ? name : say(name), "■"]), ["dropped", say("× dropped").slice(2), "×"]]
+        if (drawn) keys.push(["drawn", say("{num_draws} draws", {num_draws: recording.draws}), "◆"])
         const key = svg("text", {x: 4, y: 15})
         keys.forEach(([look, words, mark], i) => key.append(
             svg("tspan", {class: `key ${look}`, dx: i ? 12 : 0}, mark), svg("tspan", {dx: 4}, words)))
@@ -157,7 +166,7 @@ explorers.players.sampling = (root, recording) => {
             })
         })
         parts.push(svg("line", {class: "axis", x1: left, x2: left, y1: top, y2: bottom}))
-        parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, "probability"))
+        parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("probability")))
         set(bars, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
         bars.replaceChildren(...parts)
         set(bars, {"aria-label": `The ${numShown} likeliest tokens: ` + labels.map((token, i) =>
@@ -186,8 +195,8 @@ explorers.players.sampling = (root, recording) => {
         parts.push(svg("polyline", {class: "line now", points: kept.join(" ")}))
         parts.push(svg("circle", {class: "now", cx: end[0], cy: end[1], r: 5}))
         parts.push(...cuts(x, y, left, right, top, bottom))
-        parts.push(svg("text", {x: 4, y: 15}, "their probability together"))
-        parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, "number of tokens, likeliest first"))
+        parts.push(svg("text", {x: 4, y: 15}, say("their probability together")))
+        parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("number of tokens, likeliest first")))
         set(curve, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
         curve.replaceChildren(...parts)
         set(curve, {"aria-label": `How much probability the likeliest tokens have together: the kept ${now.kept} have ${percent(now.mass)}`})
@@ -216,15 +225,16 @@ explorers.players.sampling = (root, recording) => {
         const {before, vocabulary, share} = recording.prompts[state.prompt]
         const rows = [["model", share], ...(state.a ? [["A", outcome(state.a).share]] : []), ["now", outcome(state.now).share]]
         const others = (vocabulary - before.length).toLocaleString("en")
-        shares.replaceChildren(html("p", {}, `where all the probability is: these ${numShown} tokens, and all others`),
-            ...rows.map(([name, these]) => html("div", {class: "share"}, html("b", {}, name),
+        shares.replaceChildren(html("p", {}, say("where all the probability is: these {num_shown} tokens, and all others", {num_shown: numShown})),
+            ...rows.map(([name, these]) => html("div", {class: "share"}, html("b", {}, name === "A" ? name : say(name)),
                 html("span", {class: "whole", "aria-hidden": "true"}, html("span", {class: `bar ${name}`, style: `width: ${100 * these}%`})),
-                html("span", {}, `these ${numShown}: ${percent(these)}, ${others} others: ${percent(Math.max(1 - these, 0))}`))))
+                html("span", {}, say("these {num_head}: {percent}   {rest:,} others: {percent2}",
+                    {num_head: numShown, percent: percent(these), rest: others, percent2: percent(Math.max(1 - these, 0))})))))
     }
 
     const show = () => {
         says.textContent = sentences().join("\n")
-        strip.replaceChildren(...(state.a ? [showStrip("A", state.a)] : []), showStrip("now", state.now))
+        strip.replaceChildren(...(state.a ? [showStrip("A", state.a)] : []), showStrip(say("now"), state.now))
         const whole = panels.clientWidth, isNarrow = whole < 640
         const bottom = showBars(isNarrow ? whole : Math.round(whole * 0.58) - 8)
         showCurve(isNarrow ? whole : Math.round(whole * 0.42) - 8, isNarrow ? 280 : bottom)
@@ -232,18 +242,19 @@ explorers.players.sampling = (root, recording) => {
     }
 
     root.replaceChildren(
-        html("label", {class: "prompt"}, html("span", {}, "prompt"), prompt),
+        html("label", {class: "prompt"}, html("span", {}, say("prompt")), prompt),
         html("div", {class: "controls"}, html("div", {}, ...sliders),
             html("div", {}, order, axis, html("div", {class: "buttons"}, drawButton, keepButton))),
         says,
-        html("div", {class: "strip-title"}, "in this order: how many tokens are left, and their share of the probability after temperature"),
+        html("div", {class: "strip-title"},
+            say("in this order: how many tokens are left, and their share of the probability after temperature")),
         strip, panels, shares)
     new ResizeObserver(show).observe(root)
     // For tests: what the page says at a point of the grid.
     root.sayAt = (place, at) => {
         const before = {prompt: state.prompt, a: state.a, drawn: state.drawn, now: state.now}
         Object.assign(state, {prompt: place, a: null, drawn: false, now: at})
-        const told = [setting(at), ...steps(at).map(step => `${label[step.name]}: ${step.outcome.kept}`), outcome(at).says]
+        const told = [setting(at), ...steps(at).map(step => `${label[step.name]}: ${step.outcome.kept}`), says_of(at)]
         Object.assign(state, before)
         return told
     }

@@ -3,7 +3,7 @@
 
 explorers.players.steps = (root, recording) => {
     const {html} = explorers
-    const {moments, pictures} = recording
+    const {moments, pictures} = recording, say = explorers.speaker(recording.words)
     let moment = recording.start, hop = 0
     const says = html("p", {role: "status", class: "says"})
     const shows = html("div", {class: "shows"})
@@ -20,9 +20,9 @@ explorers.players.steps = (root, recording) => {
     const step = () => go((moment + 1) % moments.length, 0)
     const nextHop = () => hop + 1 < moments[moment].length ? go(moment, hop + 1) : step()
 
-    const slider = explorers.slider("history", moments.map((_, place) => String(place)), moment, place => go(place, 0))
-    const buttons = html("div", {class: "buttons"}, explorers.button("Step", step),
-        explorers.button("Next hop", nextHop), explorers.button("Begin again", () => go(0, 0)))
+    const slider = explorers.slider(say("history"), moments.map((_, place) => String(place)), moment, place => go(place, 0))
+    const buttons = html("div", {class: "buttons"}, explorers.button(say("Step"), step),
+        explorers.button(say("Next hop"), nextHop), explorers.button(say("Begin again"), () => go(0, 0)))
     root.replaceChildren(html("div", {class: "controls"}, slider, buttons), says, shows)
     go(moment, 0)
 }
