@@ -88,8 +88,8 @@ def run_tests(title: str, arguments: list[str]) -> dict[str, Any]:
     failures = [f"{case.get('name')}: {first_line(mark)}" for case in cases for mark in failure_of(case)]
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - skipped - sum(bool(failure_of(case)) for case in cases)
-    if code not in (0, 1) or not cases:
-        failures.append(f"pytest ended with exit code {code}")
+    if code not in (0, 1) or not (passed or failures):
+        failures.append(f"no test ran, or not all: pytest ended with exit code {code}")
     seconds = round(time.perf_counter() - started)
     return {"passed": passed, "failed": len(failures), "skipped": skipped, "seconds": seconds, "failures": failures}
 

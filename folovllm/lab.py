@@ -16,7 +16,7 @@ from folovllm.course_folder import (
     make_learners_folder,
     shipped_folder,
 )
-from folovllm.language import _
+from folovllm.language import _, current_language
 
 
 def prepare_notebooks(notebooks: Path) -> None:
@@ -33,14 +33,15 @@ def prepare_notebooks(notebooks: Path) -> None:
 
 
 def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:
-    """Become JupyterLab, opened on the first notebook.
+    """Become JupyterLab, opened on the first notebook of the language that is spoken.
 
     further: arguments for JupyterLab.
     """
     notebooks, shipped = notebooks.resolve(), shipped_folder()
     is_clones = in_checkout() and notebooks.parent == shipped
     root = notebooks.parent if is_clones else notebooks  # of the clone, what is around them too
-    first = (notebooks / FIRST).relative_to(root).as_posix()
+    translated = notebooks / current_language() / FIRST  # the English ones have no folder of their own
+    first = (translated if translated.is_file() else notebooks / FIRST).relative_to(root).as_posix()
     settings = str(shipped / "jupyter") if shipped else None
     inherited = os.environ.get("JUPYTER_CONFIG_PATH")
     environment = os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [settings, inherited]))}

@@ -22,6 +22,7 @@ SOURCE = "mplfonts/fonts/NotoSansCJKsc-Regular.otf"
 TARGET = Path(__file__).parents[1] / "folovllm" / "course" / "fonts" / "NotoSansSC-common.otf"
 FAMILY = "FoloVLLM Noto Sans SC"
 """A name of its own, so that no whole font that the machine may have is taken for it."""
+FURTHER = "熵阈"  # rarer ones that the course needs
 PUNCTUATION = "，。、；：？！“”‘’（）《》「」『』【】…—·～％×　"
 
 
@@ -29,7 +30,7 @@ def common_characters() -> set[str]:
     """Return the characters of GB 2312's first level, and what stands between them in a text."""
     rows = range(0xB0, 0xD8)
     pairs = (bytes((row, place)) for row in rows for place in range(0xA1, 0xFF if row != 0xD7 else 0xFA))
-    return {pair.decode("gb2312") for pair in pairs} | set(PUNCTUATION)
+    return {pair.decode("gb2312") for pair in pairs} | set(PUNCTUATION + FURTHER)
 
 
 def make_font(source: Path) -> None:

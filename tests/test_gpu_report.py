@@ -63,10 +63,14 @@ def test_tests_are_counted_and_no_path_gets_into_the_report(tmp_path):
     assert str(tmp_path) not in json.dumps(found)
 
 
-def test_a_run_without_a_test_is_a_failure(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "content"), [(5, ""), (0, "import pytest\n@pytest.mark.skip\ndef test_left_out(): pass\n")]
+)
+def test_a_run_without_a_test_is_a_failure(tmp_path, code, content):
+    (tmp_path / "test_none.py").write_text(content, encoding="utf-8")
     found = gpu.run_tests("none", [f"--rootdir={tmp_path}", str(tmp_path)])
     assert found["failed"] == 1
-    assert "exit code 5" in found["failures"][0]
+    assert f"exit code {code}" in found["failures"][0]
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ BAD = [
     ("The **first** one.", "第一个。", "bold"),
     ("| a | b |", "| 甲 乙 |", "bars"),
     ("<summary>Why</summary>", "为什么", "HTML"),
+    ("✔ right", "正确", "sign"),
     ("One thing.", "一件\n\n事。", "paragraph"),
     ("It is simply finished.", "它 simply 完成了。", "simply"),
     ("The scheduler waits.", "排程器在等。", "调度器"),

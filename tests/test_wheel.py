@@ -301,13 +301,15 @@ def test_work_that_is_there_is_opened_and_never_touched(from_a_wheel, monkeypatc
     assert settings["JUPYTER_CONFIG_PATH"] == f"{ROOT / 'jupyter'}{os.pathsep}/mine"
 
 
-def test_in_a_checkout_lab_opens_its_own_notebooks(monkeypatch):
+@pytest.mark.parametrize(("language", "folder"), [("en", "notebooks"), ("zh", "notebooks/zh")])
+def test_in_a_checkout_lab_opens_its_own_notebooks(language, folder, monkeypatch):
     started = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(lab.os, "execve", lambda *arguments: started.append((Path.cwd(), arguments[1][-1])))
     monkeypatch.setenv("FOLOVLLM_MODEL", "x")
+    monkeypatch.setenv("FOLOVLLM_LANG", language)
     main(["lab"])
-    assert started == [(ROOT, "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb")]
+    assert started == [(ROOT, f"--LabApp.default_url=/lab/tree/{folder}/00_start_here.ipynb")]
 
 
 def test_the_commands_of_the_course_find_the_folder_around_them(from_a_wheel, monkeypatch, capsys):

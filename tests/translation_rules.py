@@ -21,6 +21,8 @@ _GLOSS = re.compile(r"(?<=」),? \*\"[^*]*\"\*")
 """The English translation of a Chinese quotation, which a Chinese text leaves out."""
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _QUOTATION = re.compile("「[^」]*」")
+_COMMAND = re.compile(r"(?:python -m )?folovllm(?: [a-z]+)+|--[a-z-]+|%\(\w+\)s")
+"""What one types, and argparse's placeholders."""
 _HTML_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])(\d+(?:,\d{3})*(?:\.\d+)?)(?: ?(thousand|million|billion|万|亿))?")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "万": 10**4, "亿": 10**8, "": 1}
@@ -160,17 +162,19 @@ def same_marks(english: str, chinese: str) -> Iterator[str]:
         yield f"bold words: {bold[0]} in English, {bold[1]} in Chinese"
     if "*" in prose(chinese).replace(" * ", "") and "*" not in prose(english).replace(" * ", ""):
         yield "a * is shown as such: no punctuation before its end, or a space after: **词**（word）, **解读。** 词"
+    yield from _differences("sign", *(Counter(re.findall("[✔✘✓✗]", each)) for each in (english, chinese)))
     bars = [len(re.findall(r"(?<!\\)\|", each)) for each in (english, chinese)]
     if bars[0] != bars[1]:
         yield f"bars of the table: {bars[0]} in English, {bars[1]} in Chinese"
     kinds = [[token.type for token in _MARKDOWN.parse(each)] for each in (english, chinese)]
-    if kinds[0] != kinds[1] or "\n" in chinese:
+    if kinds[0] != kinds[1] or ("\n" in chinese and "\n" not in english):
         yield "it is no longer one paragraph"
 
 
 def only_known_latin(english: str, chinese: str) -> Iterator[str]:
     """Latin letters are names and words of the glossary, quoted outputs, or identifiers that the English has."""
     words = _QUOTED.sub(lambda quoted: "" if quoted[1] in prose(english) else quoted[0], prose(chinese))
+    words = _COMMAND.sub(lambda command: "" if command[0] in english else command[0], words)
     in_brackets = " ".join(re.findall(r"[（(]([^）)]*)[）)]", words))
     allowed_here = _bracketed_words() & {word.lower() for word in _LATIN.findall(in_brackets)}
     allowed_here |= {word.lower() for pair in _IN_CHINESE.findall(english) for word in _LATIN.findall(" ".join(pair))}

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from folovllm.language import _
+from folovllm.language import N_, _
 
 Side = Literal["left", "right"]
 Positions = Literal["columns", "mask"]
 SIDES: tuple[Side, ...] = ("left", "right")
+SIDE_NAMES = {"left": N_("left"), "right": N_("right")}
 POSITIONS: tuple[Positions, ...] = ("columns", "mask")
 DTYPES = ("float32", "bfloat16", "float16")
 PADDING_PROMPTS = (

@@ -108,7 +108,9 @@ def _collect(draws: list[Draw], num_rows: int, vocab_size: int, device: torch.de
     rows = [row for draw in draws for row in draw.rows()]
     index = [draw.first_row + i for draw in draws for i in range(len(draw.draft) + 1)]
     metadata = SamplingMetadata.collect(rows, vocab_size, wide_dtype(device))
-    return SamplerInput(vocab_size, metadata, None if index == list(range(num_rows)) else torch.tensor(index))
+    return SamplerInput(
+        vocab_size, metadata, None if index == list(range(num_rows)) else torch.tensor(index, device="cpu")
+    )
 
 
 def draw_tokens(step: SchedulerOutput, logits: Tensor, sampler: Sampler) -> list[Draw]:

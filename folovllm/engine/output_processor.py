@@ -104,7 +104,7 @@ class OutputProcessor:
         wanted = request.sampling_params.prompt_logprobs
         assert wanted is not None, "prompt log-probabilities that nobody asked for"
         num_logprobs = logits.shape[-1] if wanted == -1 else wanted
-        judged = send_together(torch.tensor(next_token_ids), logits.device)
+        judged = send_together(torch.tensor(next_token_ids, device="cpu"), logits.device)
         logprobs = receive_together(compute_logprobs(logits, judged, num_logprobs))
         request.prompt_logprobs += [self._logprobs_dict(logprobs, row, wanted) for row in range(len(next_token_ids))]
 

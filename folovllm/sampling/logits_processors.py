@@ -23,6 +23,7 @@ def find_places(token_ids: Sequence[Iterable[int]], vocab_size: int) -> Tensor:
     return torch.tensor(
         [row * vocab_size + each for row, ids in enumerate(token_ids) for each in ids if 0 <= each < vocab_size],
         dtype=torch.long,
+        device="cpu",
     )
 
 
@@ -37,7 +38,9 @@ class Allowed:
     def of(cls, allowed: Sequence[Sequence[int] | None], vocab_size: int) -> "Allowed":
         """Find them; None allows all."""
         rows = [row for row, ids in enumerate(allowed) if ids is not None]
-        return cls(torch.tensor(rows, dtype=torch.long), find_places([ids or () for ids in allowed], vocab_size))
+        return cls(
+            torch.tensor(rows, dtype=torch.long, device="cpu"), find_places([ids or () for ids in allowed], vocab_size)
+        )
 
 
 def apply_allowed_token_ids(logits: Tensor, allowed: Allowed) -> None:
@@ -63,7 +66,7 @@ class Biases:
     def of(cls, biases: Sequence[Mapping[int, float]], vocab_size: int) -> "Biases":
         """Find them."""
         values = [value for bias in biases for token_id, value in bias.items() if 0 <= token_id < vocab_size]
-        return cls(find_places(biases, vocab_size), torch.tensor(values, dtype=torch.float32))
+        return cls(find_places(biases, vocab_size), torch.tensor(values, dtype=torch.float32, device="cpu"))
 
 
 def apply_logit_bias(logits: Tensor, biases: Biases) -> None:

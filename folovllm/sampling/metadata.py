@@ -108,7 +108,7 @@ class SamplingMetadata:
 
         def column(name: str, off: float, dtype: torch.dtype) -> Tensor | None:
             values = [getattr(every[i], name) for i in drawn]
-            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype)
+            return None if all(value == off for value in values) else torch.tensor(values, dtype=dtype, device="cpu")
 
         masks = [
             None if row.grammar is None else row.grammar.next_tokens(row.output_token_ids, vocab_size) for row in rows
@@ -124,12 +124,12 @@ class SamplingMetadata:
             biases=None if biases is None else Biases.of(biases, vocab_size),
             processors=_unless_unused([row.logits_processors() for row in rows]),
             penalties=cls._find_penalties(rows, vocab_size),
-            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long),
+            random_rows=None if len(drawn) == len(rows) else torch.tensor(drawn, dtype=torch.long, device="cpu"),
             temperature=column("temperature", 1.0, torch.float32),
             top_k=column("top_k", 0, torch.long),
             top_p=column("top_p", 1.0, wide),
             min_p=column("min_p", 0.0, torch.float32),
-            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide),
+            uniforms=torch.tensor([rows[i].uniform for i in drawn], dtype=wide, device="cpu"),
             params=[every[i] for i in drawn],
             num_logprobs=max(vocab_size if count == -1 else count for count in wanted) if wanted else None,
         )
@@ -141,7 +141,7 @@ class SamplingMetadata:
             return None
 
         def column(name: str) -> Tensor:
-            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32)
+            return torch.tensor([getattr(row.params, name) for row in rows], dtype=torch.float32, device="cpu")
 
         # What a row's penalties do not look at is left out.
         return Penalties.of(

@@ -24,7 +24,7 @@ from folovllm.language import N_, _
 
 State = Literal["right", "not yet", "not attempted", "missing", "failed"]
 STATES: dict[State, str] = {
-    "right": N_("right"),
+    "right": N_("correct"),
     "not yet": N_("not yet"),
     "not attempted": N_("not attempted"),
     "missing": N_("missing"),

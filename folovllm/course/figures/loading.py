@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from transformers import PreTrainedTokenizerBase
 
-from folovllm.course.padded_batch import POSITIONS, SIDES, PaddedBatch, pad_prompts
+from folovllm.course.padded_batch import POSITIONS, SIDE_NAMES, SIDES, PaddedBatch, pad_prompts
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.sampling_explorer import visible_text
@@ -145,7 +145,7 @@ def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Im
     figure, each_axes = new_figure(10, 4.2, nrows=2)
     for axes, side in zip(each_axes, SIDES, strict=True):
         _draw_rows(axes, pad_prompts(tokenizer, prompts, side), names)
-        axes.set_title(_("padding on the {side} (hatched)").format(side=_(side)), loc="left", fontsize=12)
+        axes.set_title(_("padding on the {side} (hatched)").format(side=_(SIDE_NAMES[side])), loc="left", fontsize=12)
     lengths = ", ".join(str(len(row)) for row in names)
     alt = _(
         "Prompts of {lengths} tokens in a rectangle, twice. With padding on the left every row "
@@ -172,7 +172,8 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
         told.append(f"{label}: {', '.join(_('large') if error > 0.1 else _('none to speak of') for error in errors)}")
     counted = {"columns": _("positions count columns"), "mask": _("positions from the mask")}
     labels = [
-        _("padding {side}\n{counted}").format(side=_(side), counted=counted[positions]) for side, positions in ways
+        _("padding {side}\n{counted}").format(side=_(SIDE_NAMES[side]), counted=counted[positions])
+        for side, positions in ways
     ]
     axes.set_xticks(range(len(ways)), labels)
     axes.set(
@@ -299,7 +300,7 @@ def plot_factory() -> Image:
         (_("the tokenizer"), _("missing\nfiles"), GREEN),
     ]
     figure, axes = _blank(10, 2.1, 10.1, 3)
-    axes.text(0.5, 0.55, "Chen's\nfolder", ha="center", va="center", fontsize=11)
+    axes.text(0.5, 0.55, _("Chen's\nfolder"), ha="center", va="center", fontsize=11)
     for i, (name, refused, color) in enumerate(stations):
         x = 1.82 * i + 1.4
         way = {"color": "#A33B00", "linewidth": 2.5, "linestyle": "--"} if i == 0 else {}  # Chen's folder goes here

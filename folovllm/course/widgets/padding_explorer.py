@@ -10,6 +10,7 @@ from folovllm.course.padded_batch import (
     DTYPES,
     PADDING_PROMPTS,
     ROUNDING,
+    SIDE_NAMES,
     SIDES,
     PaddingEffect,
     Setting,
@@ -94,7 +95,7 @@ class PaddingExplorer(CourseWidget):
         counted = [(_("counted over columns"), "columns"), (_("from the mask"), "mask")]
         self.controls = {
             "network": choice(_("model"), networks, network),
-            "side": choice(_("padding"), [(_(each), each) for each in SIDES], side),
+            "side": choice(_("padding"), [(_(SIDE_NAMES[each]), each) for each in SIDES], side),
             "positions": choice(_("positions"), counted, positions),
             "dtype": choice("dtype", DTYPES, dtype),
         }
@@ -154,7 +155,7 @@ class PaddingExplorer(CourseWidget):
         same = _("{same_token} of {num_same_token} prompts get the token that they get alone").format(
             same_token=sum(effect.same_token), num_same_token=len(effect.same_token)
         )
-        head = _("Padding on the {side}: {same}").format(side=_(side), same=same)
+        head = _("Padding on the {side}: {same}").format(side=_(SIDE_NAMES[side]), same=same)
         columns = "<td></td>" * effect.batch.mask.shape[1]
         rows = "".join(self._row(side, row) for row in range(len(effect.next_tokens)))
         return (
@@ -215,7 +216,7 @@ class PaddingExplorer(CourseWidget):
         )
         head = _("Padding on the {side}: largest error of a logit, against the prompt alone in float32")
         return (
-            f"<h4>{head.format(side=_(side))}</h4>"
+            f"<h4>{head.format(side=_(SIDE_NAMES[side]))}</h4>"
             f'<div class="folovllm-bars"><span></span><div>{legend}</div>{"".join(rows)}'
             f'<span></span><div class="ticks">{ticks}</div></div>'
         )
@@ -238,7 +239,7 @@ class PaddingExplorer(CourseWidget):
         ]
         for side in SIDES:
             effect = self._effect_of(side)
-            lines.append(_("Padding on the {side}:").format(side=_(side)))
+            lines.append(_("Padding on the {side}:").format(side=_(SIDE_NAMES[side])))
             for row, (token, other) in enumerate(zip(effect.next_tokens, effect.expected_tokens, strict=True)):
                 token_text, other_text = (repr(decode_token(self.tokenizer, each)) for each in (token, other))
                 verdict = _("as alone") if token == other else _("alone {other_text}").format(other_text=other_text)

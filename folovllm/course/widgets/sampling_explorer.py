@@ -299,7 +299,7 @@ class _Shares:
     def __init__(self, axes: Axes, names: Sequence[str]) -> None:
         looks = {"model": _MODEL_LOOK, "A": _A_LOOK, "now": _NOW_LOOK}
         axes.set(xlim=(0, 1.75), ylim=(len(names) - 0.4, -0.6), xticks=[])
-        axes.set_yticks(range(len(names)), names, fontsize=11)
+        axes.set_yticks(range(len(names)), [_(name) for name in names], fontsize=11)
         _take_frame(axes)
         axes.set_title(
             _("where all the probability is: these {num_shown} tokens, and all others").format(num_shown=NUM_SHOWN),
