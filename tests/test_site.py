@@ -14,11 +14,13 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
+from book.editions import editions
 from playwright.sync_api import Browser, Locator, Page
 
 from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.widgets.sampling_explorer import Setting
+from folovllm.language import current_language, use_language
 from folovllm.sampling_params import SamplingParams
 from tests.contrast import hard_to_read
 from tests.lab_in_browser import open_browser
@@ -26,7 +28,10 @@ from tests.lab_in_browser import open_browser
 pytestmark = pytest.mark.site
 WIDTHS = (1280, 800, 360)
 THEMES = ("light", "dark")
+LANGUAGES = {each.language: f"{each.site}/" if each.site else "" for each in editions()}
+"""Where each language lies."""
 LOOKED_AT = ["index", "run", "search", *CHAPTERS, "api/index", "api/folovllm.sampling_params", "api/folovllm.llm"]
+LOOKED_AT += [f"{top}{name}" for top in LANGUAGES.values() if top for name in ("index", "run", "02_sampling")]
 HOSTS = {"github.com", "colab.research.google.com", "mybinder.org"}
 SCREENSHOTS = Path("build/screenshots/site")
 MOST_BYTES = 300_000
@@ -40,7 +45,7 @@ class Built:
     folder: Path
     sampling: dict[tuple[str, Any], list[str]] = field(default_factory=dict)
     bars: dict[tuple[str, Any], list[float]] = field(default_factory=dict)
-    frames: dict[str, dict[tuple[Any, ...], str]] = field(default_factory=dict)
+    frames: dict[tuple[str, str], dict[tuple[Any, ...], str]] = field(default_factory=dict)
 
     def pages(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*.html") if "_static" not in path.parts)
@@ -57,15 +62,19 @@ def built(tmp_path_factory, bundled_model_path) -> Built:
     site = Built(tmp_path_factory.mktemp("book") / "a path with blanks" / "site")
 
     def watch_sampling(prompt: str, point: Any, shape: Distribution) -> None:
-        site.sampling[prompt, point] = said_of(shape)
-        site.bars[prompt, point] = sorted(shape.after, reverse=True)[:5]
+        if current_language() == "en":
+            site.sampling[prompt, point] = said_of(shape)
+            site.bars[prompt, point] = sorted(shape.after, reverse=True)[:5]
 
     def watch_frames(name: str):
-        told = site.frames.setdefault(name, {})
-        return lambda setting, says: told.__setitem__(setting, says)
+        def watch(setting: tuple[Any, ...], says: str) -> None:
+            site.frames.setdefault((current_language(), name), {})[setting] = says
+
+        return watch
 
     frames = {name: watch_frames(name) for name, (kind, _) in RECORDERS.items() if kind != "sampling"}
     build_site.build(site.folder, Recordings({"SamplingExplorer": watch_sampling, **frames}))
+    use_language("en")
     return site
 
 
@@ -177,6 +186,14 @@ def test_a_chapter_leads_to_its_code_and_back(built):
             page = (built.folder / module).read_text(encoding="utf-8")
             back = re.search(r'<p class="explained-in">.*?</p>', page, re.S)[0]
             assert f'href="../{name}.html"' in back, (name, module)
+
+
+def test_a_page_leads_to_itself_in_the_other_languages(built, reader):
+    for top in LANGUAGES.values():
+        for name in ("index", "03_sequences"):
+            reader.page.goto(built.url(top + name))
+            led = reader.page.locator("a.language-switch").evaluate_all("links => links.map(link => link.href)")
+            assert sorted(set(led)) == sorted(built.url(other + name) for other in LANGUAGES.values() if other != top)
 
 
 def test_a_search_finds_the_chapter(built, reader):
@@ -323,10 +340,11 @@ FRAMES = {
 }
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", FRAMES)
-def test_every_frame_says_what_the_widget_said(built, reader, name):
-    reader.open(built.url(FRAMES[name]))
-    told = built.frames[name]
+def test_every_frame_says_what_the_widget_said(built, reader, name, language):
+    reader.open(built.url(LANGUAGES[language] + FRAMES[name]))
+    told = built.frames[language, name]
     explorer = reader.page.locator(".explorer[data-player=frames]").last
     shown = explorer.evaluate("root => explorers.recordings[root.dataset.recording].frames.map(frame => frame.says)")
     assert shown == list(told.values())
@@ -342,7 +360,7 @@ def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
     from book.budget_recording import points
 
     reader.open(built.url("01_config"))
-    told = built.frames["KVBudget"]
+    told = built.frames["en", "KVBudget"]
     assert list(told) == list(points())
     explorer = reader.page.locator(".explorer[data-player=budget]")
     says = explorer.evaluate("root => explorers.recordings[root.dataset.recording].points.map(([says]) => says)")
@@ -362,7 +380,7 @@ def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
 
 def test_a_run_is_walked_through_hop_by_hop(built, reader):
     reader.open(built.url("05_data_flow"))
-    told = built.frames["StepDebugger"]
+    told = built.frames["en", "StepDebugger"]
     explorer = reader.page.locator(".explorer[data-player=steps]")
     status = explorer.get_by_role("status")
     explorer.get_by_role("button", name="Begin again").press("Enter")
