@@ -84,7 +84,7 @@ def message_has_three_parts(case: Case, outcome: Outcome) -> str:
 
 
 def _what_was_given(value: Any, message: str) -> str:
-    """Return what is wrong with how a message shows a value; "" if as repr() writes it, neither quoted nor lengthened."""
+    """Return what is wrong with how a message shows a value; "" if as repr() does, neither quoted nor lengthened."""
     written = re.escape(repr(value))
     alone = rf"(?<!\d)(?<!\d\.){written}(?!\.?\d)"
     if re.search(alone, re.sub(rf"(['\"]){written}\1", "", message)):
