@@ -83,6 +83,43 @@ def test_what_is_said_of_the_value_itself_is_taken():
 
 
 @pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("{value}", "does not show what was given as `repr()` writes it, '16'"),
+        ("'{value}'", "puts quotes around what `repr()` writes, 0;"),
+        ('"{value!r}"', "puts quotes around what `repr()` writes, 0;"),
+        ("{value!r}0", "does not show what was given as `repr()` writes it, 0;"),
+    ],
+)
+def test_what_is_shown_in_another_way_is_called_so(shown, said):
+    def check(value):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"block_size must be an int >= 1, got {shown.format(value=value)}")
+        return value
+
+    assert said in BLOCK_SIZE.judge(check)[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'block_size={value!r}' must be an int >= 1",
+        "block_size must be an int >= 1, got {value!r}.",
+        "block_size must be an int >= 1, got...{value!r}!",
+        "block_size must be an int >= 1，得到{value!r}。",
+        "got `{value!r}` for block_size, an int >= 1 is allowed",
+    ],
+)
+def test_what_is_shown_may_stand_anywhere(words):
+    def check(value):
+        if type(value) is not int or value < 1:
+            raise ValueError(words.format(value=value))
+        return value
+
+    assert BLOCK_SIZE.judge(check)[0]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("must be an int", "0 is an int, so say which ints are allowed"),

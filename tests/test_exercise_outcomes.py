@@ -64,6 +64,7 @@ ANSWERS = [
     (lambda values: [Odd()], "right: it returns [2, 4]"),
     (lambda values: torch.empty(2, device="meta"), "returns a tensor of float32"),
     (lambda values: exit(), "raises SystemExit"),
+    (lambda values: double(values) if values else values, "its argument `values` itself, or a view of it: the result"),
     (lambda: 1, "raises TypeError"),
     (raises_without_words, "raises ValueError without a message"),
     (in_place, "changes its argument `values`, which belongs to the caller; work on a copy of it"),
@@ -81,6 +82,41 @@ def test_every_answer_is_told_what_is_wrong(answer, said):
 def test_where_none_is_right_a_pair_of_nones_is_told_apart_from_it():
     verdict = exercise(lambda values: None, [1]).judge(lambda values: (None, None))[1]
     assert verdict.endswith("your function returns a tuple, (None, None); right: None alone")
+
+
+ABOVE_0 = exercise(lambda logits: logits.clamp(min=0), (torch.tensor([-1.0, 1.0]),), (torch.tensor([1.0, 2.0]),))
+
+
+@pytest.mark.parametrize(
+    "same_numbers",
+    [lambda logits: logits, lambda logits: logits[:], torch.detach, lambda logits: torch.from_numpy(logits.numpy())],
+)
+def test_a_result_that_changes_with_the_argument_is_not_new(same_numbers):
+    def answer(logits):
+        return logits.clamp(min=0) if (logits < 0).any() else same_numbers(logits)
+
+    assert "its argument `logits` itself, or a view of it" in ABOVE_0.judge(answer)[1]
+
+
+@pytest.mark.parametrize("pair", [lambda values: (values, 1), lambda values: (list(values), 1)])
+def test_where_the_solution_returns_its_argument_an_answer_may_do_so(pair):
+    assert exercise(lambda values: (values, 1), [[1]]).judge(pair)[0]
+
+
+def test_a_list_of_the_callers_within_the_result_is_found():
+    in_two_lists = exercise(lambda rows: [[*row] for row in rows], ([[1], [2]],))
+    assert "its argument `rows` itself" in in_two_lists.judge(list)[1]
+
+
+def test_a_list_that_contains_itself_is_an_answer_like_others():
+    endless = []
+    endless.append(endless)
+    assert DOUBLE.judge(lambda values: endless)[1].startswith("not yet")
+
+
+def test_a_tensor_without_a_list_of_numbers_is_an_answer_like_others():
+    verdict = ABOVE_0.judge(lambda logits: logits.clamp(min=0).to_sparse())[1]
+    assert verdict.endswith("right: it returns [0.0, 1.0]")
 
 
 def test_an_interrupt_is_not_an_answer():

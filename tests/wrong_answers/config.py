@@ -163,6 +163,28 @@ def says(words):
     return check
 
 
+def shows(written):
+    """Return a check that refuses what it should, and shows the value as a function writes it."""
+
+    def check(value):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"block_size must be an int >= 1, got {written(value)}")
+        return value
+
+    return check
+
+
+NOT_AS_REPR_WRITES_IT = [
+    lambda value: f"'{value}'",
+    lambda value: f'"{value}"',
+    lambda value: repr(str(value)),
+    lambda value: repr(repr(value)),
+    lambda value: f'"{value!r}"',
+    lambda value: f"'{value}'" if isinstance(value, str) else repr(value),  # wrong for a text with a quote or a newline
+    lambda value: float(value) if type(value) is int else repr(value),
+    lambda value: f"{value:03}" if type(value) is int else repr(value),
+]
+
 FALSE_WORDS = [
     "must be an int",
     "must be an int < 1",
@@ -227,6 +249,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         error_returned,
         message_in_two_parts,
         *map(says, FALSE_WORDS),
+        *map(shows, NOT_AS_REPR_WRITES_IT),
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -113,6 +113,15 @@ def has_the_smallest_epsilon(logits, epsilon):
     return epsilon_solution(logits, epsilon.min().expand(len(logits)))
 
 
+def returns_the_callers_where_all_are_off(logits, epsilon):
+    return epsilon_solution(logits, epsilon) if epsilon.any() else logits
+
+
+def returns_the_callers_where_nothing_is_dropped(logits, epsilon):
+    left = epsilon_solution(logits, epsilon)
+    return logits if left.equal(logits) else left
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "epsilon": [
         *WRONG_STRATEGIES.values(),
@@ -131,6 +140,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         overflows,
         returns_a_list,
         returns_nothing,
+        returns_the_callers_where_all_are_off,
+        returns_the_callers_where_nothing_is_dropped,
         returns_the_mask,
         rounds_to_four_decimals,
         rounds_to_three_decimals,

@@ -72,10 +72,8 @@ def message_has_three_parts(case: Case, outcome: Outcome) -> str:
     message = str(outcome.error)
     faults = (
         "" if "block_size" in message else _("does not show the field, block_size"),
+        _what_was_given(case[0], message),
         _what_is_allowed(case[0], message.lower()),
-        ""
-        if repr(case[0]) in message
-        else _("does not show what was given, {case!r} as repr() writes it").format(case=case[0]),
     )
     fault = next(filter(None, faults), "")
     return (
@@ -83,6 +81,20 @@ def message_has_three_parts(case: Case, outcome: Outcome) -> str:
         if fault
         else ""
     )
+
+
+def _what_was_given(value: Any, message: str) -> str:
+    """Return what is wrong with how a message shows a value; "" if as repr() does, neither quoted nor lengthened."""
+    written = re.escape(repr(value))
+    alone = rf"(?<!\d)(?<!\d\.){written}(?!\.?\d)"
+    if re.search(alone, re.sub(rf"(['\"]){written}\1", "", message)):
+        return ""
+    fault = (
+        _("puts quotes around what `repr()` writes, {case!r}")
+        if re.search(alone, message)
+        else _("does not show what was given as `repr()` writes it, {case!r}")
+    )
+    return fault.format(case=value)
 
 
 def _what_is_allowed(value: Any, message: str) -> str:

@@ -70,9 +70,8 @@ def _random_readers(random: Random) -> Case:
 
 def _random_value(random: Random) -> Case:
     whole = random.choice((-1, 0, 1, 2, random.randint(-100, 100), 2**40))
-    return (
-        random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], None, bool(whole), float("nan"), "")),
-    )
+    other = random.choice((None, bool(whole), float("nan"), "", "16\n", "it's 16"))
+    return (random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], other, other)),)
 
 
 # -- mistakes ----------------------------------------------------------------------------------------

@@ -24,21 +24,26 @@ class Outcome:
     """value: what a function returned, unless it raised ``error``.
 
     changed: the place of the first argument that was not afterwards what it had been; None: none.
+    returned: the place of the first argument that the value is, contains, or is a view of; None: none.
     printed: what the function printed meanwhile.
     """
 
     value: Any = None
     error: BaseException | None = None
     changed: int | None = None
+    returned: int | None = None
     printed: str = ""
 
     def is_like(self, other: "Outcome") -> bool:
-        """Return whether both did the same: values within 1e-5, errors of one kind."""
+        """Return whether both did the same: values within 1e-5, errors of one kind.
+
+        The value must be new where the other's is: a caller who later changes an argument would change it too.
+        """
         if self.changed != other.changed or (self.error is None) != (other.error is None):
             return False
         if other.error is not None:
             return isinstance(self.error, type(other.error))
-        return same(self.value, other.value)
+        return same(self.value, other.value) and (self.returned is None or other.returned is not None)
 
 
 def try_out(function: Answer, case: Case) -> Outcome:
@@ -54,7 +59,30 @@ def try_out(function: Answer, case: Case) -> Outcome:
         error = raised
     kept = map(same, arguments, case)
     changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
-    return Outcome(value, error, changed, printed.getvalue())
+    places = _places(value)
+    returned = next((i for i, argument in enumerate(arguments) if places & _places(argument)), None)
+    return Outcome(value, error, changed, returned, printed.getvalue())
+
+
+def _places(value: Any) -> set[int]:
+    """Return where in memory the lists, dicts and numbers of tensors lie that a value is made of."""
+    places: dict[int, type] = {}
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, Tensor):
+            places[_place_of_numbers(part)] = Tensor
+        elif type(part) in (list, tuple, dict) and id(part) not in places:  # a list may contain itself
+            places[id(part)] = type(part)
+            left += part.values() if type(part) is dict else part
+    return {place for place, kind in places.items() if kind is not tuple}  # a tuple cannot be changed
+
+
+def _place_of_numbers(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except Exception:  # of a kind that keeps them elsewhere: sparse, say
+        return id(tensor)
 
 
 def same(given: Any, expected: Any) -> bool:
@@ -97,6 +125,12 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
         name = names[given.changed]
         return _(
             "your function changes its argument `{name}`, which belongs to the caller; work on a copy of it"
+        ).format(name=name)
+    if given.returned is not None and given.error is None and same(given.value, expected.value):
+        name = names[given.returned]
+        return _(
+            "your function returns its argument `{name}` itself, or a view of it: the result changes when the caller "
+            "changes the argument later; return a copy of it"
         ).format(name=name)
     told, wanted = _tell(given), _tell(expected)
     if given.error is None and expected.error is None:
@@ -170,7 +204,8 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
     """Return where two values of one kind differ first, and what stands there."""
     one, other = given, expected
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        one, other = one.tolist(), other.tolist()
+        with contextlib.suppress(Exception):  # a tensor without such a list differs as a whole
+            one, other = one.tolist(), other.tolist()
     if isinstance(other, list | tuple) and isinstance(one, list | tuple):
         if len(one) != len(other):
             length = _("{place} length").format(place=place) if place else _("its length")

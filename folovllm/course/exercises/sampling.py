@@ -326,9 +326,10 @@ def _make_penalties_case(rng: Random) -> tuple[Tensor, list[int], list[int], flo
     if rng.random() < 0.2:
         logits[0] = -_INF
     prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5, 60]))] for _ in range(2))
-    some = rng.choice([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1)])
+    some = rng.choice([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1)])
     repetition = rng.choice([0.5, 1.25, 2.0]) if some[0] else 1.0
-    frequency, presence = some[1] * rng.choice([-0.5, 0.3, 2.0]), some[2] * rng.choice([-1.0, 0.7, 2.0])
+    frequency = rng.choice([-0.5, 0.3, 2.0]) if some[1] else 0.0
+    presence = rng.choice([-1.0, 0.7, 2.0]) if some[2] else 0.0
     return torch.tensor(logits), prompt, output, repetition, frequency, presence
 
 
@@ -697,6 +698,7 @@ EXERCISES = [
             (torch.tensor([2.0, 1.0, -1.0]), [1], [0, 0], 2.0, 0.5, 1.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [], 2.0, 0.5, 1.0),
             (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 12], 1.0, 0.5, 1.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 1.0, 0.0, 0.0),
         ],
         generate=_make_penalties_case,
         mistakes=[
