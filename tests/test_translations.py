@@ -109,39 +109,102 @@ def test_code_and_cells_are_those_of_the_english_chapter(chapter):
 # -- README and INSTRUCTORS -------------------------------------------------------------------------------------
 
 
-def page_found_old(page, folder, change=lambda text: text):
-    """Translate a copy of a page whose English was changed; return what of it is missing or old."""
-    for file in (f"{page}.md", f"{page}.zh.md", f"translations/zh_CN/{page}.po"):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, folder / file)
-    english = folder / f"{page}.md"
-    english.write_text(change(english.read_text(encoding="utf-8")), encoding="utf-8")
+def page_found_old(page, folder):
+    """Translate a page of a folder; return what of it is missing or old."""
     catalogs = folder / CATALOGS
     return found_old([folder / f"{page}.zh.md", catalogs / f"{page}.po"], lambda: translate_pages(folder, catalogs))
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_chinese_page_says_what_the_english_one_says_now(page, tmp_path):
+    for file in (Path(f"{page}.md"), Path(f"{page}.zh.md"), CATALOGS / f"{page}.po"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / file)
     assert page_found_old(page, tmp_path) == [], "run: python -m folovllm course translate"
 
 
+SMALL_PAGE = """English | [简体中文](README.zh.md)
+
+# A small page
+
+See [INSTRUCTORS.md](INSTRUCTORS.md).
+
+```mermaid
+flowchart LR
+    one["words"] -->|then| two["tokens"]
+```
+
+## When it does not work
+
+```sh
+make lab    # opens the course
+```
+
+Call `make`.
+"""
+SMALL_PAGE_IN_CHINESE = """[English](README.md) | 简体中文
+
+# 很小的一页
+
+见 [INSTRUCTORS.zh.md](INSTRUCTORS.zh.md)。
+
+```mermaid
+flowchart LR
+    one["字"] -->|然后| two["词元"]
+```
+
+## 遇到问题时
+
+```sh
+make lab    # 打开课程
+```
+
+调用 `make`。
+"""
+_SMALL_WORDS = ["字", "然后", "词元", "很小的一页", "见 [INSTRUCTORS.md](INSTRUCTORS.md)。"]
+_SMALL_WORDS += ["打开课程", "遇到问题时", "调用 `make`。"]
+
+
+@pytest.fixture
+def small_page(tmp_path):
+    """A page that is translated; a function that changes its English returns what is found."""
+    english, catalog = tmp_path / "README.md", tmp_path / CATALOGS / "README.po"
+    english.write_text(SMALL_PAGE, encoding="utf-8")
+    assert translate_pages(tmp_path, catalog.parent) == ["README.po: 8 messages, 8 to translate, 0 to look at again"]
+    words = catalog.read_text(encoding="utf-8")
+    for chinese in _SMALL_WORDS:
+        words = words.replace('msgstr ""', f'msgstr "{chinese}"', 1)
+    catalog.write_text(words, encoding="utf-8")
+    assert translate_pages(tmp_path, catalog.parent) == ["README.po: 8 messages, complete"]
+
+    def found(old="", new=""):
+        english.write_text(SMALL_PAGE.replace(old, new, 1), encoding="utf-8")
+        return page_found_old("README", tmp_path)
+
+    found.chinese = lambda: (tmp_path / "README.zh.md").read_text(encoding="utf-8")
+    return found
+
+
+def test_a_page_is_written_with_its_labels_comments_and_links_to_chinese_pages(small_page):
+    assert small_page.chinese() == SMALL_PAGE_IN_CHINESE
+    assert small_page() == []
+
+
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("old", "new", "named"),
     [
-        (lambda text: text.replace("| disk full |", "| disk is full |"), "when-something-does-not-work: translated"),
-        (lambda text: text.replace("text, stop strings", "words, and stop strings"), "folovllm: translated"),
-        (lambda text: text + "\nNobody foresaw it.\n", "what-is-tested-and-how: not translated: Nobody"),
+        ("does not work", "does not work well", "when-it-does-not-work-well: translated when it said something else"),
+        ("opens the course", "opens the course here", "when-it-does-not-work: translated when it said something else"),
+        ("|then|", "|nobody foresaw it|", "a-small-page: not translated: nobody"),
     ],
 )
-def test_a_changed_sentence_of_a_page_is_one_finding_that_names_its_section(change, named, tmp_path):
-    [found] = page_found_old("README", tmp_path, change)
+def test_a_changed_sentence_of_a_page_is_one_finding_that_names_its_section(small_page, old, new, named):
+    [found] = small_page(old, new)
     assert found.startswith(named)
 
 
-def test_changed_code_of_a_page_makes_the_chinese_one_old(tmp_path):
-    assert page_found_old("README", tmp_path, lambda text: text.replace("llm = LLM()", "llm = LLM('x')")) == [
-        "README.zh.md"
-    ]
+def test_changed_code_of_a_page_makes_the_chinese_one_old(small_page):
+    assert small_page("make lab ", "make book ") == ["README.zh.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

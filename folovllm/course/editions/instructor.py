@@ -62,7 +62,8 @@ def section_times(cells: list[Cell]) -> list[str]:
     """Say for every heading when its section begins and how long it takes ("" for the other cells)."""
     times, clock = [], 0
     for minutes in section_minutes(cells):
-        times.append("" if minutes is None else f"*{clock // 60}:{clock % 60:02}, {minutes} min*")
+        begins = f"{clock // 60}:{clock % 60:02}"
+        times.append("" if minutes is None else _("*{begins}, {minutes} min*").format(begins=begins, minutes=minutes))
         clock += minutes or 0
     return times
 

@@ -24,6 +24,7 @@ from nbconvert.exporters import SlidesExporter
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
 from folovllm.course.editions.minutes import Cell, hides_code, source_of
 from folovllm.course.editions.notebook_file import read_notebook
+from folovllm.language import current_language
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -82,8 +83,9 @@ def _write_one(source: Path, target: Path) -> Path:
         reveal_theme="white",
         exclude_input_prompt=True,
         exclude_output_prompt=True,
+        language_code=current_language(),
     )
-    page, _ = exporter.from_notebook_node(content)
+    page, _ = exporter.from_notebook_node(content, resources={"metadata": {"name": source.stem}})
     target.write_text(page, encoding="utf-8")
     return target
 
