@@ -268,8 +268,11 @@ def _update(options: argparse.Namespace) -> int:
 
 def _translate(options: argparse.Namespace) -> int:
     from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package
+    from folovllm.course.editions.translate_pages import translate_pages
 
-    for line in translate_notebooks(options.notebooks, options.notebooks.parent / "translations" / LOCALE):
+    folder = options.notebooks.parent
+    catalogs = folder / "translations" / LOCALE
+    for line in translate_notebooks(options.notebooks, catalogs) + translate_pages(folder, catalogs):
         print(line)
     print(translate_package())
     return 0

@@ -18,11 +18,14 @@ from playwright.sync_api import Browser, Locator
 
 from folovllm.course import widgets
 from folovllm.course.widgets.widget import CourseWidget, PictureWidget
+from folovllm.language import _
 from tests.contrast import hard_to_read, measure_contrast
 from tests.lab_in_browser import LabPage, open_browser, serve_lab
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
+IN_CHINESE = [Path("notebooks/zh", f"{chapter}.ipynb") for chapter in ("00_start_here", "02_sampling")]
+"""The other Chinese ones have the same cells and widgets."""
 SCREENSHOTS = Path("build/screenshots")
 THEMES = ("Light", "Dark")
 WIDTHS = (1280, 800)
@@ -49,10 +52,10 @@ Move = Callable[[Locator], None]
 
 
 def press(button: str) -> Move:
-    """Return the move that presses a button with Enter."""
+    """Return the move that presses a button with Enter. button: in English, whatever language it is shown in."""
 
     def move(widget: Locator) -> None:
-        widget.get_by_role("button", name=button).press("Enter")
+        widget.get_by_role("button", name=_(button)).press("Enter")
 
     move.__name__ = f"press {button!r}"
     return move
@@ -80,7 +83,7 @@ def press_arrow_back(widget: Locator) -> None:
 
 def press_generate(widget: Locator) -> None:
     widget.locator("textarea").fill("Two and two are")
-    widget.get_by_role("button", name="Generate").press("Enter")
+    widget.get_by_role("button", name=_("Generate")).press("Enter")
 
 
 def next_choice(widget: Locator) -> None:
@@ -144,7 +147,19 @@ def cell_of(notebook: str, widget: str) -> int:
     return place
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture
+def notebook(request, address, monkeypatch) -> Path:
+    """A notebook whose language is spoken here, too: moves then know the names of its buttons."""
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh" if request.param in IN_CHINESE else "en")  # after JupyterLab's start
+    return request.param
+
+
+EACH = pytest.mark.parametrize(
+    "notebook", NOTEBOOKS + IN_CHINESE, ids=lambda path: path.relative_to("notebooks").as_posix(), indirect=True
+)
+
+
+@EACH
 def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
     lab = LabPage(browser, address, str(notebook))
     lab.set_theme("Light")
@@ -157,11 +172,12 @@ def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
     for place, name in made:
         for move in MOVES[name]:
             assert_it_changes(lab, lab.widget(name, place), move)
+    shown = notebook.stem + ("-zh" if notebook in IN_CHINESE else "")
     for theme, width in itertools.product(THEMES, WIDTHS):
         lab.set_theme(theme)
         lab.resize(width)
         for place, name in made:
-            look_at(lab.widget(name, place), f"{notebook.stem}-{place}-{name}-{theme}-{width}")
+            look_at(lab.widget(name, place), f"{shown}-{place}-{name}-{theme}-{width}")
     lab.set_theme("Light")
     assert lab.problems == []
     lab.close()

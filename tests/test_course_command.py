@@ -1,5 +1,6 @@
 """``python -m folovllm course``: the instructor's edition solves every exercise; a reset loses nothing."""
 
+import gettext
 import html
 import itertools
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from folovllm import language
 from folovllm.__main__ import main
 from folovllm.course.editions import slides
 from folovllm.course.editions.instructor import notes_on
@@ -121,6 +123,24 @@ def test_slides_of_an_answered_notebook_keep_the_notes(tmp_path):
     cells = json.loads((solved_copy(tmp_path / "mine") / "06_patterns_and_next.ipynb").read_text("utf-8"))["cells"]
     [answered] = [cell for cell in cells if "def my_epsilon(" in "".join(cell["source"])]
     assert "What people write instead" in notes_on(answered)
+
+
+class Marked(gettext.NullTranslations):
+    """A language in which every sentence begins with a mark."""
+
+    def gettext(self, message):
+        return f"~{message}"
+
+
+def test_notes_for_instructors_are_in_the_language_that_is_spoken(monkeypatch):
+    monkeypatch.setattr(language, "_sentences", lambda name: Marked())
+    notebooks = [json.loads(path.read_text("utf-8")) for path in Path("notebooks").glob("*.ipynb")]
+    notes = [text for notebook in notebooks for cell in notebook["cells"] if (text := notes_on(cell))]
+    lines = [line for text in notes for line in text.partition("```")[0].splitlines() if line]
+    assert len(lines) > 100
+    assert [line for line in lines if not line.removeprefix("* ").startswith("~")] == []
+    assert not any("(task: " in line and "(task: ~" not in line for line in lines)
+    assert all("✔ ~" in line or "✘ ~" in line for line in lines if "✔" in line or "✘" in line)
 
 
 @pytest.mark.parametrize("command", ["instructor", "slides"])

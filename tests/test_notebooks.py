@@ -11,7 +11,7 @@ import pytest
 from nbconvert import HTMLExporter
 
 import folovllm.course
-from folovllm.course.editions.minutes import section_minutes, total_minutes
+from folovllm.course.editions.minutes import CHARACTERS_PER_WORD, section_minutes, total_minutes, words_in
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 IN_CHINESE = sorted(Path("notebooks/zh").glob("*.ipynb"))
@@ -142,6 +142,19 @@ def test_the_opening_promises_the_minutes_that_are_computed(path):
     promised = int(re.search(r"^\| .* \| (\d+) \| offline", source(every[0]), re.M)[1])
     assert promised == total_minutes(every) == sum(minutes or 0 for minutes in section_minutes(every))
     assert 30 <= promised <= 60 or (path.stem == "00_start_here" and promised <= 20)
+
+
+@pytest.mark.parametrize("path", IN_CHINESE, ids=lambda path: path.stem)
+def test_a_chinese_notebook_takes_as_long_as_the_english_one(path):
+    english, chinese = (json.loads(each.read_text("utf-8"))["cells"] for each in (Path("notebooks", path.name), path))
+    assert abs(total_minutes(chinese) - total_minutes(english)) <= 5, "a step of the rounding, at most"
+
+
+def test_chinese_is_counted_in_english_words():
+    assert words_in("The scheduler (调度器) takes `n` tokens.") == 6
+    assert words_in("**调度器**（scheduler）取 `n` 个 token，再停。") == pytest.approx(
+        7 / CHARACTERS_PER_WORD + 5, abs=1
+    )
 
 
 @EACH

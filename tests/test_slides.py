@@ -45,6 +45,12 @@ def test_every_cell_is_there_once_and_only_what_is_folded_is_skipped(path):
         assert (slide_type(cell) == "skip") == bool(folded_text or folded_code)
 
 
+@pytest.mark.parametrize("path", sorted(Path("notebooks/zh").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_chinese_slides_have_the_same_steps_and_notes_as_the_english_ones(path):
+    english, chinese = (slides.slide_cells(cells_of(each)) for each in (Path("notebooks", path.name), path))
+    assert [(cell["id"], slide_type(cell)) for cell in chinese] == [(cell["id"], slide_type(cell)) for cell in english]
+
+
 def test_a_question_its_code_and_the_reading_are_one_step():
     cells = [
         make("markdown", "## Heading"),

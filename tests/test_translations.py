@@ -21,6 +21,7 @@ from folovllm.course.editions.translate import (
     translate_package,
     unfinished,
 )
+from folovllm.course.editions.translate_pages import PAGES, translate_pages
 from folovllm.course.style import CHINESE_FONT
 from tests.translation_rules import RULES, problems
 
@@ -74,14 +75,17 @@ def copy_of(chapter, folder):
 def out_of_date(chapter, notebooks, catalogs):
     """Translate a copy of a chapter; return its paragraphs whose words are missing or old, else what else is old."""
     files = [notebooks / "zh" / f"{chapter}.ipynb", catalogs / f"{chapter}.po"]
+    return found_old(files, lambda: translate_notebooks(notebooks, catalogs))
+
+
+def found_old(files, translate):
+    """Translate; return the messages of the last file, a catalog, that are missing or old, else the files that were."""
     before = [file.read_bytes() for file in files]
-    translate_notebooks(notebooks, catalogs)
-    catalog = read_catalog(files[1])
-    missing, fuzzy = unfinished(catalog)
+    translate()
+    missing, fuzzy = unfinished(read_catalog(files[-1]))
     named = [f"{places(message)}: not translated: {message.id}" for message in missing]
     named += [f"{places(message)}: translated when it said something else: {message.id}" for message in fuzzy]
-    old = [file.name for file, was in zip(files, before, strict=True) if file.read_bytes() != was]
-    return named or old
+    return named or [file.name for file, was in zip(files, before, strict=True) if file.read_bytes() != was]
 
 
 @pytest.mark.parametrize("chapter", RELEASED)
@@ -100,6 +104,54 @@ def test_code_and_cells_are_those_of_the_english_chapter(chapter):
             pairs = zip(one["source"], other["source"], strict=True)
             differing += [tuple(map(str.strip, pair)) for pair in pairs if pair[0] != pair[1]]
     assert differing == [('use_language("en")', 'use_language("zh")')]
+
+
+# -- README and INSTRUCTORS -------------------------------------------------------------------------------------
+
+
+def page_found_old(page, folder, change=lambda text: text):
+    """Translate a copy of a page whose English was changed; return what of it is missing or old."""
+    for file in (f"{page}.md", f"{page}.zh.md", f"translations/zh_CN/{page}.po"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / file)
+    english = folder / f"{page}.md"
+    english.write_text(change(english.read_text(encoding="utf-8")), encoding="utf-8")
+    catalogs = folder / CATALOGS
+    return found_old([folder / f"{page}.zh.md", catalogs / f"{page}.po"], lambda: translate_pages(folder, catalogs))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_chinese_page_says_what_the_english_one_says_now(page, tmp_path):
+    assert page_found_old(page, tmp_path) == [], "run: python -m folovllm course translate"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda text: text.replace("| disk full |", "| disk is full |"), "when-something-does-not-work: translated"),
+        (lambda text: text.replace("text, stop strings", "words, and stop strings"), "folovllm: translated"),
+        (lambda text: text + "\nNobody foresaw it.\n", "what-is-tested-and-how: not translated: Nobody"),
+    ],
+)
+def test_a_changed_sentence_of_a_page_is_one_finding_that_names_its_section(change, named, tmp_path):
+    [found] = page_found_old("README", tmp_path, change)
+    assert found.startswith(named)
+
+
+def test_changed_code_of_a_page_makes_the_chinese_one_old(tmp_path):
+    assert page_found_old("README", tmp_path, lambda text: text.replace("llm = LLM()", "llm = LLM('x')")) == [
+        "README.zh.md"
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_lead_to_each_other_and_to_pages_of_their_language(page):
+    english, chinese = (Path(f"{page}{end}").read_text(encoding="utf-8") for end in (".md", ".zh.md"))
+    assert english.splitlines()[0] == f"English | [简体中文]({page}.zh.md)"
+    assert chinese.splitlines()[0] == f"[English]({page}.md) | 简体中文"
+    [other] = set(PAGES) - {page}
+    assert f"]({other}.md)" in english
+    assert f"]({other}.zh.md)" in chinese
 
 
 # -- the package's own sentences ------------------------------------------------------------------------------------
@@ -132,7 +184,7 @@ def test_the_font_of_the_figures_has_every_character_of_the_catalog():
 # -- every message ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chapter", [*CHAPTERS, "folovllm"])
+@pytest.mark.parametrize("chapter", [*CHAPTERS, *PAGES, "folovllm"])
 def test_every_message_keeps_code_links_numbers_and_the_words_of_the_glossary(chapter):
     found = [
         f"{places(message)}: {problem}\n  {english}\n  {chinese}"
@@ -146,7 +198,7 @@ def test_every_message_keeps_code_links_numbers_and_the_words_of_the_glossary(ch
 
 def test_the_same_words_are_translated_the_same_way_everywhere():
     seen = {}
-    for chapter in CHAPTERS:
+    for chapter in [*CHAPTERS, *PAGES]:
         for message in catalog_of(chapter):
             if message.id and message.string:
                 seen.setdefault(message.id, {}).setdefault(message.string, []).append(chapter)

@@ -120,15 +120,15 @@ def notes_cell(cell: Cell, text: str) -> Cell:
 def _notes(exercise: Exercise) -> str:
     lines = [
         _("**For instructors.** What people write instead, and what `check` says (task: {task}):").format(
-            task=exercise.task
+            task=_(exercise.task)
         ),
         "",
     ]
-    lines += [f"* {mistake.diagnosis}" for mistake in exercise.mistakes]
+    lines += [f"* {_(mistake.diagnosis)}" for mistake in exercise.mistakes]
     lines += ["", _("What it is compared with runs the engine's function:"), ""]
     return "\n".join([*lines, "```python", exercise.solution_source().rstrip(), "```"])
 
 
 def _answers(prediction: Prediction) -> str:
     lines = [_("**For instructors.** What is said to whoever picks:"), ""]
-    return "\n".join([*lines, *(f"* {choice}: {prediction.answer_to(choice)}" for choice in prediction.choices)])
+    return "\n".join([*lines, *(f"* {_(choice)}: {prediction.answer_to(choice)}" for choice in prediction.choices)])

@@ -38,23 +38,23 @@ def translate_notebooks(notebooks: Path, catalogs: Path) -> list[str]:
 
 def _translate_one(source: Path, file: Path, folder: Path) -> str:
     english, target = _read_notebook(source), folder / source.name
-    catalog = _renewed(file, _template(english))
+    catalog = renewed(file, _template(english))
     missing, fuzzy = unfinished(catalog)
     if target.exists() or not missing + fuzzy:
         before = _read_notebook(target) if target.exists() else None
         nbformat.write(_in_chinese(english, catalog, before), target)  # type: ignore[no-untyped-call]
-    return _state(file, catalog) + ("" if target.exists() else "; no notebook yet")
+    return state(file, catalog) + ("" if target.exists() else "; no notebook yet")
 
 
 def translate_package(folder: Path = PACKAGE_CATALOGS) -> str:
     """Bring the package's own catalog up to date with its code, and compile it; return what is left to do."""
     file = folder / "folovllm.po"
-    catalog = _renewed(file, package_template())
+    catalog = renewed(file, package_template())
     compile_catalog(catalog, file.with_suffix(".mo"))
-    return _state(file, catalog)
+    return state(file, catalog)
 
 
-def _renewed(file: Path, template: Catalog) -> Catalog:
+def renewed(file: Path, template: Catalog) -> Catalog:
     """Bring a catalog's file up to date with all messages that there are now."""
     catalog = read_catalog(file)
     catalog.update(template)
@@ -64,7 +64,8 @@ def _renewed(file: Path, template: Catalog) -> Catalog:
     return catalog
 
 
-def _state(file: Path, catalog: Catalog) -> str:
+def state(file: Path, catalog: Catalog) -> str:
+    """Say in a line how much of a catalog is left to do."""
     missing, fuzzy = unfinished(catalog)
     left = f"{len(missing)} to translate, {len(fuzzy)} to look at again" if missing or fuzzy else "complete"
     return f"{file.name}: {len(catalog)} messages, {left}"
@@ -91,11 +92,12 @@ def _template(notebook: Any) -> Catalog:
     template = Catalog()
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            map_paragraphs(cell.source, partial(_add, template, cell.id))
+            map_paragraphs(cell.source, partial(add_message, template, cell.id))
     return template
 
 
-def _add(template: Catalog, place: str, message: str) -> str:
+def add_message(template: Catalog, place: str, message: str) -> str:
+    """Put a message of a cell or a section into a catalog, and return it as it is."""
     template.add(message, locations=[(place, None)])  # type: ignore[list-item]  # cells have names, no line numbers
     return message
 
@@ -106,7 +108,7 @@ def _in_chinese(english: Any, catalog: Catalog, before: Any) -> Any:
     chinese = copy.deepcopy(english)
     for cell in chinese.cells:
         if cell.cell_type == "markdown":
-            cell.source = map_paragraphs(cell.source, lambda message: _translation(catalog, message))
+            cell.source = map_paragraphs(cell.source, lambda message: translation(catalog, message))
         else:
             cell.source = cell.source.replace(_CHOOSES_ENGLISH, _CHOOSES_CHINESE)
             kept = outputs.get((cell.id, cell.source))
@@ -114,7 +116,8 @@ def _in_chinese(english: Any, catalog: Catalog, before: Any) -> Any:
     return chinese
 
 
-def _translation(catalog: Catalog, message: str) -> str:
+def translation(catalog: Catalog, message: str) -> str:
+    """Return a message in Chinese; in English where there is no translation."""
     found = catalog.get(message)
     return str(found.string) if found and found.string else message
 
