@@ -5,7 +5,14 @@ from book import run_links
 project = "FoloVLLM"
 author = "the FoloVLLM authors"
 copyright = "the FoloVLLM authors. Licence: Apache-2.0"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "book.docstrings", "book.links"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "book.chinese_search",
+    "book.docstrings",
+    "book.links",
+]
 templates_path = ["templates"]
 html_css_files = ["book.css"]
 html_js_files = [

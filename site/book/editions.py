@@ -40,7 +40,7 @@ def switches(here: Edition, others: list[Edition]) -> list[dict[str, str]]:
     """Return, for the page's switch, where the other languages lie as seen from this one's top."""
     up = "../" if here.site else ""
     return [
-        {"name": each.name, "code": each.code.replace("_", "-"), "top": f"{up}{each.site}/".lstrip("/") or "./"}
+        {"name": each.name, "code": each.code.replace("_", "-"), "top": up + (f"{each.site}/" if each.site else "")}
         for each in others
         if each != here
     ]

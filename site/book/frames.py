@@ -42,7 +42,9 @@ class Control:
 def record_timeline(timeline: Timeline, watch: Watcher | None = None) -> dict[str, Any]:
     """Record every step of a run."""
     steps = {str(step): step for step in range(len(timeline.story.steps))}
-    return _record([Control("slider", "step", timeline.step, steps)], timeline.status, timeline.picture, watch)
+    return _record(
+        [Control("slider", timeline.step.description, timeline.step, steps)], timeline.status, timeline.picture, watch
+    )
 
 
 def record_padding(explorer: PaddingExplorer, watch: Watcher | None = None) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def record_padding(explorer: PaddingExplorer, watch: Watcher | None = None) -> d
 def record_colours(colours: TokenColours, watch: Watcher | None = None) -> dict[str, Any]:
     """Record what is generated from the notebook's prompt at some temperatures."""
     temperatures = {f"{value:g}": value for value in (0.0, 0.3, 0.7, 1.0, 1.3, 2.0)}
-    control = Control("slider", "temperature", colours.temperature, temperatures)
+    control = Control("slider", colours.temperature.description, colours.temperature, temperatures)
     return _record([control], colours.status, colours.text, watch)
 
 
@@ -64,7 +66,7 @@ def record_bits(bits: NumberBits, watch: Watcher | None = None) -> dict[str, Any
     numbers = dict.fromkeys(
         (first, "0.1", "1", "-0.5", "3.14159", "1000.5", "65504", "65520", "16777217", "1e-8", "1e39")
     )
-    control = Control("choice", "number", bits.number, {each: each for each in numbers})
+    control = Control("choice", bits.number.description, bits.number, {each: each for each in numbers})
     return _record([control], bits.status, bits.picture, watch)
 
 
