@@ -10,6 +10,8 @@ from tests.test_browser import MOVES, assert_folded, assert_it_changes, widgets_
 
 pytestmark = pytest.mark.browser
 CHAPTER = Path("notebooks/02_sampling.ipynb")
+OF_ITS_OWN = {"Cannot read properties of undefined (reading 'schema')"}
+"""What Notebook 7.6.5 reports by itself: of an empty notebook without the course's settings, too."""
 
 
 def test_a_chapter_in_notebook_7(tmp_path, bundled_model_path):
@@ -25,5 +27,5 @@ def test_a_chapter_in_notebook_7(tmp_path, bundled_model_path):
         for move in MOVES["Predict"]:
             assert_it_changes(page, page.widget("Predict", made["Predict"]), move)
         assert page.widget("SamplingExplorer", made["SamplingExplorer"]).locator("img").first.is_visible()
-        assert page.problems == []
+        assert set(page.problems) <= OF_ITS_OWN
         page.close()
