@@ -60,7 +60,7 @@ site: venv model ## build the course as a web site, from stored outputs, in buil
 venv: ## make .venv with all locked packages: those of the course, of tests and of development
 	@sh scripts/make_venv.sh all
 
-test: lint types test-unit test-parity test-notebooks test-twice test-browser test-site test-hub ## all that CI runs
+test: lint types test-unit test-parity test-notebooks test-twice test-browser test-hub ## all that CI runs
 
 lint: venv ## style, formatting, and which module may import which
 	$(PY) -m ruff check .
@@ -86,7 +86,7 @@ test-browser: venv model ## run every notebook in JupyterLab in a headless Chrom
 	@sh scripts/ensure_chromium.sh
 	$(PYTEST) -m browser tests
 
-test-site: venv model ## build the web site, and read it in a headless Chromium; its pictures: build/screenshots/site
+test-site: venv model ## build the web site, and read it in Chromium; runs before publishing, not in make test
 	@sh scripts/ensure_chromium.sh
 	$(PYTEST) --numprocesses=0 -m site tests
 
