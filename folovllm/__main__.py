@@ -36,6 +36,15 @@ def make_parser() -> argparse.ArgumentParser:
     _add_notebooks(update)
     update.set_defaults(run=_update)
 
+    _add_generate(commands)
+    doctor = commands.add_parser("doctor", help=_("check this machine; one line a check, with the fix"))
+    doctor.set_defaults(run=_doctor)
+    _add_model(commands)
+    _add_course(commands)
+    return parser
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help=_("continue a prompt, or answer it with --chat; text streams"))
     generate.add_argument("prompt")
     generate.add_argument("--model", help=_("hub name or folder (default: FOLOVLLM_MODEL, else the bundled model)"))
@@ -57,9 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--device", default="auto")
     generate.set_defaults(run=_generate)
 
-    doctor = commands.add_parser("doctor", help=_("check this machine; one line a check, with the fix"))
-    doctor.set_defaults(run=_doctor)
 
+def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     model = commands.add_parser(
         "model", help=_("obtain the bundled model, and compile the kernels; or say where it is")
     )
@@ -72,6 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("--remove", action="store_true", help=_("delete it from the cache"))
     model.set_defaults(run=_model)
 
+
+def _add_course(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     course = commands.add_parser("course", help=_("progress; the instructor's edition; slides; a fresh notebook"))
     _add_notebooks(course)
     parts = course.add_subparsers(required=True, metavar="PART")
@@ -103,7 +113,6 @@ def make_parser() -> argparse.ArgumentParser:
     translate.set_defaults(run=_translate)
     same = parts.add_parser("update", help=_("as folovllm update"))
     same.set_defaults(run=_update)
-    return parser
 
 
 def _add_notebooks(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,17 @@ from folovllm.course.exercises.config import EXERCISES
 BLOCK_SIZE = next(each for each in EXERCISES if each.name == "block_size")
 
 
+def one_step(message):
+    """Return a check that refuses what it should.  message: a format, given the value."""
+
+    def check(value):
+        if type(value) is not int or value < 1:
+            raise ValueError(message.format(value=value))
+        return value
+
+    return check
+
+
 def two_steps(of_type, of_range):
     """Return a check in two steps, each with words of its own."""
 
@@ -92,12 +103,7 @@ def test_what_is_said_of_the_value_itself_is_taken():
     ],
 )
 def test_what_is_shown_in_another_way_is_called_so(shown, said):
-    def check(value):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"block_size must be an int >= 1, got {shown.format(value=value)}")
-        return value
-
-    assert said in BLOCK_SIZE.judge(check)[1]
+    assert said in BLOCK_SIZE.judge(one_step("block_size must be an int >= 1, got " + shown))[1]
 
 
 @pytest.mark.parametrize(
@@ -111,12 +117,7 @@ def test_what_is_shown_in_another_way_is_called_so(shown, said):
     ],
 )
 def test_what_is_shown_may_stand_anywhere(words):
-    def check(value):
-        if type(value) is not int or value < 1:
-            raise ValueError(words.format(value=value))
-        return value
-
-    assert BLOCK_SIZE.judge(check)[0]
+    assert BLOCK_SIZE.judge(one_step(words))[0]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from folovllm.language import N_, _
 
 Side = Literal["left", "right"]
 Positions = Literal["columns", "mask"]
-SIDES: tuple[Side, ...] = ("left", "right")
-SIDE_NAMES = {"left": N_("left"), "right": N_("right")}
+SIDE_NAMES: dict[Side, str] = {"left": N_("left"), "right": N_("right")}
+SIDES = tuple(SIDE_NAMES)
 POSITIONS: tuple[Positions, ...] = ("columns", "mask")
 DTYPES = ("float32", "bfloat16", "float16")
 PADDING_PROMPTS = (

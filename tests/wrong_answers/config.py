@@ -152,23 +152,12 @@ def message_in_two_parts(value):
     return value
 
 
-def says(words):
-    """Return a check that refuses what it should, with words of its own between the field and the value."""
+def says(words="must be an int >= 1", written=repr):
+    """Return a check that refuses what it should.  words: said of the field.  written: the value as a text."""
 
     def check(value):
         if type(value) is not int or value < 1:
-            raise ValueError(f"block_size {words}, got {value!r}")
-        return value
-
-    return check
-
-
-def shows(written):
-    """Return a check that refuses what it should, and shows the value as a function writes it."""
-
-    def check(value):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"block_size must be an int >= 1, got {written(value)}")
+            raise ValueError(f"block_size {words}, got {written(value)}")
         return value
 
     return check
@@ -249,7 +238,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         error_returned,
         message_in_two_parts,
         *map(says, FALSE_WORDS),
-        *map(shows, NOT_AS_REPR_WRITES_IT),
+        *(says(written=each) for each in NOT_AS_REPR_WRITES_IT),
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -31,7 +31,7 @@ REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 _WHEEL_SHA256 = "805bed3ca459346e0f01967d5ed1c40d6b7b917de1541e1e4566c8341fe7017b"
 _REVEAL_IN_WHEEL = "sphinx_revealjs/_static/revealjs/"
 _REVEAL_PARTS = ("dist/", "plugin/notes/", "LICENSE")
-_LOOKS_BACK = ("**Reading", "**Explain", "**Read it again", "**解读", "**解释")
+_LOOKS_BACK = ("**Reading", "**Explain", "**解读", "**解释")
 """A text that begins so speaks of the output before it; any other speaks of what comes next."""
 
 

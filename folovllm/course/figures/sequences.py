@@ -51,35 +51,7 @@ def plot_request(llm: LLM, request: Request) -> Image:
     starts = []
     for i, seq in enumerate(seqs):
         left = 3 + 32 * i
-        color, line = _OWNERS[i]
-        _box(axes, (left, 38), 30, 28, color, line)
-        axes.text(
-            left + 1.5,
-            63.2,
-            _("Sequence {seq_id!r}: {status}").format(seq_id=seq.seq_id, status=seq.status),
-            va="center",
-            fontsize=12,
-            weight="bold",
-        )
-        axes.text(
-            left + 1.5,
-            59.6,
-            _("seed {seed}, block table {block_ids}").format(seed=seq.seed, block_ids=seq.block_ids),
-            va="center",
-            fontsize=12,
-        )
-        _box(axes, (left + 1.5, 40), 27, 16.5, GREY, "-")
-        data = seq.data
-        words = "".join(_words(llm, data.output_token_ids))
-        lines = [
-            "SequenceData",
-            _("prompt_token_ids: {count} tokens").format(count=data.get_prompt_len()),
-            _("output_token_ids: {count} tokens").format(count=data.get_output_len()),
-            f"  {words}",
-        ]
-        for row, text in enumerate(lines):
-            weight = "bold" if row == 0 else "normal"
-            axes.text(left + 2.7, 54 - 3.8 * row, text, va="center", fontsize=11, weight=weight)
+        _draw_sequence(axes, left, _OWNERS[i], llm, seq)
         starts.append((left + 15.0, 38.0))
     tables = [tuple(seq.block_ids) for seq in seqs]
     _draw_blocks(axes, tables, slots, _size_of(llm), starts)
@@ -101,6 +73,38 @@ def plot_request(llm: LLM, request: Request) -> Image:
             request_id=request.request_id, status=request.status, each=each
         ),
     )
+
+
+def _draw_sequence(axes: Axes, left: float, owner: tuple[str, str], llm: LLM, seq: Sequence) -> None:
+    """Draw a sequence as a box in its request's, and its data in it.  owner: colour and kind of its lines."""
+    _box(axes, (left, 38), 30, 28, *owner)
+    axes.text(
+        left + 1.5,
+        63.2,
+        _("Sequence {seq_id!r}: {status}").format(seq_id=seq.seq_id, status=seq.status),
+        va="center",
+        fontsize=12,
+        weight="bold",
+    )
+    axes.text(
+        left + 1.5,
+        59.6,
+        _("seed {seed}, block table {block_ids}").format(seed=seq.seed, block_ids=seq.block_ids),
+        va="center",
+        fontsize=12,
+    )
+    _box(axes, (left + 1.5, 40), 27, 16.5, GREY, "-")
+    data = seq.data
+    words = "".join(_words(llm, data.output_token_ids))
+    lines = [
+        "SequenceData",
+        _("prompt_token_ids: {count} tokens").format(count=data.get_prompt_len()),
+        _("output_token_ids: {count} tokens").format(count=data.get_output_len()),
+        f"  {words}",
+    ]
+    for row, text in enumerate(lines):
+        weight = "bold" if row == 0 else "normal"
+        axes.text(left + 2.7, 54 - 3.8 * row, text, va="center", fontsize=11, weight=weight)
 
 
 def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
