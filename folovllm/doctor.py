@@ -144,9 +144,8 @@ def check_device() -> Check:
         hardware = _("{name}, {size:.0f} GiB").format(name=card.name, size=card.total_memory / GIB)
     else:
         hardware = counted(torch.get_num_threads(), "{n} thread", "{n} threads")
-    detail = _("torch {version}, {device} ({hardware})").format(
-        version=torch.__version__, device=device, hardware=hardware
-    )
+    version = f"torch {torch.__version__}"
+    detail = _("{version}, {device} ({hardware})").format(version=version, device=device, hardware=hardware)
     if device.type != "cpu":
         detail += _("; `make test-gpu` tests the course on it")
     tag = f"torch{torch.__version__.partition('+')[0]}-{device.type}"

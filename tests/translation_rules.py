@@ -41,7 +41,7 @@ _CHINESE = "[\u4e00-\u9fff]"
 _IN_CHINESE = re.compile(rf"「([^」]*)」|\(([^()]*{_CHINESE}[^()]*)\)")
 """The notes' words, and Chinese terms and titles in brackets, in an English message."""
 _HALF_WIDTH = re.compile(
-    rf"{_CHINESE} ?[,;:!?(]|{_CHINESE}\.(?!\w)|[,;:] ?{_CHINESE}|\){_CHINESE}|[，。；：、（] (?={_CHINESE})"
+    rf"{_CHINESE} ?[,;:!?]|{_CHINESE}\.(?!\w)|[,;:] ?{_CHINESE}|\([^()\n]*{_CHINESE}|[，。；：、（] (?={_CHINESE})"
 )
 """A mark that stands beside Chinese and is half as wide as it should be, or has a space that it should not have."""
 _QUOTED = re.compile(r"[\"“]([^\"”]*)[\"”]")
