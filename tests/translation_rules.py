@@ -190,8 +190,8 @@ def only_known_latin(english: str, chinese: str) -> Iterator[str]:
 
 
 def marks_of_full_width(english: str, chinese: str) -> Iterator[str]:
-    """Punctuation beside Chinese characters is Chinese."""
-    yield from (f"half-width mark: {mark}" for mark in half_width_marks(prose(chinese)))
+    """Punctuation beside Chinese characters is Chinese; the notes' own words stay."""
+    yield from (f"half-width mark: {mark}" for mark in half_width_marks(_QUOTATION.sub("", prose(chinese))))
 
 
 def half_width_marks(text: str) -> list[str]:

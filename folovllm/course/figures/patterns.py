@@ -43,7 +43,9 @@ def plot_patterns() -> Image:
         draw(panel)
         panel.set_title(_(name), fontsize=14, fontweight="bold")
         panel.text(5, 0.75, _(question), ha="center", va="center", fontsize=12)
-    told = clauses(labelled(_(name), sentences(*_(question).splitlines())) for name, question in _QUESTIONS.items())
+    told = sentences(
+        *(labelled(_(name), sentences(*_(question).splitlines())) for name, question in _QUESTIONS.items())
+    )
     return show(
         figure,
         _(
