@@ -33,7 +33,7 @@ from workloads import WARM_UP, Workload, make_workloads
 from folovllm.free_memory import GIB
 
 ROOT = Path(__file__).parents[1]
-ENGINES = ["folovllm", "hf-static", "hf-continuous", "vllm"]
+ENGINES = ["folovllm", "folovllm-eager", "hf-static", "hf-continuous", "vllm"]
 WORKLOADS = ["W1", "W2", "W3", "W4"]
 NO_CARD = (
     "make test-gpu: PyTorch sees no card here, neither CUDA nor Apple's MPS, so there is nothing to test; "

@@ -65,6 +65,8 @@ class ModelConfig(_Config):
         ``models/torch_decoder.py``), "transformers" HuggingFace's, and with it the hooks of its modules; "auto" takes
         the first where it can run the model: Llama's family, on a CPU in float32, as its class and config make it
         (hooks put on later are not seen).
+    enforce_eager: ask a CUDA card for every operator of every step. Otherwise the engine's own forward pass records the
+        steps that only decode, and replays them (``models/decode_graphs.py``). Elsewhere nothing is recorded.
     revision: version of the model on the hub (branch, tag or commit); None: the newest. A ValueError for what lies
         on the disk, which has none.
     tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.
@@ -81,6 +83,7 @@ class ModelConfig(_Config):
     seed: int = 0
     max_logprobs: int = 20
     model_impl: ModelImpl = "auto"
+    enforce_eager: bool = False
     revision: str | None = None
     tokenizer_revision: str | None = None
     hf_overrides: HfOverrides | None = None
@@ -99,6 +102,7 @@ class ModelConfig(_Config):
         self._set("trust_remote_code", true_or_false(self._checked("trust_remote_code"), self.trust_remote_code))
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
+        self._set("enforce_eager", true_or_false(self._checked("enforce_eager"), self.enforce_eager))
         for name in ("revision", "tokenizer_revision"):
             if getattr(self, name) is not None:
                 self._set(name, non_empty_string(self._checked(name), getattr(self, name)))

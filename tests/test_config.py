@@ -25,6 +25,7 @@ BAD = [
     *[(ModelConfig, "seed", value) for value in (-1, 1.5, True, None, 2**63)],
     *[(ModelConfig, "max_logprobs", value) for value in (-2, 1.5, True, None)],
     *[(ModelConfig, "model_impl", value) for value in ("vllm", "hf", None, 1)],
+    *[(ModelConfig, "enforce_eager", value) for value in (1, "yes", None)],
     *[(ModelConfig, "revision", value) for value in ("", 5)],
     *[(ModelConfig, "tokenizer_revision", value) for value in ("", 5)],
     *[(ModelConfig, "hf_overrides", value) for value in (5, "a=1", ["a"], {1: 2})],

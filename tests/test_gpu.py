@@ -23,18 +23,7 @@ from tests.tiny_models import hf_greedy, tiny_llm, tiny_model
 
 PROMPTS = [{"prompt_token_ids": list(range(3, 3 + length))} for length in (1, 7, 40, 100)]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
-REAL = pytest.param("real", marks=pytest.mark.gpu)
 DTYPES = ["float32", "bfloat16", "float16"]
-
-
-@pytest.fixture(params=["pretended", REAL])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where models are to go."""
-    if request.param == "real":
-        yield "cuda" if torch.cuda.is_available() else "mps"
-    else:
-        with PretendedCard():
-            yield "cuda"
 
 
 def tokens(outputs: list[RequestOutput]) -> list[list[list[int]]]:
@@ -98,8 +87,8 @@ def test_a_pretended_card_changes_no_bit_of_what_pytorch_computes_on_a_cpu(forwa
         monkeypatch.setattr(module, "has_kernels", lambda tensor: False)
     monkeypatch.setattr(runner, "_choose_forward", lambda model, model_impl: forward)
     expected, _ = work(tiny_model().to(getattr(torch, dtype)))
-    with PretendedCard():
-        found, llm = work(tiny_model().to("cuda", getattr(torch, dtype)))
+    with PretendedCard():  # recorded steps are filled up, and with more rows PyTorch adds up in another order
+        found, llm = work(tiny_model().to("cuda", getattr(torch, dtype)), enforce_eager=True)
     assert found == expected
     steps = llm.llm_engine.history.steps
     preempted = {sequence.preempted for step in steps for sequence in step.sequences}
@@ -207,7 +196,7 @@ def test_an_interrupted_step_changes_no_token(device, place, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5])
-@pytest.mark.parametrize("kind", ["pretended", REAL])
+@pytest.mark.parametrize("kind", ["pretended", pytest.param("real", marks=pytest.mark.gpu)])
 def test_the_kv_cache_takes_what_gpu_memory_utilization_allows(kind, share, request):
     if kind == "pretended":
         request.getfixturevalue("small_card")

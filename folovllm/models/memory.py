@@ -19,6 +19,7 @@ def size_cache(
     model: PreTrainedModel,
     max_num_batched_tokens: int,
     model_impl: ModelImpl = "auto",
+    enforce_eager: bool = False,
 ) -> CacheConfig:
     """Return ``config`` with ``num_gpu_blocks`` and ``num_cpu_blocks`` worked out.
 
@@ -38,7 +39,7 @@ def size_cache(
         source, budget = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
     elif model.device.type == "cuda":
         source = "gpu_memory_utilization"
-        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
+        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl, enforce_eager)
     else:
         source, budget = f"the free memory ({beside_weights}, after the weights)", min(GIB, beside_weights.free // 4)
         fix = beside_weights.fix
@@ -92,15 +93,21 @@ def _free_cuda_bytes(
     model: PreTrainedModel,
     max_num_batched_tokens: int,
     model_impl: ModelImpl,
+    enforce_eager: bool,
 ) -> int:
-    """Measure the largest step, and return what the card's share leaves beside that peak and other programs."""
+    """Measure the largest step, and return what the card's share leaves beside that peak and other programs.
+
+    Recorded steps keep the memory that they need to themselves, and the largest of them is taken to need as much.
+    """
     num_blocks = -(-max_num_batched_tokens // config.block_size)
     cache = make_cache(spec, config.with_num_blocks(num_blocks, 0), model)
+    runner = ModelRunner(model, cache, model_impl, enforce_eager)
+    at_rest = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    ModelRunner(model, cache, model_impl).profile(max_num_batched_tokens)
-    cache_bytes = cache.data.nbytes
-    peak = torch.cuda.max_memory_allocated(model.device) - cache_bytes
-    del cache
+    runner.profile(max_num_batched_tokens)
+    for_steps = (1 + runner.records_steps) * (torch.cuda.max_memory_allocated(model.device) - at_rest)
+    peak = at_rest - cache.data.nbytes + for_steps
+    del cache, runner
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(model.device)
     others = total - free - torch.cuda.memory_reserved(model.device)
