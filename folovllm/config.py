@@ -130,7 +130,8 @@ class CacheConfig(_Config):
     """How much memory the keys and values get, and in what portions.
 
     block_size: tokens a KV block, >= 1.
-    gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1].
+    gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1]; None: the KV
+        cache takes a quarter of what is free, so that further engines and notebooks find room (vLLM: 0.92).
     swap_space: most GiB of host memory for preempted requests, >= 0; never more than a quarter of what is free (vLLM
         V0; gone from V1).
     enable_prefix_caching: let requests with the same beginning share its blocks.
@@ -140,7 +141,7 @@ class CacheConfig(_Config):
     """
 
     block_size: int = 16
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float | None = None
     swap_space: float = 4.0
     enable_prefix_caching: bool = True
     num_gpu_blocks_override: int | None = None
@@ -150,10 +151,10 @@ class CacheConfig(_Config):
 
     def __post_init__(self) -> None:
         self._set("block_size", whole_number(self._checked("block_size"), self.block_size, 1))
-        utilization = real_number(
-            self._checked("gpu_memory_utilization"), self.gpu_memory_utilization, 0.0, 1.0, above=True
-        )
-        self._set("gpu_memory_utilization", utilization)
+        if self.gpu_memory_utilization is not None:
+            name = self._checked("gpu_memory_utilization")
+            utilization = real_number(name, self.gpu_memory_utilization, 0.0, 1.0, above=True)
+            self._set("gpu_memory_utilization", utilization)
         self._set("swap_space", real_number(self._checked("swap_space"), self.swap_space, 0.0))
         self._set(
             "enable_prefix_caching", true_or_false(self._checked("enable_prefix_caching"), self.enable_prefix_caching)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from folovllm import LLM, BeamSearchParams, CacheConfig, RequestOutput, SamplingParams
+from folovllm import LLM, BeamSearchParams, RequestOutput, SamplingParams
 from folovllm.models import attention, flat_batch, memory, runner
 from folovllm.models.runner import TransformersForward
 from folovllm.models.torch_decoder import TorchDecoder
@@ -209,7 +209,21 @@ def test_the_kv_cache_takes_what_gpu_memory_utilization_allows(kind, share, requ
     assert llm.llm_engine.config.cache_config.num_gpu_blocks > 10
     del llm
     torch.cuda.empty_cache()
-    assert CacheConfig().gpu_memory_utilization == 0.9
+
+
+@pytest.mark.parametrize("kind", ["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def test_left_open_the_kv_cache_leaves_room_for_further_engines(kind, request):
+    """A notebook makes several engines over one model, and other notebooks may be open."""
+    if kind == "pretended":
+        request.getfixturevalue("small_card")
+    elif not torch.cuda.is_available():
+        pytest.skip("MPS shares the machine's memory")
+    engines = [tiny_llm(tiny_model().to("cuda"))]
+    for _ in range(4):
+        free = torch.cuda.mem_get_info()[0]
+        engines.append(engines[-1].with_settings())
+        taken = engines[-1].llm_engine.model_runner.kv_cache.data.nbytes
+        assert 0.2 * free < taken <= 0.26 * free
 
 
 @pytest.fixture
