@@ -84,6 +84,11 @@ def test_where_none_is_right_a_pair_of_nones_is_told_apart_from_it():
     assert verdict.endswith("your function returns a tuple, (None, None); right: None alone")
 
 
+def test_where_none_is_right_elsewhere_nobody_is_asked_for_a_return():
+    first = exercise(lambda values: values[0] if values else None, ([1],), ([],))
+    assert first.judge(lambda values: None)[1].endswith("your function returns None; right: an int, 1")
+
+
 ABOVE_0 = exercise(lambda logits: logits.clamp(min=0), (torch.tensor([-1.0, 1.0]),), (torch.tensor([1.0, 2.0]),))
 
 

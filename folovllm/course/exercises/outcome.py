@@ -116,10 +116,12 @@ def _kind_of_numbers(tensor: Tensor) -> str:
     return dtype if dtype in ("bool", "complex64", "complex128") else "float" if dtype[0] in "fb" else "int"
 
 
-def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tuple[str, ...]) -> str:
+def describe_difference(
+    given: Outcome, expected: Outcome, case: Case, names: tuple[str, ...], may_be_none: bool
+) -> str:
     """Say what an outcome is and what it should have been, in one sentence that shows where they differ.
 
-    names: of the function's arguments.
+    names: of the function's arguments.  may_be_none: None is right for some case, and no sign of a missing ``return``.
     """
     if given.changed is not None and expected.changed is None:
         name = names[given.changed]
@@ -136,7 +138,7 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
     if given.error is None and expected.error is None:
         kinds = kind_of(given.value), kind_of(expected.value)
         if kinds[0] != kinds[1]:
-            reason = _("; is there a `return`?") if given.value is None else ""
+            reason = _("; is there a `return`?") if given.value is None and not may_be_none else ""
             shown = "" if given.value is None else f", {show(given.value)}"
             right = _("None alone") if expected.value is None else f"{kinds[1]}, {show(expected.value)}"
             told = _("your function returns {given}; right: {expected}{reason}")

@@ -144,7 +144,8 @@ def _draw_arrow(axes: Axes, between: tuple[float, float], level: float, words: s
     start, end = between
     look: dict[str, Any] = {"arrowstyle": "<|-|>", "shrinkA": 0, "shrinkB": 0, "color": "black"}
     axes.annotate("", (start, level), (end, level), arrowprops=look)
-    axes.text(start, level + 0.25, words, ha="left", va="top", fontsize=11, fontweight="bold")
+    look = {"ha": "left", "va": "top", "fontsize": 11, "fontweight": "bold"}
+    axes.annotate(words, (start, level + 0.25), (4, 0), textcoords="offset points", **look)  # beside second 0's line
 
 
 def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:

@@ -270,7 +270,7 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
                 marker, color = looks[label]
                 height = row + {_("the notes' rule"): 0, _("our engine"): 0.29}.get(label, -0.29)
                 axes.plot(limit, height, marker, color=color, markersize=11, label=label)
-                axes.annotate(f"{limit:,}", (limit, height), (9, 0), textcoords="offset points", va="center", size=12)
+                axes.annotate(f"{limit:,}", (limit, height), (12, 0), textcoords="offset points", va="center", size=12)
         told.append(
             _("{name}: {reached:,}, by the notes' rule {ruled:,}").format(name=name, reached=reached, ruled=ruled)
         )

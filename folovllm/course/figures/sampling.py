@@ -167,7 +167,7 @@ def plot_penalties(
     )
     axes.grid(axis="x", alpha=0.4)
     looks_of_legend = {"ncols": 2, "fontsize": 11, "title_fontsize": 11, "frameon": False}
-    figure.legend(loc="outside upper center", title=_("setting: the token with the largest logit"), **looks_of_legend)
+    figure.legend(loc="outside upper center", title=_("setting: which token is then the likeliest"), **looks_of_legend)
     told = "; ".join(
         _("{label}: {name} has the largest").format(label=label, name=name) for label, name in best.items()
     )

@@ -1,7 +1,9 @@
 """The figures of chapter 03: layers, statuses, shared blocks and beams, from the engine's own objects and records."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Listed
-from itertools import accumulate, pairwise, permutations
+from itertools import accumulate, chain, pairwise, permutations
+from statistics import mean
 from typing import Any
 
 from IPython.display import Image
@@ -54,11 +56,12 @@ def plot_request(llm: LLM, request: Request) -> Image:
         _draw_sequence(axes, left, _OWNERS[i], llm, seq)
         starts.append((left + 15.0, 38.0))
     tables = [tuple(seq.block_ids) for seq in seqs]
-    _draw_blocks(axes, tables, slots, _size_of(llm), starts)
-    legend = _("KV blocks, {block_size} tokens each.\nGrey: shared, ×3 means three holders.").format(
+    places = _places([tables], 100)
+    _draw_blocks(axes, tables, slots, _size_of(llm), starts, places)
+    legend = _("KV blocks,\n{block_size} tokens each.\nGrey: shared,\n×3 means\nthree holders.").format(
         block_size=_size_of(llm)
     )
-    axes.text(60, 8, legend, va="center", fontsize=12)
+    axes.text(max(places.values()) + _BLOCK_WIDTH + 3, 8, legend, va="center", fontsize=12)
     axes.set(xlim=(0, 100), ylim=(-2.5, 76))
     axes.axis("off")
     each = "; ".join(
@@ -110,13 +113,13 @@ def _draw_sequence(axes: Axes, left: float, owner: tuple[str, str], llm: LLM, se
 def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
     """Draw the block tables of the one request that ``llm`` recorded, a frame for each of ``steps``."""
     size, chosen = _size_of(llm), [recorded(llm)[number] for number in steps]
-    num_blocks = max(len({block for seq in step.sequences for block in seq.block_table}) for step in chosen)
-    blocks_width = (_BLOCK_WIDTH + _BLOCK_GAP) * num_blocks
-    width = max(blocks_width, 20.0 * max(len(step.sequences) for step in chosen)) + 2
+    each_tables = [[seq.block_table for seq in step.sequences] for step in chosen]
+    blocks_width = (_BLOCK_WIDTH + _BLOCK_GAP) * len({*chain(*chain(*each_tables))})
+    width = max(blocks_width, 20.0 * max(map(len, each_tables))) + 2
+    places = _places(each_tables, width)
     figure, frames = new_figure(0.11 * width, 3.1 * len(steps), nrows=len(steps), squeeze=False)
     told = []
-    for axes, step in zip(frames[:, 0], chosen, strict=True):
-        tables = [seq.block_table for seq in step.sequences]
+    for axes, step, tables in zip(frames[:, 0], chosen, each_tables, strict=True):
         slots = _slots(llm, _computed(output, step))
         starts = []
         for i, seq in enumerate(step.sequences):
@@ -127,7 +130,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
                 place[0], 31.5, _("sequence {seq_id}").format(seq_id=seq.seq_id), ha="center", va="center", fontsize=12
             )
             starts.append(place)
-        _draw_blocks(axes, tables, slots, size, starts, (width - blocks_width) / 2)
+        _draw_blocks(axes, tables, slots, size, starts, places)
         copied = (
             _(", blocks copied: {blocks_copied}").format(blocks_copied=step.blocks_copied) if step.blocks_copied else ""
         )
@@ -168,19 +171,33 @@ def _slots(llm: LLM, computed: list[tuple[list[int], tuple[int, ...]]]) -> Slots
     }
 
 
+def _places(each_tables: Listed[Listed[tuple[int, ...]]], width: float) -> dict[int, float]:
+    """Return how far from the left each block stands: in the order of those who hold it, so that few arrows cross.
+
+    each_tables: the tables of each moment that is drawn; a block keeps its place.  width: of the sheet.
+    """
+    holders: dict[int, list[int]] = {}
+    for tables in each_tables:
+        for i, table in enumerate(tables):
+            for block in table:
+                holders.setdefault(block, []).append(i)
+    order = sorted(holders, key=lambda block: (mean(holders[block]), block))
+    first = (width - (_BLOCK_WIDTH + _BLOCK_GAP) * len(order) + _BLOCK_GAP) / 2
+    return {block: first + (_BLOCK_WIDTH + _BLOCK_GAP) * place for place, block in enumerate(order)}
+
+
 def _draw_blocks(
     axes: Axes,
     tables: Listed[tuple[int, ...]],
     slots: Slots,
     size: int,
     starts: Listed[tuple[float, float]],
-    first: float = 1.0,
+    left: Mapping[int, float],
 ) -> None:
     """Draw the blocks below, each a column of ``size`` slots, and an arrow to each from whoever holds it.
 
-    first: how far from the left the first block stands.
+    left: how far from the left each block stands.
     """
-    left = {block: first + (_BLOCK_WIDTH + _BLOCK_GAP) * place for place, block in enumerate(sorted(slots))}
     top = size * _SLOT_HEIGHT
     for block, words in slots.items():
         holders = [i for i, table in enumerate(tables) if block in table]
@@ -205,13 +222,19 @@ def _draw_blocks(
         )
         axes.text(left[block] + _BLOCK_WIDTH / 2, -1.6, label, ha="center", va="center", fontsize=11, weight="bold")
     for i, table in enumerate(tables):
-        for number, block in enumerate(table):
+        for number, block in enumerate(sorted(table, key=left.__getitem__)):
             # Both ends lie side by side, so that arrows from one box, or to a shared block, can be counted.
             start = (starts[i][0] + 4 * (number - (len(table) - 1) / 2), starts[i][1])
             end = (left[block] + _BLOCK_WIDTH * (i + 1) / (len(tables) + 1), top + 0.2)
-            color, line = _OWNERS[i]
-            arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.8}
-            axes.add_patch(FancyArrowPatch(start, end, color=color, linestyle=line, shrinkA=0, shrinkB=0, **arrow))
+            _draw_arrow(axes, start, end, *_OWNERS[i])
+
+
+def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str, line: str) -> None:
+    """Draw an arrow of some kind of line, with a solid head: a dotted one would be a few dots."""
+    neck = end[0] + 0.05 * (start[0] - end[0]), end[1] + 0.05 * (start[1] - end[1])
+    axes.plot(*zip(start, neck, strict=True), color=color, linestyle=line, linewidth=1.8)
+    head = {"arrowstyle": "-|>", "mutation_scale": 20, "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, neck, arrowprops=head)
 
 
 def _box(axes: Axes, corner: tuple[float, float], width: float, height: float, color: str, line: str) -> Patch:
