@@ -16,7 +16,7 @@ def quantize_and_back(values: Tensor, kind: str) -> Tensor:
     kind: "Q8_0", "Q4_1", "Q4_0" or another of the gguf package's; a block is 32 values of a row.
     """
     block_type = gguf.GGMLQuantizationType[kind]
-    blocks = gguf.quants.quantize(values.float().numpy(), block_type)
+    blocks = gguf.quants.quantize(values.float().cpu().numpy(), block_type)
     return torch.from_numpy(gguf.quants.dequantize(blocks, block_type))
 
 
