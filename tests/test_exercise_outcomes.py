@@ -8,6 +8,7 @@ import torch
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import same, show, show_apart, try_out
+from tests.translation_rules import half_width_marks
 
 
 def exercise(solution, *cases, **further):
@@ -77,6 +78,12 @@ def test_every_answer_is_told_what_is_wrong(answer, said):
     assert not right
     assert said in verdict
     assert len(verdict.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS])
+def test_every_answer_is_told_so_with_chinese_punctuation_in_chinese(answer, monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh")
+    assert half_width_marks(DOUBLE.judge(answer)[1]) == []
 
 
 def test_where_none_is_right_a_pair_of_nones_is_told_apart_from_it():

@@ -15,7 +15,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import StepRecord
-from folovllm.language import N_, _
+from folovllm.language import N_, _, clauses, listed, sentences
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request import ALLOWED_TRANSITIONS, Request, Sequence, SequenceStatus
@@ -64,7 +64,7 @@ def plot_request(llm: LLM, request: Request) -> Image:
     axes.text(max(places.values()) + _BLOCK_WIDTH + 3, 8, legend, va="center", fontsize=12)
     axes.set(xlim=(0, 100), ylim=(-2.5, 76))
     axes.axis("off")
-    each = "; ".join(
+    each = clauses(
         _("sequence {seq_id}, {status}, seed {seed}, blocks {block_ids}").format(
             seq_id=seq.seq_id, status=seq.status, seed=seq.seed, block_ids=seq.block_ids
         )
@@ -139,7 +139,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
         )
         axes.set(xlim=(0, width), ylim=(-3, 35))
         axes.axis("off")
-        each = ", ".join(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
+        each = listed(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
         told.append(
             _("after step {step} the block tables are {each}{copied}").format(step=step.step, each=each, copied=copied)
         )
@@ -147,7 +147,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
     return show(
         figure,
         _("Block tables of {num_tables} sequences of one request: {told}.").format(
-            num_tables=len(tables), told="; ".join(told)
+            num_tables=len(tables), told=clauses(told)
         ),
     )
 
@@ -302,8 +302,8 @@ def plot_states() -> Image:
         axes.text(*place, _(why), ha="center", va="center", fontsize=11, bbox=background)
     axes.set(xlim=(-2, 136), ylim=(1, 63))
     axes.axis("off")
-    told = "; ".join(
-        _("{old} to {new}: {why}").format(old=old, new=new, why=" ".join(_(_WHY[old, new][0]).split()))
+    told = clauses(
+        _("{old} to {new}: {why}").format(old=old, new=new, why=sentences(*_(_WHY[old, new][0]).splitlines()))
         for old, new in moves
     )
     return show(
@@ -332,13 +332,13 @@ def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
             offset = (0, 9 if above else -9)
             axes.annotate(word, (place + 1, total), offset, textcoords="offset points", fontsize=12, **how)
     told = [
-        _("{name} after each token: {line}").format(name=name, line=", ".join(f"{total:.2f}" for total in line[1]))
+        _("{name} after each token: {line}").format(name=name, line=listed(f"{total:.2f}" for total in line[1]))
         for name, line in lines.items()
     ]
     axes.set(xlabel=_("token"), ylabel=_("log-probability of the text so far"))
     axes.margins(x=0.07, y=0.16)
     axes.legend(fontsize=12, loc="lower left", frameon=False)
-    return show(figure, _("Two falling lines; {told}.").format(told="; ".join(told)))
+    return show(figure, _("Two falling lines; {told}.").format(told=clauses(told)))
 
 
 _FATES: dict[str, dict[str, Any]] = {
@@ -377,13 +377,13 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
     axes.set(xlim=(-0.6, len(rows) - 0.5), ylim=(most - 0.5, -0.8))
     axes.axis("off")
     told = [
-        _("step {i}: {step}").format(i=i, step=", ".join(repr(_text(llm, text)) for text in step))
+        _("step {i}: {step}").format(i=i, step=listed(repr(_text(llm, text)) for text in step))
         for i, step in enumerate(rows)
         if i
     ]
     return show(
         figure,
-        _("The texts that live after each step of a beam search, best first. {told}.").format(told="; ".join(told)),
+        _("The texts that live after each step of a beam search, best first. {told}.").format(told=clauses(told)),
     )
 
 
