@@ -44,7 +44,7 @@ def write_gguf(model: PreTrainedModel, path: Path, kind: str) -> None:
     writer.add_vocab_size(config.vocab_size)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.named_parameters():
-        values = _in_gguf_order(name, weight.detach().float(), config).numpy()
+        values = _in_gguf_order(name, weight.detach().float().cpu(), config).numpy()
         block_type = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         assert gguf_name is not None, f"GGUF has a name for {name}"
