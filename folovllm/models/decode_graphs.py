@@ -6,6 +6,7 @@ comes back, and its numbers are copied to where the recording reads them. (vLLM:
 """
 
 import copy
+import threading
 from collections.abc import Sized
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from folovllm.models.torch_decoder import TorchDecoder
 
 _LEAST_BLOCKS = 8
 """Block tables are as wide as this, or as a power of two above."""
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def fill_up(token_ids: list[int], rows: list[int], runs: list[TokenRun], kv_cache: KVCache) -> FlatBatch:
@@ -71,8 +74,8 @@ class _Recording:
         # Whatever is loaded, chosen or reserved when it runs for the first time must not be a part of it.
         forward(_as_new(batch))
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the card.
-        with torch.cuda.graph(self._graph, pool=memory, capture_error_mode="thread_local"):
+        # Other threads may go on using the card, but PyTorch records on one stream of its own.
+        with _ONE_AT_A_TIME, torch.cuda.graph(self._graph, pool=memory, capture_error_mode="thread_local"):
             self._logits = forward(_as_new(batch))
 
     def replay(self, batch: FlatBatch) -> Tensor:
