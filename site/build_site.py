@@ -10,6 +10,7 @@ from pathlib import Path
 from book import chapters, front, recordings, reference
 from book.editions import Edition, editions, switches
 from book.recordings import Recordings
+from book.words import _
 from sphinx.application import Sphinx
 from sphinx.util.console import nocolor
 
@@ -48,10 +49,10 @@ def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[s
     players: dict[str, str] = {}
     for chapter in book:
         players |= recorded.of(chapter, scripts)
-        page = chapters.page_of(chapter, edition, explains[chapter.name], players)
+        page = chapters.page_of(chapter, explains[chapter.name], players)
         (sources / f"{chapter.name}.ipynb").write_text(page, encoding="utf-8")
-    (sources / "index.md").write_text(front.index(book, edition.words, players), encoding="utf-8")
-    (sources / "run.md").write_text(front.run(book, edition.words), encoding="utf-8")
+    (sources / "index.md").write_text(front.index(book, players), encoding="utf-8")
+    (sources / "run.md").write_text(front.run(book), encoding="utf-8")
     for name, text in reference.pages(book).items():
         (sources / "api" / name).write_text(text, encoding="utf-8")
     return [path.relative_to(sources).with_suffix("").as_posix() for path in sources.rglob("*.*")]
@@ -59,11 +60,12 @@ def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[s
 
 def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[str, object]]) -> None:
     """Let Sphinx write one edition. others: the other languages, for the switch."""
+    use_language(edition.language)
     settings = {
         "language": edition.code,
         "html_static_path": [str(SITE / "static"), str(room / "static")],
         "html_context.languages": others,
-        "html_context.contents": edition.words.contents,
+        "html_context.contents": _("Contents"),
     }
     app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True)
     app.build()

@@ -17,7 +17,7 @@ templates_path = ["templates"]
 html_css_files = ["book.css"]
 html_js_files = [
     "local-search.js",
-    *(f"explorers/{name}.js" for name in ("explorer", "sampling", "budget", "frames", "steps")),
+    *(f"explorers/{name}.js" for name in ("explorer", "prompt", "sampling", "budget", "frames", "steps")),
 ]
 html_theme = "pydata_sphinx_theme"
 html_title = "FoloVLLM"

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from book import budget_recording, frames, replay, sampling_recording
+from book import budget_recording, frames, prompt_recording, replay, sampling_recording
 from book.chapters import Chapter
 from folovllm.course.editions.minutes import source_of
 from folovllm.language import current_language
 
 RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "PromptBox": ("prompt", prompt_recording.record),
     "SamplingExplorer": ("sampling", sampling_recording.record),
     "KVBudget": ("budget", budget_recording.record),
     "Timeline": ("frames", frames.record_timeline),
@@ -25,7 +26,7 @@ RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 """Of each class of widgets: who plays it on a page (``static/explorers``), and who records it."""
 FOLDER = "recordings"
-_SPEAK_EVERY_LANGUAGE = {"SamplingExplorer"}
+_SPEAK_EVERY_LANGUAGE = {"PromptBox", "SamplingExplorer"}
 """Their recordings serve all editions; those of the others are made in each language, which takes little time."""
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from book.words import in_every_language, translated
+from book.words import forms, in_every_language, translated
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import ORDERS, Distribution, make_distribution
 from folovllm.course.token_text import token_label
 from folovllm.course.widgets.sampling_explorer import NUM_DRAWS, NUM_SHOWN, SamplingExplorer
-from folovllm.language import ngettext
 from folovllm.sampling_params import SamplingParams
 
 PROMPTS = ("The best thing about summer is", "The capital of France is", "def add(a, b):\n    return")
@@ -119,8 +118,7 @@ def _record_prompt(explorer: SamplingExplorer, prompt: str, watch: Watcher | Non
 
 
 def _words() -> dict[str, str]:
-    tokens = {"{n} token": ngettext("{n} token", "{n} tokens", 1), "{n} tokens": ngettext("{n} token", "{n} tokens", 2)}
-    return translated(_MESSAGES) | tokens
+    return translated(_MESSAGES) | forms("{n} token", "{n} tokens")
 
 
 def _outcome(shape: Distribution, head: np.ndarray) -> dict[str, Any]:

@@ -64,6 +64,22 @@ const explorers = {players: {}, recordings: {}}
         return explorers.html("fieldset", {}, explorers.html("legend", {}, label), ...buttons)
     }
 
+    /** Return a labelled list to choose from; its label stands before it. */
+    explorers.select = (label, options, place, changed) => {
+        const select = explorers.html("select", {}, ...options.map(option => explorers.html("option", {}, option)))
+        select.selectedIndex = place
+        select.addEventListener("change", () => changed(select.selectedIndex))
+        return explorers.html("label", {class: "prompt"}, explorers.html("span", {}, label), select)
+    }
+
+    /** Return a labelled box that is ticked or not: the second place of two, or the first. */
+    explorers.tick = (label, place, changed) => {
+        const input = explorers.html("input", {type: "checkbox"})
+        input.checked = place === 1
+        input.addEventListener("change", () => changed(Number(input.checked)))
+        return explorers.html("label", {class: "tick"}, input, label)
+    }
+
     /** Return a button. */
     explorers.button = (label, pressed) => {
         const made = explorers.html("button", {type: "button"}, label)

@@ -58,9 +58,8 @@ explorers.players.sampling = (root, recording) => {
         state.drawn = false
         show()
     }
-    const prompt = html("select", {}, ...recording.prompts.map(each => html("option", {}, each.text)))
-    prompt.addEventListener("change", () => {
-        state.prompt = prompt.selectedIndex
+    const prompt = explorers.select(say("prompt"), recording.prompts.map(each => each.text), 0, place => {
+        state.prompt = place
         moved()
     })
     const sliders = names.map(name => explorers.slider(label[name], stops[name], state.now[name], place => {
@@ -242,7 +241,7 @@ explorers.players.sampling = (root, recording) => {
     }
 
     root.replaceChildren(
-        html("label", {class: "prompt"}, html("span", {}, say("prompt")), prompt),
+        prompt,
         html("div", {class: "controls"}, html("div", {}, ...sliders),
             html("div", {}, order, axis, html("div", {class: "buttons"}, drawButton, keepButton))),
         says,
