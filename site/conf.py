@@ -21,6 +21,7 @@ html_js_files = [
 ]
 html_theme = "pydata_sphinx_theme"
 html_title = "FoloVLLM"
+html_favicon = "static/icon.svg"  # a page without one asks the server's top for it
 html_context = {"default_mode": "auto"}
 html_sidebars = {"**": ["chapters"]}
 html_copy_source = False
@@ -54,5 +55,5 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "icon_links": run_links.icons(),
-    "back_to_top_button": True,
+    "back_to_top_button": False,  # it would lie over the explorers
 }

@@ -3,10 +3,13 @@
 While it is built, watchers note what the engine says at every point that is recorded; the pages must say the same.
 """
 
+import functools
 import gzip
+import http.server
 import itertools
 import random
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -64,7 +67,7 @@ class Built:
 def built(tmp_path_factory, bundled_model_path) -> Built:
     import build_site  # brings Sphinx: no other test needs it
 
-    site = Built(tmp_path_factory.mktemp("book") / "a path with blanks" / "site")
+    site = Built(tmp_path_factory.mktemp("book") / "blanks, 中文 & #1, 100%" / "site")
 
     def watch_sampling(prompt: str, point: Any, shape: Distribution) -> None:
         if current_language() == "en":
@@ -146,6 +149,59 @@ def test_every_picture_has_words_and_every_control_a_name(built, reader):
             "[...document.querySelectorAll('.explorer :is(input, select)')].filter(e => !e.labels.length).length"
         )
         assert nameless == 0, name
+
+
+TOO_NARROW = """() => [...document.querySelectorAll(".bd-article table:not(.dataframe) :is(th, td)")]
+    .filter(cell => cell.clientWidth < 4 * parseFloat(getComputedStyle(cell).fontSize) && cell.clientHeight > 99)
+    .map(cell => cell.innerText)"""
+
+
+@pytest.mark.parametrize("top", LANGUAGES.values())
+def test_on_a_phone_tables_and_explorers_keep_their_words_apart(built, reader, top):
+    reader.page.set_viewport_size({"width": 360, "height": 1000})
+    reader.open(built.url(f"{top}02_sampling"))
+    assert reader.page.evaluate(TOO_NARROW) == []
+    boxes = reader.page.locator(".explorer .strip li").all_inner_texts()
+    assert len(boxes) == 5
+    assert not [words for words in boxes if re.search(r"token(s)?\d|token熵", words)]
+
+
+def test_a_chinese_page_speaks_chinese(built, reader):
+    for top in LANGUAGES.values():
+        if not top:
+            continue
+        for name in CHAPTERS:
+            reader.open(built.url(top + name))
+            folded = reader.page.locator("details.hide > summary").all_inner_texts()
+            told = reader.page.locator(".explorer [aria-label]").evaluate_all("all => all.map(each => each.ariaLabel)")
+            assert [words for words in (*folded, *told) if not re.search("[\u4e00-\u9fff]", words)] == [], name
+
+
+def test_without_a_script_an_explorer_shows_what_the_notebook_keeps_and_says_so(built, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in ("00_start_here", "02_sampling"):
+        page.goto(built.url(name))
+        explorer = page.locator(".explorer")
+        assert explorer.locator("img, pre").first.is_visible()
+        assert "Without JavaScript" in explorer.inner_text()
+    context.close()
+
+
+def test_a_served_page_asks_for_nothing_that_is_not_there(built, browser):
+    answer = functools.partial(http.server.SimpleHTTPRequestHandler, directory=built.folder.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, asked = browser.new_page(), []
+        page.on("response", lambda response: asked.append((response.status, response.url)))
+        page.goto(f"http://127.0.0.1:{server.server_port}/site/search.html?q=entropy")
+        page.locator("#search-results .context", has_text="entropy").first.wait_for()  # of the pages' own text
+        page.goto(f"http://127.0.0.1:{server.server_port}/site/02_sampling.html")
+        page.locator(".explorer .says").wait_for()
+        page.close()
+        server.shutdown()
+    assert len(asked) > 20
+    assert [(status, url) for status, url in asked if status >= 400] == []
 
 
 def places_of(path: Path) -> tuple[set[str], set[str]]:

@@ -86,6 +86,7 @@ def _show_outputs(cell: Any, players: dict[str, str]) -> None:
         cell.metadata["mystnb"] = {"code_prompt_show": opens, "code_prompt_hide": opens}
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
         tags.append("hide-input")
+        cell.metadata["mystnb"] = {"code_prompt_show": _("Show the code"), "code_prompt_hide": _("Hide the code")}
     asked = _PREDICT.search(source_of(cell))
     for output in cell.outputs:
         data = output.get("data", {})
@@ -126,5 +127,5 @@ def _bar(chapter: Chapter, modules: Iterable[str]) -> str:
     told = f"<p><b>{_('Run this chapter:')}</b> {' · '.join([local, *elsewhere])}</p>"
     code = [f'<a href="api/{module}.html"><code>{module}</code></a>' for module in modules]
     if code:
-        told += f"<p><b>{_('Its code:')}</b> {', '.join(code)}</p>"
+        told += f"<p><b>{_('Its code:')}</b> {_(', ').join(code)}</p>"
     return f'<div class="chapter-bar">{told}</div>\n'

@@ -11,6 +11,7 @@ from typing import Any
 
 from book import budget_recording, frames, prompt_recording, replay, sampling_recording
 from book.chapters import Chapter
+from book.words import _
 from folovllm.course.editions.minutes import source_of
 from folovllm.language import current_language
 
@@ -71,6 +72,7 @@ def _player(kind: str, title: str, output: Any) -> str:
     if "image/png" in data:
         alt = html.escape(output.metadata["image/png"]["alt"], quote=True)
         kept = f'<img alt="{alt}" width="960" src="data:image/png;base64,{"".join(data["image/png"].split())}">'
+    kept += f"<noscript><p>{_('Without JavaScript it has no controls, and shows one setting.')}</p></noscript>"
     return (
         f'<div class="explorer" data-player="{kind}" data-recording="{title}" '
         f'data-source="_static/{FOLDER}/{title}.js">{kept}</div>'

@@ -105,7 +105,7 @@ def _page(module: Module, homes: list[str], inside: list[Module]) -> str:
     title = module.name.replace("_", r"\_")
     parts = [f"{title}\n{'=' * len(title)}\n"]
     if homes:
-        parts.append(f".. rst-class:: explained-in\n\n{_('Explained in:')} {', '.join(homes)}\n")
+        parts.append(f".. rst-class:: explained-in\n\n{_('Explained in:')} {_(', ').join(homes)}\n")
     members = "" if module.is_package else "   :members:\n   :ignore-module-all:\n"
     parts.append(f".. automodule:: {module.name}\n{members}")
     return "\n".join([*parts, *_listed(inside)])

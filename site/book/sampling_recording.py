@@ -17,6 +17,7 @@ from folovllm.config import SamplingOrder
 from folovllm.course.distribution import ORDERS, Distribution, make_distribution
 from folovllm.course.token_text import token_label
 from folovllm.course.widgets.sampling_explorer import NUM_DRAWS, NUM_SHOWN, SamplingExplorer
+from folovllm.language import N_
 from folovllm.sampling_params import SamplingParams
 
 PROMPTS = ("The best thing about summer is", "The capital of France is", "def add(a, b):\n    return")
@@ -32,7 +33,7 @@ NUM_PRESSES = 2
 _CURVE_POINTS = 100
 _MESSAGES = (
     *("prompt", "order", "axis", "linear", "logarithmic", "Draw {num_draws}", "Keep as A", "Forget A", "model", "now"),
-    *("× dropped", "{num_draws} draws", "probability", "number of tokens, likeliest first"),
+    *("{num_draws} draws", "probability", "number of tokens, likeliest first"),
     *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits", "now: {now}"),
     "in this order: how many tokens are left, and their share of the probability after temperature",
     "where all the probability is: these {num_shown} tokens, and all others",
@@ -40,6 +41,10 @@ _MESSAGES = (
     "; {num_draws} draws gave {num_unique} different tokens",
 )
 """What the page says beside the engine's sentences: the widget's own words, from the course's catalog."""
+_FOR_SCREEN_READERS = (
+    *(N_("The {num_shown} likeliest tokens: {bars}"), N_("Tokens kept: {kept}; their probability together: {percent}")),
+    N_("dropped"),
+)
 
 Point = tuple[SamplingOrder, float, int, float, float]
 Watcher = Callable[[str, Point, Distribution], None]
@@ -118,7 +123,7 @@ def _record_prompt(explorer: SamplingExplorer, prompt: str, watch: Watcher | Non
 
 
 def _words() -> dict[str, str]:
-    return translated(_MESSAGES) | forms("{n} token", "{n} tokens")
+    return translated([*_MESSAGES, *_FOR_SCREEN_READERS]) | forms("{n} token", "{n} tokens")
 
 
 def _outcome(shape: Distribution, head: np.ndarray) -> dict[str, Any]:

@@ -70,12 +70,12 @@ explorers.players.budget = (root, recording) => {
             svg("text", {x: left - 6, y: y(end * part) + 4, "text-anchor": "end"}, `${Math.round(100 * end * part)} %`))
         all.forEach(({empty, left: over}, i) => {
             const from = left + i * step + step * 0.15, width = step * 0.7, both = y(empty + over)
-            const isNow = i === at[names.indexOf("block_size")]
+            const look = [i === at[names.indexOf("block_size")] ? "strong" : "", step < 34 ? "small" : ""].join(" ")
             waste.append(
                 svg("rect", {class: "patch empty", x: from, width, y: y(empty), height: bottom - y(empty)}),
                 svg("rect", {class: "patch left", x: from, width, y: both, height: y(empty) - both}),
-                svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: both - 4, "text-anchor": "middle"}, (100 * (empty + over)).toFixed(1)),
-                svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: bottom + 17, "text-anchor": "middle"}, controls.block_size[i]))
+                svg("text", {class: look, x: from + width / 2, y: both - 4, "text-anchor": "middle"}, (100 * (empty + over)).toFixed(1)),
+                svg("text", {class: look, x: from + width / 2, y: bottom + 17, "text-anchor": "middle"}, controls.block_size[i]))
         })
         set(waste, {"aria-label": `${say("memory that holds nothing")}: ${all.map((each, i) => `${controls.block_size[i]}: ${percent(each.empty + each.left)}`).join(", ")}`})
     }

@@ -93,28 +93,28 @@ explorers.players.sampling = (root, recording) => {
     const shares = html("div", {class: "shares"})
     const panels = html("div", {class: "panels"}, bars, curve)
 
-    const box = (look, words) => {
-        const [first, ...lines] = words.split("\n")
-        return html("li", {class: look}, html("b", {}, first), ...lines.flatMap((line, i) => i ? [html("br"), line] : [line]))
-    }
+    const box = (look, [first, ...lines]) =>
+        html("li", {class: look}, html("b", {}, first), ...lines.map(line => html("span", {}, line)))
 
     const showStrip = (name, at) => {
         const boxes = steps(at).map(step => {
             const value = stops[step.name][at[step.name]], {kept, mass} = step.outcome
             const share = step.name === "temperature" ? 1 : mass
             return step.isOn
-                ? html("li", {}, html("b", {}, `${label[step.name]} ${value}`), tokens(kept), html("br"), percent(share))
-                : box("off", say("{name}\nis off", {name: label[step.name]}))
+                ? box("on", [`${label[step.name]} ${value}`, tokens(kept), percent(share)])
+                : box("off", say("{name}\nis off", {name: label[step.name]}).split("\n"))
         })
         const {kept, bits} = outcome(at)
-        const last = box("last", say("drawn from\n{tokens}\nentropy {entropy:.2f} bits", {tokens: tokens(kept), entropy: bits}))
+        const drawnFrom = say("drawn from\n{tokens}\nentropy {entropy:.2f} bits", {tokens: tokens(kept), entropy: bits})
+        const last = box("last", drawnFrom.split("\n"))
         return html("div", {}, state.a ? html("b", {class: "whose"}, name) : "", html("ol", {}, ...boxes, last))
     }
 
     const shapes = () => {
-        const model = {name: "model", bars: recording.prompts[state.prompt].before}
-        const a = state.a ? [{name: "A", bars: outcome(state.a).bars}] : []
-        return [model, ...a, {name: "now", bars: outcome(state.now).bars}]
+        const {before, share} = recording.prompts[state.prompt]
+        const model = {name: "model", words: say("model"), bars: before, share}
+        const a = state.a ? [{name: "A", words: "A", ...outcome(state.a)}] : []
+        return [model, ...a, {name: "now", words: say("now"), ...outcome(state.now)}]
     }
 
     const ENDS = [[0.01, 0.002], [0.02, 0.005], [0.05, 0.01], [0.1, 0.02], [0.2, 0.05], [0.3, 0.1], [0.4, 0.1],
@@ -144,7 +144,7 @@ explorers.players.sampling = (root, recording) => {
             svg("line", {class: "grid", x1: x(tick), x2: x(tick), y1: top, y2: bottom}),
             svg("text", {x: x(tick), y: bottom + 16, "text-anchor": "middle"}, `${Number((100 * tick).toPrecision(3))} %`),
         ])
-        const keys = [...all.map(({name}) => [name, name === "A" ? name : say(name), "■"]), ["dropped", say("× dropped").slice(2), "×"]]
+        const keys = [...all.map(({name, words}) => [name, words, "■"]), ["dropped", say("dropped"), "×"]]
         if (drawn) keys.push(["drawn", say("{num_draws} draws", {num_draws: recording.draws}), "◆"])
         const key = svg("text", {x: 4, y: 15})
         keys.forEach(([look, words, mark], i) => key.append(
@@ -168,8 +168,10 @@ explorers.players.sampling = (root, recording) => {
         parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("probability")))
         set(bars, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
         bars.replaceChildren(...parts)
-        set(bars, {"aria-label": `The ${numShown} likeliest tokens: ` + labels.map((token, i) =>
-            `${token} ${all.map(shape => `${shape.name} ${shape.bars[i] ? percent(shape.bars[i]) : "dropped"}`).join(", ")}`).join("; ")})
+        const told = labels.map((token, i) => `${token} ` + all.map(shape =>
+            `${shape.words} ${shape.bars[i] ? percent(shape.bars[i]) : say("dropped")}`).join(", "))
+        const title = say("The {num_shown} likeliest tokens: {bars}", {num_shown: numShown, bars: told.join("; ")})
+        set(bars, {"aria-label": title})
         return bottom
     }
 
@@ -198,7 +200,8 @@ explorers.players.sampling = (root, recording) => {
         parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("number of tokens, likeliest first")))
         set(curve, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
         curve.replaceChildren(...parts)
-        set(curve, {"aria-label": `How much probability the likeliest tokens have together: the kept ${now.kept} have ${percent(now.mass)}`})
+        set(curve, {"aria-label": say("Tokens kept: {kept}; their probability together: {percent}",
+            {kept: now.kept, percent: percent(now.mass)})})
     }
 
     /** Return a line for each filter that is on, where it cuts. */
@@ -221,14 +224,13 @@ explorers.players.sampling = (root, recording) => {
     }
 
     const showShares = () => {
-        const {before, vocabulary, share} = recording.prompts[state.prompt]
-        const rows = [["model", share], ...(state.a ? [["A", outcome(state.a).share]] : []), ["now", outcome(state.now).share]]
+        const {before, vocabulary} = recording.prompts[state.prompt]
         const others = (vocabulary - before.length).toLocaleString("en")
         shares.replaceChildren(html("p", {}, say("where all the probability is: these {num_shown} tokens, and all others", {num_shown: numShown})),
-            ...rows.map(([name, these]) => html("div", {class: "share"}, html("b", {}, name === "A" ? name : say(name)),
-                html("span", {class: "whole", "aria-hidden": "true"}, html("span", {class: `bar ${name}`, style: `width: ${100 * these}%`})),
+            ...shapes().map(({name, words, share}) => html("div", {class: "share"}, html("b", {}, words),
+                html("span", {class: "whole", "aria-hidden": "true"}, html("span", {class: `bar ${name}`, style: `width: ${100 * share}%`})),
                 html("span", {}, say("these {num_head}: {percent}   {rest:,} others: {percent2}",
-                    {num_head: numShown, percent: percent(these), rest: others, percent2: percent(Math.max(1 - these, 0))})))))
+                    {num_head: numShown, percent: percent(share), rest: others, percent2: percent(Math.max(1 - share, 0))})))))
     }
 
     const show = () => {
