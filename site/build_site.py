@@ -36,6 +36,7 @@ def build(output: Path, recorded: Recordings) -> None:
                 shutil.copytree(room / "html" / each.code, room / "site" / each.site, dirs_exist_ok=True)
         shutil.rmtree(output, ignore_errors=True)
         shutil.move(room / "site", output)
+    print(f"the site is there: {output / 'index.html'}")
 
 
 def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[str]:
@@ -48,6 +49,7 @@ def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[s
     explains = reference.explained_in(book)
     players: dict[str, str] = {}
     for chapter in book:
+        print(f"{edition.name}: {chapter.name}", flush=True)
         players |= recorded.of(chapter, scripts)
         page = chapters.page_of(chapter, explains[chapter.name], players)
         (sources / f"{chapter.name}.ipynb").write_text(page, encoding="utf-8")
@@ -67,7 +69,8 @@ def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[st
         "html_context.languages": others,
         "html_context.contents": _("Contents"),
     }
-    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True)
+    nocolor()
+    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, status=None, warningiserror=True)
     app.build()
     if app.statuscode:
         raise SystemExit("site: Sphinx warned (above); nothing was written")
@@ -76,5 +79,4 @@ def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[st
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    nocolor()
     build(parser.parse_args().output.resolve(), Recordings())

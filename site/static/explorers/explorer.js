@@ -34,6 +34,16 @@ const explorers = {players: {}, recordings: {}}
         return explorers.set(element, attributes)
     }
 
+    /** Return a line of a plot's grid up from its lower edge, and its words below. */
+    explorers.upright = (x, top, bottom, words) => [
+        explorers.svg("line", {class: "grid", x1: x, x2: x, y1: top, y2: bottom}),
+        explorers.svg("text", {x, y: bottom + 16, "text-anchor": "middle"}, words)]
+
+    /** Return a line of a plot's grid from its left edge, and its words beside it. */
+    explorers.level = (y, left, right, words) => [
+        explorers.svg("line", {class: "grid", x1: left, x2: right, y1: y, y2: y}),
+        explorers.svg("text", {x: left - 6, y: y + 4, "text-anchor": "end"}, words)]
+
     /** Return a labelled slider that stops where the recording does. changed: called with the place of a stop. */
     explorers.slider = (label, stops, place, changed) => {
         const said = explorers.html("span", {"aria-hidden": "true"}, stops[place])
