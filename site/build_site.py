@@ -68,6 +68,7 @@ def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[st
         "html_static_path": [str(SITE / "static"), str(room / "static")],
         "html_context.languages": others,
         "html_context.contents": _("Contents"),
+        "html_theme_options.search_bar_text": _("Search the book"),
     }
     nocolor()
     app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, status=None, warningiserror=True)

@@ -138,6 +138,11 @@ def test_a_page_can_be_read_wide_and_narrow_in_light_and_dark(built, reader, nam
             assert reader.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{width} px: scrolls"
             shot = f"{name.replace('/', '-')}-{theme}-{width}.png"
             reader.page.screenshot(path=SCREENSHOTS / shot, full_page=name == "index")
+        reader.page.set_viewport_size({"width": WIDTHS[0], "height": 1000})
+        beside = reader.page.locator(".bd-sidebar-secondary *").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().right)"
+        )
+        assert max(beside, default=0) <= WIDTHS[0], "cut off beside the text"
         assert hard_to_read(reader.page.locator("main")) == [], theme
 
 
@@ -151,7 +156,7 @@ def test_every_picture_has_words_and_every_control_a_name(built, reader):
         assert nameless == 0, name
 
 
-TOO_NARROW = """() => [...document.querySelectorAll(".bd-article table:not(.dataframe) :is(th, td)")]
+TOO_NARROW = """() => [...document.querySelectorAll(".pst-scrollable-table-container :is(th, td)")]
     .filter(cell => cell.clientWidth < 4 * parseFloat(getComputedStyle(cell).fontSize) && cell.clientHeight > 99)
     .map(cell => cell.innerText)"""
 
@@ -174,7 +179,8 @@ def test_a_chinese_page_speaks_chinese(built, reader):
             reader.open(built.url(top + name))
             folded = reader.page.locator("details.hide > summary").all_inner_texts()
             told = reader.page.locator(".explorer [aria-label]").evaluate_all("all => all.map(each => each.ariaLabel)")
-            assert [words for words in (*folded, *told) if not re.search("[\u4e00-\u9fff]", words)] == [], name
+            asked = reader.page.locator("input[type=search]").first.get_attribute("placeholder")
+            assert [words for words in (*folded, *told, asked) if not re.search("[\u4e00-\u9fff]", words)] == [], name
 
 
 def test_without_a_script_an_explorer_shows_what_the_notebook_keeps_and_says_so(built, browser):
