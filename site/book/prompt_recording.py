@@ -16,7 +16,7 @@ from folovllm.sampling_params import SamplingParams
 PROMPTS = ("What is a library?", "The capital of France is", "Once upon a time, a robot")
 KNOBS: dict[str, tuple[Any, ...]] = {"temperature": (0.0, 0.7, 1.5), "seed": (0, 1, 2), "chat": (False, True)}
 """Where each control stops on a page."""
-_MESSAGES = ("prompt", "use the chat template", "Generate", "Press Generate.", "Bold: what the model wrote.")
+MESSAGES = ("prompt", "use the chat template", "Generate", "Press Generate.", "Bold: what the model wrote.")
 
 Point = tuple[str, float, int, bool]
 Watcher = Callable[[Point, RequestOutput], None]
@@ -87,4 +87,4 @@ def _words(max_tokens: int) -> dict[str, str]:
         "The engine wrote these texts when this page was built, at most {max_tokens} tokens each; here they are played "
         "at an even pace. To ask with your own words, run this chapter."
     )
-    return translated(_MESSAGES) | forms("{n} token", "{n} tokens") | {"told": told.format(max_tokens=max_tokens)}
+    return translated(MESSAGES) | forms("{n} token", "{n} tokens") | {"told": told.format(max_tokens=max_tokens)}

@@ -31,7 +31,7 @@ KNOBS: dict[str, tuple[float, ...]] = {
 NUM_PRESSES = 2
 """How many presses of "Draw 200" are recorded; the next one shows the first again."""
 _CURVE_POINTS = 100
-_MESSAGES = (
+MESSAGES = (
     *("prompt", "order", "axis", "linear", "logarithmic", "Draw {num_draws}", "Keep as A", "Forget A", "model", "now"),
     *("{num_draws} draws", "probability", "number of tokens, likeliest first"),
     *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits", "now: {now}"),
@@ -39,13 +39,11 @@ _MESSAGES = (
     "where all the probability is: these {num_shown} tokens, and all others",
     "these {num_head}: {percent}   {rest:,} others: {percent2}",
     "; {num_draws} draws gave {num_unique} different tokens",
-)
-"""What the page says beside the engine's sentences: the widget's own words, from the course's catalog."""
-_FOR_SCREEN_READERS = (
+    # The page's own, for screen readers.
     *(N_("The {num_shown} likeliest tokens: {bars}"), N_("Tokens kept: {kept}; their probability together: {percent}")),
     N_("dropped"),
 )
-
+"""What the page says beside the engine's sentences: most are the widget's own words, from the course's catalog."""
 Point = tuple[SamplingOrder, float, int, float, float]
 Watcher = Callable[[str, Point, Distribution], None]
 """Is told the prompt, the point and what the engine said, for every point at which it is asked."""
@@ -123,7 +121,7 @@ def _record_prompt(explorer: SamplingExplorer, prompt: str, watch: Watcher | Non
 
 
 def _words() -> dict[str, str]:
-    return translated([*_MESSAGES, *_FOR_SCREEN_READERS]) | forms("{n} token", "{n} tokens")
+    return translated(MESSAGES) | forms("{n} token", "{n} tokens")
 
 
 def _outcome(shape: Distribution, head: np.ndarray) -> dict[str, Any]:
