@@ -34,7 +34,8 @@ _CURVE_POINTS = 100
 MESSAGES = (
     *("prompt", "order", "axis", "linear", "logarithmic", "Draw {num_draws}", "Keep as A", "Forget A", "model", "now"),
     *("{num_draws} draws", "probability", "number of tokens, likeliest first"),
-    *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits", "now: {now}"),
+    *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits"),
+    *("A ({setting}): {told}", "now: {now}"),
     "in this order: how many tokens are left, and their share of the probability after temperature",
     "where all the probability is: these {num_shown} tokens, and all others",
     "these {num_head}: {percent}   {rest:,} others: {percent2}",

@@ -43,7 +43,7 @@ explorers.players.sampling = (root, recording) => {
             ? say("; {num_draws} draws gave {num_unique} different tokens", {num_draws: recording.draws, num_unique: draws()[0]})
             : ""
         const now = says_of(state.now) + drawn
-        return state.a ? [`A (${setting(state.a)}): ${says_of(state.a)}`, say("now: {now}", {now})] : [now]
+        return state.a ? [say("A ({setting}): {told}", {setting: setting(state.a), told: says_of(state.a)}), say("now: {now}", {now})] : [now]
     }
 
     const draws = () => {
