@@ -276,14 +276,13 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _translate(options: argparse.Namespace) -> int:
-    from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package
+    from folovllm.course.editions.translate import LOCALE, translate_notebooks, translate_package, translate_site
     from folovllm.course.editions.translate_pages import translate_pages
 
     folder = options.notebooks.parent
     catalogs = folder / "translations" / LOCALE
-    for line in translate_notebooks(options.notebooks, catalogs) + translate_pages(folder, catalogs):
-        print(line)
-    print(translate_package())
+    told = translate_notebooks(options.notebooks, catalogs) + translate_pages(folder, catalogs)
+    print(*told, *translate_site(folder / "site", catalogs), translate_package(), sep="\n")
     return 0
 
 

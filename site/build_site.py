@@ -10,6 +10,7 @@ from pathlib import Path
 from book import chapters, front, recordings, reference
 from book.editions import Edition, editions, switches
 from book.recordings import Recordings
+from book.words import _
 from sphinx.application import Sphinx
 from sphinx.util.console import nocolor
 
@@ -35,6 +36,7 @@ def build(output: Path, recorded: Recordings) -> None:
                 shutil.copytree(room / "html" / each.code, room / "site" / each.site, dirs_exist_ok=True)
         shutil.rmtree(output, ignore_errors=True)
         shutil.move(room / "site", output)
+    print(f"the site is there: {output / 'index.html'}")
 
 
 def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[str]:
@@ -47,11 +49,12 @@ def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[s
     explains = reference.explained_in(book)
     players: dict[str, str] = {}
     for chapter in book:
+        print(f"{edition.name}: {chapter.name}", flush=True)
         players |= recorded.of(chapter, scripts)
-        page = chapters.page_of(chapter, edition, explains[chapter.name], players)
+        page = chapters.page_of(chapter, explains[chapter.name], players)
         (sources / f"{chapter.name}.ipynb").write_text(page, encoding="utf-8")
-    (sources / "index.md").write_text(front.index(book, edition.words, players), encoding="utf-8")
-    (sources / "run.md").write_text(front.run(book, edition.words), encoding="utf-8")
+    (sources / "index.md").write_text(front.index(book, players), encoding="utf-8")
+    (sources / "run.md").write_text(front.run(book), encoding="utf-8")
     for name, text in reference.pages(book).items():
         (sources / "api" / name).write_text(text, encoding="utf-8")
     return [path.relative_to(sources).with_suffix("").as_posix() for path in sources.rglob("*.*")]
@@ -59,13 +62,16 @@ def _write_sources(edition: Edition, room: Path, recorded: Recordings) -> list[s
 
 def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[str, object]]) -> None:
     """Let Sphinx write one edition. others: the other languages, for the switch."""
+    use_language(edition.language)
     settings = {
         "language": edition.code,
         "html_static_path": [str(SITE / "static"), str(room / "static")],
         "html_context.languages": others,
-        "html_context.contents": edition.words.contents,
+        "html_context.contents": _("Contents"),
+        "html_theme_options.search_bar_text": _("Search the book"),
     }
-    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, warningiserror=True)
+    nocolor()
+    app = Sphinx(room / "sources", SITE, output, room / "doctrees", "html", settings, status=None, warningiserror=True)
     app.build()
     if app.statuscode:
         raise SystemExit("site: Sphinx warned (above); nothing was written")
@@ -74,5 +80,4 @@ def _run_sphinx(edition: Edition, room: Path, output: Path, others: list[dict[st
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    nocolor()
     build(parser.parse_args().output.resolve(), Recordings())

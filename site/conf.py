@@ -17,10 +17,11 @@ templates_path = ["templates"]
 html_css_files = ["book.css"]
 html_js_files = [
     "local-search.js",
-    *(f"explorers/{name}.js" for name in ("explorer", "sampling", "budget", "frames", "steps")),
+    *(f"explorers/{name}.js" for name in ("explorer", "prompt", "sampling", "budget", "frames", "steps")),
 ]
 html_theme = "pydata_sphinx_theme"
 html_title = "FoloVLLM"
+html_favicon = "static/icon.svg"  # a page without one asks the server's top for it
 html_context = {"default_mode": "auto"}
 html_sidebars = {"**": ["chapters"]}
 html_copy_source = False
@@ -54,5 +55,5 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "icon_links": run_links.icons(),
-    "back_to_top_button": True,
+    "back_to_top_button": False,  # it would lie over the explorers
 }

@@ -7,12 +7,15 @@ import nbformat
 import numpy as np
 import PIL.Image
 import pytest
-from book import run_links
+from book import budget_recording, prompt_recording, run_links, sampling_recording
 from book.chapters import prediction_in_html
 from book.docstrings import to_rst
 from book.pictures import Pictures
 from book.replay import needed, widget_of
 from book.sampling_recording import plain
+from book.words import _
+
+from folovllm.language import use_language
 
 
 def test_a_widget_needs_the_cells_whose_names_it_uses_and_theirs():
@@ -99,6 +102,15 @@ def test_greedy_and_single_filters_are_told_as_one_point():
     assert plain(("vllm", 1, 40, 0.9, 0)) == ("huggingface", 1, 40, 0.9, 0)
     assert plain(("vllm", 1, 0, 1, 0.1)) == ("huggingface", 1, 0, 1, 0.1)
     assert plain(("vllm", 1, 0, 0.9, 0.1)) == ("vllm", 1, 0, 0.9, 0.1)
+
+
+def test_what_a_page_says_beside_the_engines_sentences_has_a_chinese_form():
+    messages = {*sampling_recording.MESSAGES, *budget_recording.MESSAGES, *prompt_recording.MESSAGES}
+    use_language("zh")
+    try:
+        assert [each for each in messages if _(each) == each] == []
+    finally:
+        use_language("en")
 
 
 def as_html(pixels):

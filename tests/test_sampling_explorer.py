@@ -9,6 +9,7 @@ import torch
 from folovllm import SamplingParams
 from folovllm.course.distribution import ORDERS, make_distribution
 from folovllm.course.widgets.sampling_explorer import NUM_SHOWN, SamplingExplorer
+from folovllm.sampling.sampler import sample_from_uniform
 from tests.tiny_models import tiny_llm
 
 
@@ -70,6 +71,15 @@ def test_greedy_keeps_the_one_likeliest_token():
     shape = make_distribution(torch.tensor([1.0, 3.0, 2.0]), SamplingParams(temperature=0))
     assert (shape.num_kept, shape.entropy, int(shape.after.argmax())) == (1, 0.0, 1)
     assert set(shape.draw([0.0, 0.5, 0.99])) == {1}
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 40}, {"temperature": 1.5, "top_p": 0.9}, {"min_p": 0.05}])
+def test_draws_are_those_of_the_engine_over_the_whole_vocabulary(settings):
+    logits = 2 * torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+    shape = make_distribution(logits, SamplingParams(**settings))
+    uniforms = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = sample_from_uniform(shape.filtered_logits.expand(200, -1), uniforms)
+    assert shape.draw(uniforms.tolist()).tolist() == expected.tolist()
 
 
 @pytest.fixture(scope="module")

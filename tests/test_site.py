@@ -3,9 +3,13 @@
 While it is built, watchers note what the engine says at every point that is recorded; the pages must say the same.
 """
 
+import functools
 import gzip
+import http.server
+import itertools
 import random
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -14,14 +18,18 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
+from book import budget_recording, prompt_recording, sampling_recording
 from book.editions import editions
+from book.recordings import RECORDERS, Recordings
 from playwright.sync_api import Browser, Locator, Page
 
+from folovllm import LLM, RequestOutput, SamplingParams, language
+from folovllm.course import PromptBox
 from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.predictions.all_predictions import CHAPTERS
+from folovllm.course.widgets.prompt_box import ending_of
 from folovllm.course.widgets.sampling_explorer import Setting
 from folovllm.language import current_language, use_language
-from folovllm.sampling_params import SamplingParams
 from tests.contrast import hard_to_read
 from tests.lab_in_browser import open_browser
 
@@ -45,6 +53,7 @@ class Built:
     folder: Path
     sampling: dict[tuple[str, Any], list[str]] = field(default_factory=dict)
     bars: dict[tuple[str, Any], list[float]] = field(default_factory=dict)
+    prompts: dict[Any, RequestOutput] = field(default_factory=dict)
     frames: dict[tuple[str, str], dict[tuple[Any, ...], str]] = field(default_factory=dict)
 
     def pages(self) -> list[Path]:
@@ -56,10 +65,9 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, bundled_model_path) -> Built:
-    import build_site
-    from book.recordings import RECORDERS, Recordings
+    import build_site  # brings Sphinx: no other test needs it
 
-    site = Built(tmp_path_factory.mktemp("book") / "a path with blanks" / "site")
+    site = Built(tmp_path_factory.mktemp("book") / "blanks, 中文 & #1, 100%" / "site")
 
     def watch_sampling(prompt: str, point: Any, shape: Distribution) -> None:
         if current_language() == "en":
@@ -72,8 +80,9 @@ def built(tmp_path_factory, bundled_model_path) -> Built:
 
         return watch
 
-    frames = {name: watch_frames(name) for name, (kind, _) in RECORDERS.items() if kind != "sampling"}
-    build_site.build(site.folder, Recordings({"SamplingExplorer": watch_sampling, **frames}))
+    watchers = {name: watch_frames(name) for name in RECORDERS}
+    watchers |= {"SamplingExplorer": watch_sampling, "PromptBox": site.prompts.__setitem__}
+    build_site.build(site.folder, Recordings(watchers))
     use_language("en")
     return site
 
@@ -129,6 +138,11 @@ def test_a_page_can_be_read_wide_and_narrow_in_light_and_dark(built, reader, nam
             assert reader.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{width} px: scrolls"
             shot = f"{name.replace('/', '-')}-{theme}-{width}.png"
             reader.page.screenshot(path=SCREENSHOTS / shot, full_page=name == "index")
+        reader.page.set_viewport_size({"width": WIDTHS[0], "height": 1000})
+        beside = reader.page.locator(".bd-sidebar-secondary *").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().right)"
+        )
+        assert max(beside, default=0) <= WIDTHS[0], "cut off beside the text"
         assert hard_to_read(reader.page.locator("main")) == [], theme
 
 
@@ -140,6 +154,60 @@ def test_every_picture_has_words_and_every_control_a_name(built, reader):
             "[...document.querySelectorAll('.explorer :is(input, select)')].filter(e => !e.labels.length).length"
         )
         assert nameless == 0, name
+
+
+TOO_NARROW = """() => [...document.querySelectorAll(".pst-scrollable-table-container :is(th, td)")]
+    .filter(cell => cell.clientWidth < 4 * parseFloat(getComputedStyle(cell).fontSize) && cell.clientHeight > 99)
+    .map(cell => cell.innerText)"""
+
+
+@pytest.mark.parametrize("top", LANGUAGES.values())
+def test_on_a_phone_tables_and_explorers_keep_their_words_apart(built, reader, top):
+    reader.page.set_viewport_size({"width": 360, "height": 1000})
+    reader.open(built.url(f"{top}02_sampling"))
+    assert reader.page.evaluate(TOO_NARROW) == []
+    boxes = reader.page.locator(".explorer .strip li").all_inner_texts()
+    assert len(boxes) == 5
+    assert not [words for words in boxes if re.search(r"token(s)?\d|token熵", words)]
+
+
+def test_a_chinese_page_speaks_chinese(built, reader):
+    for top in LANGUAGES.values():
+        if not top:
+            continue
+        for name in CHAPTERS:
+            reader.open(built.url(top + name))
+            folded = reader.page.locator("details.hide > summary").all_inner_texts()
+            told = reader.page.locator(".explorer [aria-label]").evaluate_all("all => all.map(each => each.ariaLabel)")
+            asked = reader.page.locator("input[type=search]").first.get_attribute("placeholder")
+            assert [words for words in (*folded, *told, asked) if not re.search("[\u4e00-\u9fff]", words)] == [], name
+
+
+def test_without_a_script_an_explorer_shows_what_the_notebook_keeps_and_says_so(built, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in ("00_start_here", "02_sampling"):
+        page.goto(built.url(name))
+        explorer = page.locator(".explorer")
+        assert explorer.locator("img, pre").first.is_visible()
+        assert "Without JavaScript" in explorer.inner_text()
+    context.close()
+
+
+def test_a_served_page_asks_for_nothing_that_is_not_there(built, browser):
+    answer = functools.partial(http.server.SimpleHTTPRequestHandler, directory=built.folder.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, asked = browser.new_page(), []
+        page.on("response", lambda response: asked.append((response.status, response.url)))
+        page.goto(f"http://127.0.0.1:{server.server_port}/site/search.html?q=entropy")
+        page.locator("#search-results .context", has_text="entropy").first.wait_for()  # of the pages' own text
+        page.goto(f"http://127.0.0.1:{server.server_port}/site/02_sampling.html")
+        page.locator(".explorer .says").wait_for()
+        page.close()
+        server.shutdown()
+    assert len(asked) > 20
+    assert [(status, url) for status, url in asked if status >= 400] == []
 
 
 def places_of(path: Path) -> tuple[set[str], set[str]]:
@@ -160,7 +228,7 @@ def places_of(path: Path) -> tuple[set[str], set[str]]:
 
 def test_links_lead_somewhere_and_to_known_hosts(built):
     found_in = {path: places_of(path) for path in built.pages()}
-    anchors = {path: ids for path, (ids, _) in found_in.items()}
+    anchors = {path: ids for path, (ids, addresses) in found_in.items()}
     broken = []
     for path, (_, addresses) in found_in.items():
         for address in addresses:
@@ -252,18 +320,16 @@ SAY_AT_ALL = """(root, prompt) => {
 
 
 def test_the_page_says_what_the_engine_said_at_every_point(built, sampling):
-    from book.sampling_recording import plain, points
-
     prompts = sampling.locator("select option").all_text_contents()
     assert {prompt for prompt, _ in built.sampling} == set(prompts)
     for place, prompt in enumerate(prompts):
         told = sampling.evaluate(SAY_AT_ALL, place)
-        every = list(points())
+        every = list(sampling_recording.points())
         assert len(told) == len(every) > 3000
         for point, (setting, *said) in zip(every, told, strict=True):
             assert setting == str(as_setting(point))
-            expected = built.sampling[prompt, plain(point)]
-            if point == plain(point):
+            expected = built.sampling[prompt, sampling_recording.plain(point)]
+            if point == sampling_recording.plain(point):
                 assert said == expected, (prompt, point)
             assert said[-1] == expected[-1], (prompt, point)
 
@@ -274,29 +340,24 @@ def as_setting(point: Any) -> Setting:
 
 
 def test_points_that_are_told_alike_are_alike_to_the_engine(bundled_model_path):
-    from book.sampling_recording import PROMPTS, plain, points
-
-    from folovllm import LLM
-
-    logits = LLM().compute_logits(PROMPTS[0])
-    others = [point for point in points() if point != plain(point)]
+    logits = LLM().compute_logits(sampling_recording.PROMPTS[0])
+    others = [point for point in sampling_recording.points() if point != sampling_recording.plain(point)]
     for point in random.Random(0).sample(others, 100):
         one, other = (
             make_distribution(logits, setting.params, setting.order)
-            for setting in map(as_setting, (point, plain(point)))
+            for setting in map(as_setting, (point, sampling_recording.plain(point)))
         )
         assert (one.after == other.after).all(), point
 
 
 def test_keys_move_the_knobs_and_words_and_bars_are_the_engines(built, sampling):
-    from book.sampling_recording import KNOBS, plain
-
     prompts = sampling.locator("select option").all_text_contents()
     order, prompt = "huggingface", prompts[0]
     at = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0}
     keys = random.Random(1)
+    knobs = sampling_recording.KNOBS
     for _ in range(60):
-        what = keys.choice([*KNOBS, "order", "prompt"])
+        what = keys.choice([*knobs, "order", "prompt"])
         if what == "prompt":
             place = (prompts.index(prompt) + 1) % len(prompts)
             sampling.get_by_label("prompt").select_option(index=place)
@@ -308,10 +369,10 @@ def test_keys_move_the_knobs_and_words_and_bars_are_the_engines(built, sampling)
             slider = sampling.get_by_label(what.replace("_", "-"))
             key, step = keys.choice([("ArrowRight", 1), ("ArrowLeft", -1)])
             slider.press(key)
-            place = KNOBS[what].index(at[what]) + step
-            at[what] = KNOBS[what][min(max(place, 0), len(KNOBS[what]) - 1)]
+            place = knobs[what].index(at[what]) + step
+            at[what] = knobs[what][min(max(place, 0), len(knobs[what]) - 1)]
             assert slider.get_attribute("aria-valuetext") == f"{at[what]:g}"
-        point = plain((order, *at.values()))
+        point = sampling_recording.plain((order, *at.values()))
         assert sampling.get_by_role("status").inner_text() == built.sampling[prompt, point][-1]
         bars = sampling.get_by_role("img").first.get_attribute("aria-label")
         shown = re.findall(r"now ([\d.]+ %|dropped)", bars)
@@ -331,6 +392,64 @@ def test_two_settings_stand_side_by_side_and_draws_are_told(sampling):
     assert sampling.locator("path.drawn").count() > 0
     sampling.get_by_role("button", name="Forget A").press("Enter")
     assert "A (" not in status.inner_text()
+
+
+# -- the prompt box ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=LANGUAGES)
+def prompt_box(built, reader, request) -> Iterator[Locator]:
+    reader.open(built.url(f"{LANGUAGES[request.param]}00_start_here"))
+    use_language(request.param)
+    yield reader.page.locator(".explorer[data-player=prompt]")
+    use_language("en")
+
+
+def test_the_page_has_the_text_that_the_engine_wrote_at_every_point(built, prompt_box):
+    prompts = prompt_box.locator("select option").all_text_contents()
+    assert {point[0] for point in built.prompts} == set(prompts)
+    axes = (prompts, *prompt_recording.KNOBS.values())
+    for places in itertools.product(*(range(len(stops)) for stops in axes)):
+        point = tuple(stops[place] for stops, place in zip(axes, places, strict=True))
+        result = built.prompts[prompt_recording.plain(point)]
+        expected = [result.outputs[0].text, f"{ending_of(result)} {language._('Bold: what the model wrote.')}"]
+        assert prompt_box.evaluate("(root, places) => root.sayAt(places)", places) == expected
+
+
+def test_the_notebooks_own_box_writes_the_recorded_texts(built):
+    box = PromptBox(LLM(), max_tokens=30)
+    greedy = next(point for point in built.prompts if point[1] == 0)
+    for point in [(*greedy[:2], 2, greedy[3]), *random.Random(0).sample(list(built.prompts), 6)]:
+        for control, value in zip((box.prompt, box.temperature, box.seed, box.chat), point, strict=True):
+            control.value = value
+        box.run()
+        recorded = built.prompts[prompt_recording.plain(point)]
+        assert box.result.outputs[0].text == recorded.outputs[0].text, point
+        assert ending_of(box.result) == ending_of(recorded)
+
+
+def test_keys_choose_a_setting_and_its_text_grows_until_it_is_whole(prompt_box):
+    generate = prompt_box.get_by_role("button", name=language._("Generate"))
+    status, written = prompt_box.get_by_role("status"), prompt_box.locator(".written b")
+    prompt_box.get_by_label("temperature").press("ArrowRight")
+    prompt_box.get_by_label(language._("use the chat template")).press("Space")
+    assert status.inner_text() == language._("Press Generate.")
+    assert written.count() == 0
+    text, ending = prompt_box.evaluate("root => root.sayAt([0, 1, 0, 1])")
+    generate.press("Enter")
+    seen = prompt_box.evaluate(
+        """root => new Promise(done => {
+            const seen = [], watch = new MutationObserver(() => {
+                seen.push(root.querySelector(".written b").textContent)
+                if (!root.querySelector(".says [aria-hidden]")) done(seen)
+            })
+            watch.observe(root, {childList: true, subtree: true})
+        })"""
+    )
+    assert len(set(seen)) > 20
+    assert all(later.startswith(before) for before, later in itertools.pairwise(seen))
+    assert seen[-1] == text
+    assert status.inner_text() == ending
 
 
 # -- explorers of frames -----------------------------------------------------------------------------------------
@@ -360,11 +479,9 @@ def test_every_frame_says_what_the_widget_said(built, reader, name, language):
 
 
 def test_the_budget_says_what_the_engine_said_at_every_point(built, reader):
-    from book.budget_recording import points
-
     reader.open(built.url("01_config"))
     told = built.frames["en", "KVBudget"]
-    assert list(told) == list(points())
+    assert list(told) == list(budget_recording.points())
     explorer = reader.page.locator(".explorer[data-player=budget]")
     says = explorer.evaluate("root => explorers.recordings[root.dataset.recording].points.map(([says]) => says)")
     assert says == list(told.values())

@@ -19,6 +19,7 @@ from folovllm.course.editions.translate import (
     read_catalog,
     translate_notebooks,
     translate_package,
+    translate_site,
     unfinished,
 )
 from folovllm.course.editions.translate_pages import PAGES, translate_pages
@@ -229,6 +230,15 @@ def test_the_packages_catalog_has_the_sentences_that_the_code_has_now(tmp_path):
     assert old == [], "run: python -m folovllm course translate"
 
 
+def test_the_web_sites_catalog_has_the_sentences_that_its_code_has_now(tmp_path):
+    shutil.copy(CATALOGS / "site.po", tmp_path)
+    old = found_old([tmp_path / "site.po"], lambda: translate_site(Path("site"), tmp_path))
+    assert old == [], "run: python -m folovllm course translate"
+    said = {message.id for message in read_catalog(tmp_path / "site.po")}
+    assert "Run this chapter:" in said
+    assert "Predict." not in said  # the package's own
+
+
 def test_the_catalog_holds_what_code_shows_and_what_data_says():
     sentences = [message.id for message in package_template() if message.id]
     assert "Press Generate." in sentences  # an argument
@@ -247,7 +257,7 @@ def test_the_font_of_the_figures_has_every_character_of_the_catalog():
 # -- every message ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chapter", [*CHAPTERS, *PAGES, "folovllm"])
+@pytest.mark.parametrize("chapter", [*CHAPTERS, *PAGES, "folovllm", "site"])
 def test_every_message_keeps_code_links_numbers_and_the_words_of_the_glossary(chapter):
     found = [
         f"{places(message)}: {problem}\n  {english}\n  {chinese}"
@@ -261,7 +271,7 @@ def test_every_message_keeps_code_links_numbers_and_the_words_of_the_glossary(ch
 
 def test_the_same_words_are_translated_the_same_way_everywhere():
     seen = {}
-    for chapter in [*CHAPTERS, *PAGES]:
+    for chapter in [*CHAPTERS, *PAGES, "site"]:
         for message in catalog_of(chapter):
             if message.id and message.string:
                 seen.setdefault(message.id, {}).setdefault(message.string, []).append(chapter)

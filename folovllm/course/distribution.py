@@ -65,9 +65,13 @@ class Distribution:
         return float(-(p * np.log2(p)).sum()) + 0.0
 
     def draw(self, uniforms: Sequence[float]) -> NDArray[np.int64]:
-        """Draw one token for each number in [0, 1), as the engine does."""
-        rows = self.filtered_logits.expand(len(uniforms), -1)
-        drawn: NDArray[np.int64] = sample_from_uniform(rows, torch.tensor(uniforms, dtype=torch.float64)).numpy()
+        """Draw one token for each number in [0, 1), as the engine does.
+
+        Only kept tokens are given to it: the others have no part of [0, 1), and there are a hundred times as many.
+        """
+        kept = self.filtered_logits[0].isfinite().nonzero()[:, 0]
+        rows = self.filtered_logits[:, kept].expand(len(uniforms), -1)
+        drawn: NDArray[np.int64] = kept[sample_from_uniform(rows, torch.tensor(uniforms, dtype=torch.float64))].numpy()
         return drawn
 
     def sentence(self) -> str:

@@ -16,7 +16,7 @@ GRID: dict[str, tuple[Any, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
 }
 """Where each control stops on a page: MiB, tokens per sequence, tokens per block."""
-_MESSAGES = (
+MESSAGES = (
     *("keys and values", "empty ends of last blocks", "left over: too little for one more sequence"),
     *("the memory for the KV cache", "sequences that fit", "tokens per sequence", "memory that holds nothing"),
     *("tokens per block", "memory (MiB)", "sequence length"),
@@ -42,7 +42,7 @@ def record(explorer: KVBudget, watch: Watcher | None = None) -> dict[str, Any]:
     start = {"memory": explorer.memory.value, "length": explorer.length.value}
     start |= {"block_size": explorer.block_size.value, "dtype": explorer.dtype.value}
     return {
-        "words": translated(_MESSAGES),
+        "words": translated(MESSAGES),
         "controls": {name: list(stops) for name, stops in GRID.items()},
         "start": [list(stops).index(start[name]) for name, stops in GRID.items()],
         "points": found,

@@ -13,13 +13,12 @@ from typing import Any
 import nbformat
 
 from book import run_links
-from book.editions import ROOT, Edition
+from book.words import ROOT, _
 from folovllm.course.editions.folded import is_folded
 from folovllm.course.editions.minutes import source_of, total_minutes
 from folovllm.course.predictions.all_predictions import find_prediction
-from folovllm.language import N_, _, sentences
+from folovllm.language import sentences
 
-_FOLDED = N_("Predict first. Then open: what happened")
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _PREDICT = re.compile(r'^predict\("(\w+)"\)', re.M)
 
@@ -38,6 +37,11 @@ class Chapter:
     def read(self) -> Any:
         """Return the notebook."""
         return nbformat.read(self.path, as_version=4)
+
+    @property
+    def in_repository(self) -> str:
+        """The file as an address names it."""
+        return self.path.relative_to(ROOT).as_posix()
 
     @property
     def title(self) -> str:
@@ -60,7 +64,7 @@ def chapters_of(folder: Path) -> list[Chapter]:
     return [Chapter(path) for path in sorted(folder.glob("*.ipynb"))]
 
 
-def page_of(chapter: Chapter, edition: Edition, modules: Iterable[str], players: dict[str, str]) -> str:
+def page_of(chapter: Chapter, modules: Iterable[str], players: dict[str, str]) -> str:
     """Return the notebook that Sphinx reads.
 
     modules: those of the engine that the chapter explains.  players: HTML by the id of the cell whose widget it plays.
@@ -71,7 +75,7 @@ def page_of(chapter: Chapter, edition: Edition, modules: Iterable[str], players:
             _show_outputs(cell, players)
     first = notebook.cells[0]
     title, _, rest = source_of(first).partition("\n")
-    first.source = f"{title}\n\n{_bar(chapter, edition, modules)}\n{rest}"
+    first.source = f"{title}\n\n{_bar(chapter, modules)}\n{rest}"
     return nbformat.writes(notebook)
 
 
@@ -79,9 +83,11 @@ def _show_outputs(cell: Any, players: dict[str, str]) -> None:
     tags = cell.metadata.setdefault("tags", [])
     if is_folded(cell):
         tags.append("hide-output")
-        cell.metadata["mystnb"] = {"code_prompt_show": _(_FOLDED), "code_prompt_hide": _(_FOLDED)}
+        opens = _("Predict first. Then open: what happened")
+        cell.metadata["mystnb"] = {"code_prompt_show": opens, "code_prompt_hide": opens}
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
         tags.append("hide-input")
+        cell.metadata["mystnb"] = {"code_prompt_show": _("Show the code"), "code_prompt_hide": _("Hide the code")}
     asked = _PREDICT.search(source_of(cell))
     for output in cell.outputs:
         data = output.get("data", {})
@@ -115,14 +121,13 @@ def prediction_in_html(name: str) -> str:
     )
 
 
-def _bar(chapter: Chapter, edition: Edition, modules: Iterable[str]) -> str:
+def _bar(chapter: Chapter, modules: Iterable[str]) -> str:
     """Return what stands under a chapter's title: where to run it, and the code that it explains."""
-    words = edition.words
-    local = f'<a href="run.html#{chapter.name}">{words.on_this_computer}</a>'
-    path = chapter.path.relative_to(ROOT).as_posix()
-    elsewhere = [f'<a href="{address}">{name}</a>' for name, address in run_links.links(path).items()]
-    told = f"<p><b>{words.run_here}</b> {' · '.join([local, *elsewhere])}</p>"
+    local = f'<a href="run.html#{chapter.name}">{_("on your computer")}</a>'
+    links = run_links.links(chapter.in_repository)
+    elsewhere = [f'<a href="{address}">{name}</a>' for name, address in links.items()]
+    told = f"<p><b>{_('Run this chapter:')}</b> {' · '.join([local, *elsewhere])}</p>"
     code = [f'<a href="api/{module}.html"><code>{module}</code></a>' for module in modules]
     if code:
-        told += f"<p><b>{words.code}</b> {', '.join(code)}</p>"
+        told += f"<p><b>{_('Its code:')}</b> {_(', ').join(code)}</p>"
     return f'<div class="chapter-bar">{told}</div>\n'

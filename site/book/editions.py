@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from book.words import CHINESE, ENGLISH, Words
-
-ROOT = Path(__file__).parents[2]
+from book.words import ROOT
 
 
 @dataclass(frozen=True)
@@ -21,12 +19,11 @@ class Edition:
     name: str
     notebooks: Path
     site: str
-    words: Words
 
 
 _ALL = (
-    Edition("en", "en", "English", ROOT / "notebooks", "", ENGLISH),
-    Edition("zh", "zh_CN", "中文", ROOT / "notebooks" / "zh", "zh", CHINESE),
+    Edition("en", "en", "English", ROOT / "notebooks", ""),
+    Edition("zh", "zh_CN", "中文", ROOT / "notebooks" / "zh", "zh"),
 )
 
 

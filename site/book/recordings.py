@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from book import budget_recording, frames, replay, sampling_recording
+from book import budget_recording, frames, prompt_recording, replay, sampling_recording
 from book.chapters import Chapter
+from book.words import _
 from folovllm.course.editions.minutes import source_of
 from folovllm.language import current_language
 
 RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "PromptBox": ("prompt", prompt_recording.record),
     "SamplingExplorer": ("sampling", sampling_recording.record),
     "KVBudget": ("budget", budget_recording.record),
     "Timeline": ("frames", frames.record_timeline),
@@ -25,7 +27,7 @@ RECORDERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 """Of each class of widgets: who plays it on a page (``static/explorers``), and who records it."""
 FOLDER = "recordings"
-_SPEAK_EVERY_LANGUAGE = {"SamplingExplorer"}
+_SPEAK_EVERY_LANGUAGE = {"PromptBox", "SamplingExplorer"}
 """Their recordings serve all editions; those of the others are made in each language, which takes little time."""
 
 
@@ -70,6 +72,7 @@ def _player(kind: str, title: str, output: Any) -> str:
     if "image/png" in data:
         alt = html.escape(output.metadata["image/png"]["alt"], quote=True)
         kept = f'<img alt="{alt}" width="960" src="data:image/png;base64,{"".join(data["image/png"].split())}">'
+    kept += f"<noscript><p>{_('Without JavaScript it has no controls, and shows one setting.')}</p></noscript>"
     return (
         f'<div class="explorer" data-player="{kind}" data-recording="{title}" '
         f'data-source="_static/{FOLDER}/{title}.js">{kept}</div>'

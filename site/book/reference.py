@@ -9,6 +9,7 @@ from pathlib import Path
 
 from book.chapters import Chapter
 from book.replay import as_python
+from book.words import _
 from folovllm.course.editions.minutes import source_of
 
 PACKAGE = Path(__file__).parents[2] / "folovllm"
@@ -104,22 +105,20 @@ def _page(module: Module, homes: list[str], inside: list[Module]) -> str:
     title = module.name.replace("_", r"\_")
     parts = [f"{title}\n{'=' * len(title)}\n"]
     if homes:
-        parts.append(f".. rst-class:: explained-in\n\nExplained in {', '.join(homes)}.\n")
+        parts.append(f".. rst-class:: explained-in\n\n{_('Explained in:')} {_(', ').join(homes)}\n")
     members = "" if module.is_package else "   :members:\n   :ignore-module-all:\n"
     parts.append(f".. automodule:: {module.name}\n{members}")
     return "\n".join([*parts, *_listed(inside)])
 
 
 def _index(everything: list[Module]) -> str:
-    rooms = [module for module in everything if module.is_package]
-    return "\n".join(
-        [
-            "API reference\n=============\n",
-            "What each part of the package does, from its own docstrings. A chapter links to the code that it "
-            "explains, and a page here says which chapters those are.\n",
-            *_listed(rooms),
-        ]
+    title = _("API reference")
+    told = _(
+        "What each part of the package does, from its own docstrings, in English. A chapter links to the code that it "
+        "explains, and a page here says which chapters those are."
     )
+    rooms = [module for module in everything if module.is_package]
+    return "\n".join([f"{title}\n{'=' * 2 * len(title)}\n\n{told}\n", *_listed(rooms)])
 
 
 def _listed(some: list[Module]) -> list[str]:

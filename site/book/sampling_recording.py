@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from book.words import in_every_language, translated
+from book.words import forms, in_every_language, translated
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import ORDERS, Distribution, make_distribution
 from folovllm.course.token_text import token_label
 from folovllm.course.widgets.sampling_explorer import NUM_DRAWS, NUM_SHOWN, SamplingExplorer
-from folovllm.language import ngettext
+from folovllm.language import N_
 from folovllm.sampling_params import SamplingParams
 
 PROMPTS = ("The best thing about summer is", "The capital of France is", "def add(a, b):\n    return")
@@ -31,17 +31,20 @@ KNOBS: dict[str, tuple[float, ...]] = {
 NUM_PRESSES = 2
 """How many presses of "Draw 200" are recorded; the next one shows the first again."""
 _CURVE_POINTS = 100
-_MESSAGES = (
+MESSAGES = (
     *("prompt", "order", "axis", "linear", "logarithmic", "Draw {num_draws}", "Keep as A", "Forget A", "model", "now"),
-    *("× dropped", "{num_draws} draws", "probability", "number of tokens, likeliest first"),
-    *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits", "now: {now}"),
+    *("{num_draws} draws", "probability", "number of tokens, likeliest first"),
+    *("their probability together", "{name}\nis off", "drawn from\n{tokens}\nentropy {entropy:.2f} bits"),
+    *("A ({setting}): {told}", "now: {now}"),
     "in this order: how many tokens are left, and their share of the probability after temperature",
     "where all the probability is: these {num_shown} tokens, and all others",
     "these {num_head}: {percent}   {rest:,} others: {percent2}",
     "; {num_draws} draws gave {num_unique} different tokens",
+    # The page's own, for screen readers.
+    *(N_("The {num_shown} likeliest tokens: {bars}"), N_("Tokens kept: {kept}; their probability together: {percent}")),
+    N_("dropped"),
 )
-"""What the page says beside the engine's sentences: the widget's own words, from the course's catalog."""
-
+"""What the page says beside the engine's sentences: most are the widget's own words, from the course's catalog."""
 Point = tuple[SamplingOrder, float, int, float, float]
 Watcher = Callable[[str, Point, Distribution], None]
 """Is told the prompt, the point and what the engine said, for every point at which it is asked."""
@@ -119,8 +122,7 @@ def _record_prompt(explorer: SamplingExplorer, prompt: str, watch: Watcher | Non
 
 
 def _words() -> dict[str, str]:
-    tokens = {"{n} token": ngettext("{n} token", "{n} tokens", 1), "{n} tokens": ngettext("{n} token", "{n} tokens", 2)}
-    return translated(_MESSAGES) | tokens
+    return translated(MESSAGES) | forms("{n} token", "{n} tokens")
 
 
 def _outcome(shape: Distribution, head: np.ndarray) -> dict[str, Any]:

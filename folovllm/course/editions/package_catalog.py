@@ -31,13 +31,19 @@ _NO_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 def package_template() -> Catalog:
     """Return a catalog of all sentences, in the order of files and lines, then those that are data."""
-    template = Catalog()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        name = file.relative_to(PACKAGE.parent).as_posix()
-        for context, sentence in _sentences_in(ast.parse(file.read_text(encoding="utf-8"))):
-            template.add(sentence, locations=[(name, None)], context=context)  # type: ignore[list-item]  # lines move
+    template = code_template(PACKAGE)
     for place, context, sentence in _sentences_in_data():
         template.add(sentence, locations=[(place, None)], context=context)  # type: ignore[list-item]
+    return template
+
+
+def code_template(folder: Path) -> Catalog:
+    """Return a catalog of the sentences in a folder's code."""
+    template = Catalog()
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder.parent).as_posix()
+        for context, sentence in _sentences_in(ast.parse(file.read_text(encoding="utf-8"))):
+            template.add(sentence, locations=[(name, None)], context=context)  # type: ignore[list-item]  # lines move
     return template
 
 

@@ -14,11 +14,18 @@ import nbformat
 from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po, write_po
 
-from folovllm.course.editions.package_catalog import PACKAGE, compile_catalog, is_translated, package_template
+from folovllm.course.editions.package_catalog import (
+    PACKAGE,
+    code_template,
+    compile_catalog,
+    is_translated,
+    package_template,
+)
 from folovllm.course.editions.paragraphs import map_paragraphs
 
 LOCALE = "zh_CN"
 PACKAGE_CATALOGS = PACKAGE / "locale" / LOCALE / "LC_MESSAGES"
+SITE_CATALOG = "site.po"
 _CHOOSES_ENGLISH, _CHOOSES_CHINESE = 'use_language("en")', 'use_language("zh")'
 
 
@@ -52,6 +59,22 @@ def translate_package(folder: Path = PACKAGE_CATALOGS) -> str:
     catalog = renewed(file, package_template())
     compile_catalog(catalog, file.with_suffix(".mo"))
     return state(file, catalog)
+
+
+def translate_site(site: Path, catalogs: Path) -> list[str]:
+    """Bring the catalog of the web site up to date with its code; return what is left to do.
+
+    site: the folder of the code; where there is none, as in a learner's folder, there is nothing to do.
+    What the package says too has its words in the package's catalog.
+    """
+    if not site.is_dir():
+        return []
+    template, package = code_template(site), package_template()
+    for message in list(template):
+        if message.id in package:
+            template.delete(message.id)
+    file = catalogs / SITE_CATALOG
+    return [state(file, renewed(file, template))]
 
 
 def renewed(file: Path, template: Catalog) -> Catalog:

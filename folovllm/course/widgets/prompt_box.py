@@ -105,12 +105,17 @@ class PromptBox(CourseWidget):
 
     def _ending(self) -> str:
         assert self.result is not None, "something was generated"
-        completion = self.result.outputs[0]
-        reason = _(_ENDINGS[completion.finish_reason or "abort"])
-        written = counted(len(completion.token_ids), "{n} token", "{n} tokens")
-        read = len(self.result.prompt_token_ids)
-        return _("{written} after a prompt of {read}; {reason}.").format(written=written, read=read, reason=reason)
+        return ending_of(self.result)
 
     def _speed(self, seconds: float) -> str:
         assert self.result is not None, "something was generated"
         return _("{speed:.1f} tokens/s.").format(speed=len(self.result.outputs[0].token_ids) / seconds)
+
+
+def ending_of(result: RequestOutput) -> str:
+    """Say how many tokens a result has, and why there are no more."""
+    completion = result.outputs[0]
+    reason = _(_ENDINGS[completion.finish_reason or "abort"])
+    written = counted(len(completion.token_ids), "{n} token", "{n} tokens")
+    read = len(result.prompt_token_ids)
+    return _("{written} after a prompt of {read}; {reason}.").format(written=written, read=read, reason=reason)

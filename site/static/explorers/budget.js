@@ -44,9 +44,8 @@ explorers.players.budget = (root, recording) => {
         const lengths = controls.length
         const x = length => left + Math.log(length / 14) / Math.log(9000 / 14) * (right - left)
         const y = count => bottom - Math.log(count / 0.8) / Math.log(2e4 / 0.8) * (bottom - top)
-        for (const count of [1, 10, 100, 1000, 10000]) fit.append(
-            svg("line", {class: "grid", x1: left, x2: right, y1: y(count), y2: y(count)}),
-            svg("text", {x: left - 6, y: y(count) + 4, "text-anchor": "end"}, count < 1000 ? count : `${count / 1000}k`))
+        for (const count of [1, 10, 100, 1000, 10000])
+            fit.append(...explorers.level(y(count), left, right, count < 1000 ? count : `${count / 1000}k`))
         for (const length of [16, 100, 800, 8192]) fit.append(
             svg("text", {x: x(length), y: bottom + 17, "text-anchor": "middle"}, length.toLocaleString("en")))
         const counts = lengths.map((_, i) => point({length: i}).sequences)
@@ -65,17 +64,16 @@ explorers.players.budget = (root, recording) => {
         const highest = Math.max(...all.map(each => each.empty + each.left))
         const end = [0.1, 0.2, 0.4, 0.6, 0.8, 1].find(each => highest <= each + 1e-9)
         const y = share => bottom - share / end * (bottom - top - 14), step = (right - left) / all.length
-        for (const part of [0, 0.5, 1]) waste.append(
-            svg("line", {class: "grid", x1: left, x2: right, y1: y(end * part), y2: y(end * part)}),
-            svg("text", {x: left - 6, y: y(end * part) + 4, "text-anchor": "end"}, `${Math.round(100 * end * part)} %`))
+        for (const part of [0, 0.5, 1])
+            waste.append(...explorers.level(y(end * part), left, right, `${Math.round(100 * end * part)} %`))
         all.forEach(({empty, left: over}, i) => {
             const from = left + i * step + step * 0.15, width = step * 0.7, both = y(empty + over)
-            const isNow = i === at[names.indexOf("block_size")]
+            const look = [i === at[names.indexOf("block_size")] ? "strong" : "", step < 34 ? "small" : ""].join(" ")
             waste.append(
                 svg("rect", {class: "patch empty", x: from, width, y: y(empty), height: bottom - y(empty)}),
                 svg("rect", {class: "patch left", x: from, width, y: both, height: y(empty) - both}),
-                svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: both - 4, "text-anchor": "middle"}, (100 * (empty + over)).toFixed(1)),
-                svg("text", {class: isNow ? "strong" : "", x: from + width / 2, y: bottom + 17, "text-anchor": "middle"}, controls.block_size[i]))
+                svg("text", {class: look, x: from + width / 2, y: both - 4, "text-anchor": "middle"}, (100 * (empty + over)).toFixed(1)),
+                svg("text", {class: look, x: from + width / 2, y: bottom + 17, "text-anchor": "middle"}, controls.block_size[i]))
         })
         set(waste, {"aria-label": `${say("memory that holds nothing")}: ${all.map((each, i) => `${controls.block_size[i]}: ${percent(each.empty + each.left)}`).join(", ")}`})
     }

@@ -34,6 +34,16 @@ const explorers = {players: {}, recordings: {}}
         return explorers.set(element, attributes)
     }
 
+    /** Return a line of a plot's grid up from its lower edge, and its words below. */
+    explorers.upright = (x, top, bottom, words) => [
+        explorers.svg("line", {class: "grid", x1: x, x2: x, y1: top, y2: bottom}),
+        explorers.svg("text", {x, y: bottom + 16, "text-anchor": "middle"}, words)]
+
+    /** Return a line of a plot's grid from its left edge, and its words beside it. */
+    explorers.level = (y, left, right, words) => [
+        explorers.svg("line", {class: "grid", x1: left, x2: right, y1: y, y2: y}),
+        explorers.svg("text", {x: left - 6, y: y + 4, "text-anchor": "end"}, words)]
+
     /** Return a labelled slider that stops where the recording does. changed: called with the place of a stop. */
     explorers.slider = (label, stops, place, changed) => {
         const said = explorers.html("span", {"aria-hidden": "true"}, stops[place])
@@ -62,6 +72,22 @@ const explorers = {players: {}, recordings: {}}
             return explorers.html("label", {}, input, option)
         })
         return explorers.html("fieldset", {}, explorers.html("legend", {}, label), ...buttons)
+    }
+
+    /** Return a labelled list to choose from; its label stands before it. */
+    explorers.select = (label, options, place, changed) => {
+        const select = explorers.html("select", {}, ...options.map(option => explorers.html("option", {}, option)))
+        select.selectedIndex = place
+        select.addEventListener("change", () => changed(select.selectedIndex))
+        return explorers.html("label", {class: "prompt"}, explorers.html("span", {}, label), select)
+    }
+
+    /** Return a labelled box that is ticked or not: the second place of two, or the first. */
+    explorers.tick = (label, place, changed) => {
+        const input = explorers.html("input", {type: "checkbox"})
+        input.checked = place === 1
+        input.addEventListener("change", () => changed(Number(input.checked)))
+        return explorers.html("label", {class: "tick"}, input, label)
     }
 
     /** Return a button. */

@@ -20,8 +20,7 @@ explorers.players.sampling = (root, recording) => {
 
     const outcome = at => {
         const prompt = recording.prompts[state.prompt]
-        const place = ["temperature", "top_k", "top_p", "min_p"].reduce(
-            (index, name) => index * stops[name].length + at[name], at.order)
+        const place = names.reduce((index, name) => index * stops[name].length + at[name], at.order)
         return prompt.outcomes[at.temperature][prompt.places[place]]
     }
 
@@ -44,7 +43,7 @@ explorers.players.sampling = (root, recording) => {
             ? say("; {num_draws} draws gave {num_unique} different tokens", {num_draws: recording.draws, num_unique: draws()[0]})
             : ""
         const now = says_of(state.now) + drawn
-        return state.a ? [`A (${setting(state.a)}): ${says_of(state.a)}`, say("now: {now}", {now})] : [now]
+        return state.a ? [say("A ({setting}): {told}", {setting: setting(state.a), told: says_of(state.a)}), say("now: {now}", {now})] : [now]
     }
 
     const draws = () => {
@@ -58,9 +57,8 @@ explorers.players.sampling = (root, recording) => {
         state.drawn = false
         show()
     }
-    const prompt = html("select", {}, ...recording.prompts.map(each => html("option", {}, each.text)))
-    prompt.addEventListener("change", () => {
-        state.prompt = prompt.selectedIndex
+    const prompt = explorers.select(say("prompt"), recording.prompts.map(each => each.text), 0, place => {
+        state.prompt = place
         moved()
     })
     const sliders = names.map(name => explorers.slider(label[name], stops[name], state.now[name], place => {
@@ -94,28 +92,28 @@ explorers.players.sampling = (root, recording) => {
     const shares = html("div", {class: "shares"})
     const panels = html("div", {class: "panels"}, bars, curve)
 
-    const box = (look, words) => {
-        const [first, ...lines] = words.split("\n")
-        return html("li", {class: look}, html("b", {}, first), ...lines.flatMap((line, i) => i ? [html("br"), line] : [line]))
-    }
+    const box = (look, [first, ...lines]) =>
+        html("li", {class: look}, html("b", {}, first), ...lines.map(line => html("span", {}, line)))
 
     const showStrip = (name, at) => {
         const boxes = steps(at).map(step => {
             const value = stops[step.name][at[step.name]], {kept, mass} = step.outcome
             const share = step.name === "temperature" ? 1 : mass
             return step.isOn
-                ? html("li", {}, html("b", {}, `${label[step.name]} ${value}`), tokens(kept), html("br"), percent(share))
-                : box("off", say("{name}\nis off", {name: label[step.name]}))
+                ? box("on", [`${label[step.name]} ${value}`, tokens(kept), percent(share)])
+                : box("off", say("{name}\nis off", {name: label[step.name]}).split("\n"))
         })
         const {kept, bits} = outcome(at)
-        const last = box("last", say("drawn from\n{tokens}\nentropy {entropy:.2f} bits", {tokens: tokens(kept), entropy: bits}))
+        const drawnFrom = say("drawn from\n{tokens}\nentropy {entropy:.2f} bits", {tokens: tokens(kept), entropy: bits})
+        const last = box("last", drawnFrom.split("\n"))
         return html("div", {}, state.a ? html("b", {class: "whose"}, name) : "", html("ol", {}, ...boxes, last))
     }
 
     const shapes = () => {
-        const model = {name: "model", bars: recording.prompts[state.prompt].before}
-        const a = state.a ? [{name: "A", bars: outcome(state.a).bars}] : []
-        return [model, ...a, {name: "now", bars: outcome(state.now).bars}]
+        const {before, share} = recording.prompts[state.prompt]
+        const model = {name: "model", words: say("model"), bars: before, share}
+        const a = state.a ? [{name: "A", words: "A", ...outcome(state.a)}] : []
+        return [model, ...a, {name: "now", words: say("now"), ...outcome(state.now)}]
     }
 
     const ENDS = [[0.01, 0.002], [0.02, 0.005], [0.05, 0.01], [0.1, 0.02], [0.2, 0.05], [0.3, 0.1], [0.4, 0.1],
@@ -135,42 +133,46 @@ explorers.players.sampling = (root, recording) => {
         return {place, ticks, start: 10 ** first}
     }
 
+    /** Return the line that says what each look means. */
+    const keyOf = all => {
+        const keys = [...all.map(({name, words}) => [name, words, "■"]), ["dropped", say("dropped"), "×"]]
+        if (state.drawn) keys.push(["drawn", say("{num_draws} draws", {num_draws: recording.draws}), "◆"])
+        return svg("text", {x: 4, y: 15}, ...keys.flatMap(([look, words, mark], i) => [
+            svg("tspan", {class: `key ${look}`, dx: i ? 12 : 0}, mark), svg("tspan", {dx: 4}, words)]))
+    }
+
+    /** Return a token's bars, one for each shape. y, height: of its row.  x: from a share to its place. */
+    const barsOf = (place, all, y, height, left, x, start) => all.flatMap((shape, i) => {
+        const value = shape.bars[place], top = y + 2 + i * height / all.length, thick = height / all.length - 1
+        const parts = [], middle = top + (thick + 1) / 2
+        if (value > start) parts.push(svg("rect",
+            {class: `bar ${shape.name}`, x: left, width: Math.max(x(value) - left, 0.5), y: top, height: thick}))
+        if (shape.name !== "now") return parts
+        if (value === 0) parts.push(svg("text", {class: "key dropped", x: left + 4, y: middle + 4}, "×"))
+        const drawn = state.drawn ? draws()[1 + place] / recording.draws : -1
+        if (value > 0 && drawn >= start) parts.push(svg("path",
+            {class: "drawn", d: "M0 -5L5 0L0 5L-5 0Z", transform: `translate(${x(drawn)} ${middle})`}))
+        return parts
+    })
+
     const showBars = width => {
         const {labels} = recording.prompts[state.prompt], all = shapes()
         const left = 120, right = width - 26, top = 30, row = 22 + 4 * (all.length - 2), bottom = top + numShown * row
         const {place, ticks, start} = scale(Math.max(...all.flatMap(shape => shape.bars)))
         const x = share => left + place(share) * (right - left)
-        const drawn = state.drawn ? draws().slice(1) : null
-        const parts = ticks.flatMap(tick => [
-            svg("line", {class: "grid", x1: x(tick), x2: x(tick), y1: top, y2: bottom}),
-            svg("text", {x: x(tick), y: bottom + 16, "text-anchor": "middle"}, `${Number((100 * tick).toPrecision(3))} %`),
-        ])
-        const keys = [...all.map(({name}) => [name, name === "A" ? name : say(name), "■"]), ["dropped", say("× dropped").slice(2), "×"]]
-        if (drawn) keys.push(["drawn", say("{num_draws} draws", {num_draws: recording.draws}), "◆"])
-        const key = svg("text", {x: 4, y: 15})
-        keys.forEach(([look, words, mark], i) => key.append(
-            svg("tspan", {class: `key ${look}`, dx: i ? 12 : 0}, mark), svg("tspan", {dx: 4}, words)))
-        parts.push(key)
-        labels.forEach((token, i) => {
-            const y = top + i * row, height = (row - 5) / all.length
-            parts.push(svg("text", {class: "token", x: left - 8, y: y + row / 2 + 4, "text-anchor": "end"}, token))
-            all.forEach((shape, j) => {
-                const value = shape.bars[i], at = {y: y + 2 + j * height, height: height - 1}
-                if (value > start) parts.push(svg("rect", {class: `bar ${shape.name}`, x: left, width: Math.max(x(value) - left, 0.5), ...at}))
-                const middle = at.y + height / 2
-                if (shape.name === "now" && value === 0)
-                    parts.push(svg("text", {class: "key dropped", x: left + 4, y: middle + 4}, "×"))
-                if (shape.name === "now" && value > 0 && drawn && drawn[i] / recording.draws >= start)
-                    parts.push(svg("path", {class: "drawn", d: "M0 -5L5 0L0 5L-5 0Z",
-                        transform: `translate(${x(drawn[i] / recording.draws)} ${middle})`}))
-            })
-        })
-        parts.push(svg("line", {class: "axis", x1: left, x2: left, y1: top, y2: bottom}))
-        parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("probability")))
         set(bars, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
-        bars.replaceChildren(...parts)
-        set(bars, {"aria-label": `The ${numShown} likeliest tokens: ` + labels.map((token, i) =>
-            `${token} ${all.map(shape => `${shape.name} ${shape.bars[i] ? percent(shape.bars[i]) : "dropped"}`).join(", ")}`).join("; ")})
+        bars.replaceChildren(
+            ...ticks.flatMap(tick => explorers.upright(x(tick), top, bottom, `${Number((100 * tick).toPrecision(3))} %`)),
+            keyOf(all),
+            ...labels.flatMap((token, i) => [
+                svg("text", {class: "token", x: left - 8, y: top + i * row + row / 2 + 4, "text-anchor": "end"}, token),
+                ...barsOf(i, all, top + i * row, row - 5, left, x, start)]),
+            svg("line", {class: "axis", x1: left, x2: left, y1: top, y2: bottom}),
+            svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("probability")))
+        const told = labels.map((token, i) => `${token} ` + all.map(shape =>
+            `${shape.words} ${shape.bars[i] ? percent(shape.bars[i]) : say("dropped")}`).join(", "))
+        const title = say("The {num_shown} likeliest tokens: {bars}", {num_shown: numShown, bars: told.join("; ")})
+        set(bars, {"aria-label": title})
         return bottom
     }
 
@@ -182,13 +184,10 @@ explorers.players.sampling = (root, recording) => {
         const y = share => bottom - share / 1.04 * (bottom - top)
         const line = (at, most) => ranks.map((rank, i) => [rank, curves[at.temperature][i]])
             .filter(([rank]) => rank <= most).map(([rank, share]) => `${x(rank).toFixed(1)},${y(share).toFixed(1)}`)
-        const parts = [1, 10, 100, 1000, 10000].filter(each => each < vocabulary).flatMap(rank => [
-            svg("line", {class: "grid", x1: x(rank), x2: x(rank), y1: top, y2: bottom}),
-            svg("text", {x: x(rank), y: bottom + 16, "text-anchor": "middle"}, rank < 1000 ? rank : `${rank / 1000}k`),
-        ])
-        for (const share of [0, 0.2, 0.4, 0.6, 0.8, 1]) parts.push(
-            svg("line", {class: "grid", x1: left, x2: right, y1: y(share), y2: y(share)}),
-            svg("text", {x: left - 6, y: y(share) + 4, "text-anchor": "end"}, `${Math.round(100 * share)} %`))
+        const parts = [1, 10, 100, 1000, 10000].filter(each => each < vocabulary).flatMap(
+            rank => explorers.upright(x(rank), top, bottom, rank < 1000 ? rank : `${rank / 1000}k`))
+        for (const share of [0, 0.2, 0.4, 0.6, 0.8, 1])
+            parts.push(...explorers.level(y(share), left, right, `${Math.round(100 * share)} %`))
         if (state.a) parts.push(svg("polyline", {class: "line A", points: line(state.a, vocabulary).join(" ")}))
         const now = outcome(state.now), kept = line(state.now, now.kept), end = kept[kept.length - 1].split(",")
         parts.push(svg("polyline", {class: "line all", points: line(state.now, vocabulary).join(" ")}))
@@ -199,7 +198,8 @@ explorers.players.sampling = (root, recording) => {
         parts.push(svg("text", {x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle"}, say("number of tokens, likeliest first")))
         set(curve, {width, height: bottom + 42, viewBox: `0 0 ${width} ${bottom + 42}`})
         curve.replaceChildren(...parts)
-        set(curve, {"aria-label": `How much probability the likeliest tokens have together: the kept ${now.kept} have ${percent(now.mass)}`})
+        set(curve, {"aria-label": say("Tokens kept: {kept}; their probability together: {percent}",
+            {kept: now.kept, percent: percent(now.mass)})})
     }
 
     /** Return a line for each filter that is on, where it cuts. */
@@ -222,14 +222,13 @@ explorers.players.sampling = (root, recording) => {
     }
 
     const showShares = () => {
-        const {before, vocabulary, share} = recording.prompts[state.prompt]
-        const rows = [["model", share], ...(state.a ? [["A", outcome(state.a).share]] : []), ["now", outcome(state.now).share]]
+        const {before, vocabulary} = recording.prompts[state.prompt]
         const others = (vocabulary - before.length).toLocaleString("en")
         shares.replaceChildren(html("p", {}, say("where all the probability is: these {num_shown} tokens, and all others", {num_shown: numShown})),
-            ...rows.map(([name, these]) => html("div", {class: "share"}, html("b", {}, name === "A" ? name : say(name)),
-                html("span", {class: "whole", "aria-hidden": "true"}, html("span", {class: `bar ${name}`, style: `width: ${100 * these}%`})),
+            ...shapes().map(({name, words, share}) => html("div", {class: "share"}, html("b", {}, words),
+                html("span", {class: "whole", "aria-hidden": "true"}, html("span", {class: `bar ${name}`, style: `width: ${100 * share}%`})),
                 html("span", {}, say("these {num_head}: {percent}   {rest:,} others: {percent2}",
-                    {num_head: numShown, percent: percent(these), rest: others, percent2: percent(Math.max(1 - these, 0))})))))
+                    {num_head: numShown, percent: percent(share), rest: others, percent2: percent(Math.max(1 - share, 0))})))))
     }
 
     const show = () => {
@@ -242,7 +241,7 @@ explorers.players.sampling = (root, recording) => {
     }
 
     root.replaceChildren(
-        html("label", {class: "prompt"}, html("span", {}, say("prompt")), prompt),
+        prompt,
         html("div", {class: "controls"}, html("div", {}, ...sliders),
             html("div", {}, order, axis, html("div", {class: "buttons"}, drawButton, keepButton))),
         says,
