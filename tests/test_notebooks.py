@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nbconvert import HTMLExporter
 
-import folovllm.course
+import folovllm.course.public
 from folovllm.course.editions.minutes import CHARACTERS_PER_WORD, section_minutes, total_minutes, words_in
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
@@ -35,7 +35,7 @@ SECTIONS = {
     "06_patterns_and_next": ("6.1", "6.2", "6.3", "6.4", "7.1", "7.2", "8", "9"),
 }
 """The notes' sections, and the notebook that is the home of each."""
-WIDGETS = [name for name, what in vars(folovllm.course).items() if isinstance(what, type)]
+WIDGETS = [name for name, what in vars(folovllm.course.public).items() if isinstance(what, type)]
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:

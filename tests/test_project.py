@@ -180,8 +180,9 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def test_importing_the_package_is_cheap():
-    command = "import sys, folovllm; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["folovllm", "folovllm.course", "folovllm.course.editions.reset"])
+def test_importing_what_commands_need_is_cheap(module):
+    command = f"import sys, {module}; print({{'torch', 'transformers', 'numpy', 'matplotlib'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout == "set()\n"
 
