@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -221,4 +222,6 @@ def test_a_static_figure_of_the_same_idea_follows_every_widget(path):
 def test_the_course_exports_what_it_imports_and_nothing_that_no_notebook_uses():
     used = "\n".join(source(cell) for path in NOTEBOOKS for cell in cells(path, "code"))
     assert [name for name in folovllm.course.__all__ if not hasattr(folovllm.course, name)] == []
+    modules = {each.name for each in pkgutil.iter_modules(folovllm.course.__path__)}
+    assert modules & set(folovllm.course.__all__) == set(), "once the module is imported, it hides what has its name"
     assert [name for name in folovllm.course.__all__ if not re.search(rf"\b{name}\b", used)] == []

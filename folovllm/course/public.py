@@ -66,7 +66,7 @@ from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write
 from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2
 from folovllm.course.python_code import has_function
-from folovllm.course.quiet import quiet
+from folovllm.course.silence import quiet
 from folovllm.course.widgets.kv_budget import KVBudget
 from folovllm.course.widgets.number_bits import NumberBits
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
