@@ -17,8 +17,7 @@ PATIENCE = 150
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _SETTINGS = Path(__file__).parent.parent / "jupyter"
-# The numbers that came with the notebook are cleared, so that those that are seen are new.
-_START_RUN_ALL = """async () => {
+_UNTIL_THE_KERNEL_ANSWERS = """async () => {
     const app = window.jupyterapp
     await app.restored
     await app.activatePlugin("@jupyter-widgets/jupyterlab-manager:plugin")
@@ -26,8 +25,12 @@ _START_RUN_ALL = """async () => {
     await context.ready
     while (!context.session?.kernel) await new Promise(resolve => setTimeout(resolve, 100))
     await context.session.kernel.info
-    await app.commands.execute("editmenu:clear-all")
-    window.runAll = app.commands.execute("notebook:run-all-cells")
+}"""
+# The numbers that came with the notebook are cleared, so that those that are seen are new.
+_START_RUN_ALL = """async () => {
+    const commands = window.jupyterapp.commands
+    await commands.execute("editmenu:clear-all")
+    window.runAll = commands.execute("notebook:run-all-cells")
     window.runAll.finally(() => { window.runAllEnded = true })
 }"""
 
@@ -101,8 +104,12 @@ class LabPage:
         if message.type == "error":
             self.problems.append(message.text)
 
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel answers, and widgets can be shown."""
+        self.page.evaluate(_UNTIL_THE_KERNEL_ANSWERS)
+
     def start_run_all(self) -> None:
-        """Do what the menu's "Run All Cells" does, once the kernel answers."""
+        """Do what the menu's "Run All Cells" does; the kernel must answer already."""
         self.page.evaluate(_START_RUN_ALL)
 
     def run_all_ended(self) -> bool:
@@ -111,6 +118,7 @@ class LabPage:
 
     def run_all(self) -> None:
         """Run all cells, and wait for the last one."""
+        self.wait_for_kernel()
         self.start_run_all()
         self.page.evaluate("() => window.runAll")
         prompts = ".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)"  # those stand for code that is folded
