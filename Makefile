@@ -47,8 +47,8 @@ clean: ## delete .venv and all caches in this folder; the bundled model stays
 ##@ Teach
 
 slides: packages ## write slides of all notebooks, in both languages, to build/slides (they need no network once written)
-	FOLOVLLM_LANG=en $(PY) -m folovllm course slides --output build/slides
-	FOLOVLLM_LANG=zh $(PY) -m folovllm course --notebooks notebooks/zh slides --output build/slides/zh
+	$(PY) -m folovllm course slides --output build/slides
+	$(PY) -m folovllm course --notebooks notebooks/zh slides --output build/slides/zh
 
 kit: packages ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
 	@sh scripts/make_kit.sh

@@ -7,6 +7,8 @@ engine's errors are English in any language, as vLLM's are.
 import gettext
 import locale
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,18 @@ _chosen: list[str] = []
 def use_language(language: str) -> None:
     """Choose the language of all that is shown from now on: "en" or "zh"."""
     _chosen[:] = [_checked(language, "language")]
+
+
+@contextmanager
+def speaking(language: str | None) -> Iterator[None]:
+    """Speak a language while the block runs: "en", "zh", or None: as before."""
+    before = _chosen[:]
+    try:
+        if language is not None:
+            use_language(language)
+        yield
+    finally:
+        _chosen[:] = before
 
 
 def current_language() -> str:
