@@ -139,17 +139,19 @@ class LabPage:
         """Return the widget of that class that a cell shows.
 
         What is out of sight is not rendered, and cells that are rendered on the way push others away: so
-        it is scrolled to until it is there, and stays there.
+        it is scrolled to until it is there, and has stayed there.
         """
         cell = self.cell(place)
         found = cell.locator(f".{name}")
+        boxes: list[object] = [None]
 
-        def is_there() -> bool:
+        def is_at_rest() -> bool:
             cell.evaluate("cell => cell.scrollIntoView()")
-            self.page.wait_for_timeout(400)  # it is rendered once the page is at rest
-            return found.is_visible() and bool(found.evaluate(_IS_ON_SCREEN))
+            self.page.wait_for_timeout(100)
+            boxes.append(found.bounding_box() if found.is_visible() and found.evaluate(_IS_ON_SCREEN) else None)
+            return boxes[-1] is not None and boxes[-1] == boxes[-2]
 
-        self.wait_until(is_there, f"no {name} in cell {place}")
+        self.wait_until(is_at_rest, f"no {name} in cell {place}")
         return found
 
     def set_theme(self, theme: str) -> None:

@@ -170,13 +170,14 @@ def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
     lab.run_all()
     assert lab.errors_in_outputs() == []
     for place, name in made:
+        widget = lab.widget(name, place)
         for move in MOVES[name]:
-            assert_it_changes(lab, lab.widget(name, place), move)
+            assert_it_changes(lab, widget, move)
     shown = notebook.stem + ("-zh" if notebook in IN_CHINESE else "")
-    for theme, width in itertools.product(THEMES, WIDTHS):
+    for theme in THEMES:
         lab.set_theme(theme)
-        lab.resize(width)
-        for place, name in made:
+        for width, (place, name) in itertools.product(WIDTHS, made):
+            lab.resize(width)
             look_at(lab.widget(name, place), f"{shown}-{place}-{name}-{theme}-{width}")
     lab.set_theme("Light")
     assert lab.problems == []
