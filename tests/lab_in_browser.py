@@ -17,6 +17,8 @@ PATIENCE = 150
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _SETTINGS = Path(__file__).parent.parent / "jupyter"
+_FONTS = Path(__file__).parent.parent / "folovllm" / "course" / "fonts"
+"""fontconfig looks for fonts in a folder of that name in XDG_DATA_HOME."""
 _UNTIL_THE_KERNEL_ANSWERS = """async () => {
     const app = window.jupyterapp
     await app.restored
@@ -50,9 +52,10 @@ def find_chromium() -> str:
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start a headless Chromium."""
+    """Start a headless Chromium. It finds the course's own Chinese font where the machine has none."""
+    environment = os.environ | {"XDG_DATA_HOME": str(_FONTS.parent)}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS, env=environment)
         yield browser
         browser.close()
 

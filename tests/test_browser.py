@@ -239,6 +239,15 @@ def test_every_widget_has_moves_and_is_in_a_notebook():
     assert classes == {name for notebook in NOTEBOOKS for _, name in widgets_of(notebook)}
 
 
+def test_chinese_characters_are_no_boxes(browser):
+    page, shown = browser.new_page(), set()
+    for character in "温度":
+        page.set_content(f'<p lang="zh">{character}')
+        shown.add(page.screenshot())
+    assert len(shown) == 2
+    page.close()
+
+
 _PAGE = """<body style="background: #222; color: #111"><p id="a" style="color: #777">grey</p>
 <p id="b" style="color: #fff">white</p><p id="c" style="background: rgba(255, 255, 255, .9)">on a veil</p>
 <p id="d" style="background: linear-gradient(90deg, white, #444); color: #000">stripes</p>
