@@ -33,8 +33,11 @@ from workloads import WARM_UP, Workload, make_workloads
 from folovllm.free_memory import GIB
 
 ROOT = Path(__file__).parents[1]
-ENGINES = ["folovllm", "hf-static", "hf-continuous", "vllm"]
+ENGINES = ["folovllm", "folovllm-eager", "hf-static", "hf-continuous", "vllm"]
 WORKLOADS = ["W1", "W2", "W3", "W4"]
+_COLOURS = re.compile(r"#x1B\[[\d;]*m")
+"""As JUnit's XML writes what a terminal takes for colours."""
+
 NO_CARD = (
     "make test-gpu: PyTorch sees no card here, neither CUDA nor Apple's MPS, so there is nothing to test; "
     "`make doctor` says what PyTorch does see."
@@ -85,7 +88,11 @@ def run_tests(title: str, arguments: list[str]) -> dict[str, Any]:
         started = time.perf_counter()
         code = subprocess.run(command, cwd=ROOT).returncode
         cases = list(ElementTree.parse(results).iter("testcase")) if results.exists() else []
-    failures = [f"{case.get('name')}: {first_line(mark)}" for case in cases for mark in failure_of(case)]
+    failures = [
+        f"{case.get('classname')} {case.get('name')}: {what_went_wrong(mark)}"
+        for case in cases
+        for mark in failure_of(case)
+    ]
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - skipped - sum(bool(failure_of(case)) for case in cases)
     if code not in (0, 1) or not (passed or failures):
@@ -99,9 +106,10 @@ def failure_of(case: ElementTree.Element) -> list[ElementTree.Element]:
     return [mark for kind in ("failure", "error") if (mark := case.find(kind)) is not None][:1]
 
 
-def first_line(mark: ElementTree.Element) -> str:
-    """Return the first line of what went wrong."""
-    return without_paths(next(iter((mark.get("message") or "").splitlines()), ""))
+def what_went_wrong(mark: ElementTree.Element) -> str:
+    """Return the first line of a message; of a notebook's cell the last one, which names the error."""
+    lines = [line for line in _COLOURS.sub("", mark.get("message") or "").splitlines() if line.strip()]
+    return without_paths(lines[-1 if "Traceback:" in lines else 0]) if lines else ""
 
 
 def without_paths(text: str) -> str:

@@ -12,9 +12,9 @@ from folovllm import LLM, SamplingParams
 class FoloVLLM(Peer):
     """``LLM`` with its defaults. The prefix cache is emptied before every run, so that no run profits from another."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, enforce_eager: bool = False) -> None:
         torch.set_num_threads(setting.threads)
-        self.llm = LLM(device=setting.device, dtype=setting.dtype)
+        self.llm = LLM(device=setting.device, dtype=setting.dtype, enforce_eager=enforce_eager)
 
     def run(self, workload: Workload) -> Result:  # noqa: D102
         self.llm.llm_engine.reset_prefix_cache()
@@ -33,3 +33,10 @@ class FoloVLLM(Peer):
         if workload.num_completions == 1:
             return SamplingParams(temperature=0, **length)
         return SamplingParams(n=workload.num_completions, temperature=0.8, top_p=0.9, seed=0, **length)
+
+
+class Eager(FoloVLLM):
+    """The same without recorded steps, which there are on CUDA only."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting, enforce_eager=True)

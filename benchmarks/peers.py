@@ -64,6 +64,7 @@ BEFORE = "folovllm-before"
 _TRANSFORMERS = ("transformers", "pip install transformers")
 PEERS = {
     "folovllm": Entry("this project", "peer_folovllm:FoloVLLM", "folovllm", "pip install -e ."),
+    "folovllm-eager": Entry("this project, enforce_eager", "peer_folovllm:Eager", "folovllm", "pip install -e ."),
     BEFORE: Entry(
         "this project as it was",
         "peer_folovllm:FoloVLLM",

@@ -4,15 +4,17 @@ import os
 import sys
 from pathlib import Path
 
+from folovllm.language import N_
+
 
 class NoHomeError(ValueError):
     """The user has no home folder, as in a container that runs under a number without an account."""
 
+    what = N_("this user has no home folder")
+    fix = N_("set HOME to a folder that can be written (without Jupyter, FOLOVLLM_CACHE is enough)")
+
     def __init__(self) -> None:
-        super().__init__(
-            "this user has no home folder; set HOME to a folder that can be written (without Jupyter, FOLOVLLM_CACHE "
-            "is enough)"
-        )
+        super().__init__(f"{self.what}; {self.fix}")
 
 
 def is_missing_home(error: Exception) -> bool:

@@ -65,6 +65,8 @@ class ModelConfig(_Config):
         ``models/torch_decoder.py``), "transformers" HuggingFace's, and with it the hooks of its modules; "auto" takes
         the first where it can run the model: Llama's family, on a CPU in float32, as its class and config make it
         (hooks put on later are not seen).
+    enforce_eager: ask a CUDA card for every operator of every step. Otherwise the engine's own forward pass records the
+        steps that only decode, and replays them (``models/decode_graphs.py``). Elsewhere nothing is recorded.
     revision: version of the model on the hub (branch, tag or commit); None: the newest. A ValueError for what lies
         on the disk, which has none.
     tokenizer_revision: the same of the tokenizer; None: the model's, if the tokenizer is.
@@ -81,6 +83,7 @@ class ModelConfig(_Config):
     seed: int = 0
     max_logprobs: int = 20
     model_impl: ModelImpl = "auto"
+    enforce_eager: bool = False
     revision: str | None = None
     tokenizer_revision: str | None = None
     hf_overrides: HfOverrides | None = None
@@ -99,6 +102,7 @@ class ModelConfig(_Config):
         self._set("trust_remote_code", true_or_false(self._checked("trust_remote_code"), self.trust_remote_code))
         self._set("seed", whole_number(self._checked("seed"), self.seed, 0, 2**63 - 1))
         self._set("max_logprobs", whole_number(self._checked("max_logprobs"), self.max_logprobs, -1))
+        self._set("enforce_eager", true_or_false(self._checked("enforce_eager"), self.enforce_eager))
         for name in ("revision", "tokenizer_revision"):
             if getattr(self, name) is not None:
                 self._set(name, non_empty_string(self._checked(name), getattr(self, name)))
@@ -126,7 +130,8 @@ class CacheConfig(_Config):
     """How much memory the keys and values get, and in what portions.
 
     block_size: tokens a KV block, >= 1.
-    gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1].
+    gpu_memory_utilization: share of a CUDA card that model, activations and KV cache may take, in (0, 1]; None: the KV
+        cache takes a quarter of what is free, so that further engines and notebooks find room (vLLM: 0.92).
     swap_space: most GiB of host memory for preempted requests, >= 0; never more than a quarter of what is free (vLLM
         V0; gone from V1).
     enable_prefix_caching: let requests with the same beginning share its blocks.
@@ -136,7 +141,7 @@ class CacheConfig(_Config):
     """
 
     block_size: int = 16
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float | None = None
     swap_space: float = 4.0
     enable_prefix_caching: bool = True
     num_gpu_blocks_override: int | None = None
@@ -146,10 +151,10 @@ class CacheConfig(_Config):
 
     def __post_init__(self) -> None:
         self._set("block_size", whole_number(self._checked("block_size"), self.block_size, 1))
-        utilization = real_number(
-            self._checked("gpu_memory_utilization"), self.gpu_memory_utilization, 0.0, 1.0, above=True
-        )
-        self._set("gpu_memory_utilization", utilization)
+        if self.gpu_memory_utilization is not None:
+            name = self._checked("gpu_memory_utilization")
+            utilization = real_number(name, self.gpu_memory_utilization, 0.0, 1.0, above=True)
+            self._set("gpu_memory_utilization", utilization)
         self._set("swap_space", real_number(self._checked("swap_space"), self.swap_space, 0.0))
         self._set(
             "enable_prefix_caching", true_or_false(self._checked("enable_prefix_caching"), self.enable_prefix_caching)

@@ -18,8 +18,8 @@ from typing import Literal
 from folovllm.cache_folder import NoHomeError, cache_root, is_missing_home
 from folovllm.control_groups import count_cores
 from folovllm.course_folder import how_to_install, in_checkout, shipped_folder
-from folovllm.free_memory import GIB, free_memory, is_out_of_memory
-from folovllm.language import N_, _, counted
+from folovllm.free_memory import GIB, FreeMemory, free_memory, is_out_of_memory
+from folovllm.language import N_, _, counted, listed
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -77,7 +77,7 @@ def check_packages() -> Check:
         )
     # A wheel brings no versions of its own: pip has taken the newest that fit.
     level: Level = "fail" if any(found[name] is None for name in differing) else "warn" if in_checkout() else "ok"
-    named = ", ".join(
+    named = listed(
         _("{name} {version} (lock: {pin})").format(name=name, version=found[name] or _("missing"), pin=pins[name])
         for name in differing[:3]
     )
@@ -144,9 +144,10 @@ def check_device() -> Check:
         hardware = _("{name}, {size:.0f} GiB").format(name=card.name, size=card.total_memory / GIB)
     else:
         hardware = counted(torch.get_num_threads(), "{n} thread", "{n} threads")
-    detail = f"torch {torch.__version__}, {device} ({hardware})"
+    version = f"torch {torch.__version__}"
+    detail = _("{version}, {device} ({hardware})").format(version=version, device=device, hardware=hardware)
     if device.type != "cpu":
-        detail += "; `make test-gpu` tests the course on it"
+        detail += _("; `make test-gpu` tests the course on it")
     tag = f"torch{torch.__version__.partition('+')[0]}-{device.type}"
     if device.type == "cpu" and shutil.which("nvidia-smi"):
         fix = _("update the driver, if `nvidia-smi` shows one for a CUDA older than {cuda}").format(
@@ -177,7 +178,7 @@ def check_kernels() -> Check:
             "kernels",
             "warn",
             _("none on this CPU ({reason}): {without_kernels}").format(
-                reason=reason, without_kernels=_(WITHOUT_KERNELS)
+                reason=_(reason), without_kernels=_(WITHOUT_KERNELS)
             ),
             fix,
             "nokernels",
@@ -199,12 +200,17 @@ def check_kernels() -> Check:
 def check_memory() -> Check:
     """There is memory for the bundled model and a KV cache."""
     memory = free_memory()
-    tag = f"ram{memory.free / GIB:.1f}G"
+    detail, tag = _what_is_free(memory), f"ram{memory.free / GIB:.1f}G"
     if memory.free >= COMFORTABLE_MEMORY:
-        return Check("memory", "ok", str(memory), tag=tag)
+        return Check("memory", "ok", detail, tag=tag)
     needed = NEEDED_ADDRESSES if memory.counts_addresses else NEEDED_MEMORY
     level: Level = "fail" if memory.free < needed else "warn"
-    return Check("memory", level, str(memory), _("{fix}; 2 GiB are enough").format(fix=memory.fix), tag)
+    return Check("memory", level, detail, _("{fix}; 2 GiB are enough").format(fix=_(memory.fix)), tag)
+
+
+def _what_is_free(memory: FreeMemory) -> str:
+    free = _("{free:.1f} of {total:.1f} GiB free").format(free=memory.free / GIB, total=memory.total / GIB)
+    return _("{free}, {limit}").format(free=free, limit=_(memory.limit)) if memory.limit else free
 
 
 def check_disk() -> Check:
@@ -281,7 +287,7 @@ def check_widgets() -> Check:
     from packaging.requirements import Requirement
 
     widgets, manager = metadata.version("ipywidgets"), metadata.version("jupyterlab_widgets")
-    detail, tag = f"ipywidgets {widgets}, jupyterlab_widgets {manager}", f"widgets{widgets}"
+    detail, tag = listed([f"ipywidgets {widgets}", f"jupyterlab_widgets {manager}"]), f"widgets{widgets}"
     rules = [Requirement(line) for line in metadata.requires("ipywidgets") or []]
     if not all(manager in rule.specifier for rule in rules if rule.name == "jupyterlab_widgets"):
         return Check("widgets", "fail", _("{detail} do not fit together").format(detail=detail), how_to_install(), tag)
@@ -318,8 +324,7 @@ def _run(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except Exception as error:  # a broken installation raises anything, an OSError of a library that does not load too
         if isinstance(error, NoHomeError) or is_missing_home(error):
-            detail, _, fix = str(NoHomeError()).partition("; ")
-            return Check(name, "fail", detail, fix, name)
+            return Check(name, "fail", _(NoHomeError.what), _(NoHomeError.fix), name)
         first_line = next(iter(str(error).splitlines()), "")
         fix = _more_memory() if is_out_of_memory(error) else how_to_install()
         return Check(name, "fail", f"{type(error).__name__}: {first_line}", fix, name)
@@ -327,7 +332,7 @@ def _run(name: str, check: Callable[[], Check]) -> Check:
 
 def _more_memory() -> str:
     try:
-        return free_memory().fix
+        return _(free_memory().fix)
     except MemoryError:  # too little even to ask
         return _("allow this process more memory (`ulimit -v unlimited`)")
 

@@ -14,10 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folovllm.control_groups import find_groups, read_number, read_numbers
+from folovllm.language import N_
 
 GIB = 1024**3
 _ADDRESSES_OF_PYTORCH = 600 * 2**20
 """What loading PyTorch alone asks for, though it writes a fraction of it."""
+_ADDRESSES = N_("the limit of `ulimit -v`"), N_("type `ulimit -v unlimited` first, where it may be")
+_DATA = N_("the limit of `ulimit -d`"), N_("type `ulimit -d unlimited` first, where it may be")
+"""Whose limit, and what a user can do."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,14 @@ class FreeMemory:
     """What the tightest limit leaves.
 
     free, total: bytes.  limit: whose it is, "" for the machine.  fix: what a user can do who has too little.
+    Both are English, as the engine's errors are; the doctor translates them.
     counts_addresses: the limit counts all that was asked for, whether or not it was ever written or read.
     """
 
     free: int
     total: int
     limit: str = ""
-    fix: str = "close other programs and finished notebooks"
+    fix: str = N_("close other programs and finished notebooks")
     counts_addresses: bool = False
 
     def __str__(self) -> str:
@@ -70,8 +75,8 @@ def _of_control_groups(root: Path) -> Iterator[FreeMemory]:
             used = read_number(group / "memory.current") or read_number(group / "memory.usage_in_bytes") or 0
             # In version 1 "total_" are those that count the groups below as well, as the usage does.
             files = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file"))
-            fix = "allow the container more memory, or close other notebooks in it"
-            yield FreeMemory(total - max(0, used - files), total, "the container's limit", fix)
+            fix = N_("allow the container more memory, or close other notebooks in it")
+            yield FreeMemory(total - max(0, used - files), total, N_("the container's limit"), fix)
 
 
 def _of_this_process(root: Path) -> Iterator[FreeMemory]:
@@ -81,10 +86,9 @@ def _of_this_process(root: Path) -> Iterator[FreeMemory]:
         sizes = [int(pages) * resource.getpagesize() for pages in (root / "proc/self/statm").read_text().split()]
     except (OSError, ValueError):
         return
-    for option, which, column in (("v", resource.RLIMIT_AS, 0), ("d", resource.RLIMIT_DATA, 5)):
+    for (limit, fix), which, column in ((_ADDRESSES, resource.RLIMIT_AS, 0), (_DATA, resource.RLIMIT_DATA, 5)):
         total, _ = resource.getrlimit(which)
         if total != resource.RLIM_INFINITY and column < len(sizes):
-            limit, fix = f"the limit of `ulimit -{option}`", f"type `ulimit -{option} unlimited` first, where it may be"
             yield FreeMemory(total - sizes[column], total, limit, fix, counts_addresses=True)
 
 

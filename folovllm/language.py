@@ -2,14 +2,17 @@
 
 A sentence is looked up when it is shown, so a language that is chosen later holds for all that is shown later. The
 engine's errors are English in any language, as vLLM's are.
+
+What stands between the parts of a sentence is the language's too, 「，」 is no comma: ``listed``, ``clauses``,
+``sentences`` and ``labelled`` put it there.
 """
 
 import gettext
 import locale
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 LANGUAGES = {"en": "English", "zh": "简体中文"}
@@ -51,6 +54,11 @@ def _(message: str) -> str:
     return _sentences(current_language()).gettext(message) if message else ""  # gettext's answer to "" is its header
 
 
+def pgettext(context: str, message: str) -> str:
+    """Return words in the current language that mean something else in another context."""
+    return _sentences(current_language()).pgettext(context, message)
+
+
 def ngettext(singular: str, plural: str, number: int) -> str:
     """Return the form of a sentence that fits a number, in the current language."""
     return _sentences(current_language()).ngettext(singular, plural, number)
@@ -61,9 +69,33 @@ def counted(number: int, singular: str, plural: str) -> str:
     return ngettext(singular, plural, number).format(n=f"{number:,}")
 
 
+def listed(words: Iterable[object]) -> str:
+    """Return words or numbers in a row: "a, b, c"."""
+    return pgettext("between the words of a row", ", ").join(map(str, words))
+
+
+def clauses(told: Iterable[str]) -> str:
+    """Return parts of one sentence: "one; another"."""
+    return pgettext("between the clauses of a sentence", "; ").join(told)
+
+
+def sentences(*told: str) -> str:
+    """Return sentences, or the lines of a label, one behind the other; those that are empty are left out."""
+    return reduce(_followed_by, filter(None, told), "")
+
+
+def labelled(label: object, words: object) -> str:
+    """Return words behind the name of what they tell of: "Anna: waits"."""
+    return _("{label}: {words}").format(label=label, words=words)
+
+
 def N_(message: str) -> str:
     """Mark a sentence that is kept in English, and looked up by ``_`` where it is shown."""
     return message
+
+
+def _followed_by(one: str, other: str) -> str:
+    return _("{one} {other}").format(one=one, other=other) if one else other
 
 
 def _checked(language: str, name: str) -> str:

@@ -29,6 +29,7 @@ _SAME_NAMES = (
     "max_num_batched_tokens",
     "max_num_seqs",
     "enable_chunked_prefill",
+    "enforce_eager",
 )
 _MODEL_IMPLS = {"folovllm": "vllm"}
 _BUNDLED_MODEL_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -1,6 +1,7 @@
 """What a decoding step asks of a card, counted on the pretended one; the table: ``python -m tests.card_steps``."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -21,13 +22,11 @@ EVERYTHING = SamplingParams(
 PARAMS = {"greedy": [GREEDY], "top-p": [TOP_P], "all filters": [EVERYTHING], "mixed": [GREEDY, TOP_P, EVERYTHING]}
 
 
-def decoding_step(
-    num_seqs: int, every: list[SamplingParams], num_layers: int = NUM_LAYERS, model_impl: str = "auto"
-) -> Counts:
-    """Return what a step asks for in which every sequence decodes."""
+def decoding_step(num_seqs: int, every: list[SamplingParams], num_layers: int = NUM_LAYERS, **settings: Any) -> Counts:
+    """Return what a step asks for in which every sequence decodes.  settings: of the engine."""
     with PretendedCard() as card:
         model = tiny_model(num_hidden_layers=num_layers).to("cuda")
-        engine = tiny_llm(model, num_gpu_blocks_override=8 * num_seqs, model_impl=model_impl).llm_engine
+        engine = tiny_llm(model, num_gpu_blocks_override=8 * num_seqs, **settings).llm_engine
         for i in range(num_seqs):
             engine.add_request(str(i), {"prompt_token_ids": [3 + i, *range(9, 20 + i % 5)]}, every[i % len(every)])
         for _ in range(4):
@@ -56,13 +55,15 @@ def huggingface_forward(num_seqs: int) -> Counts:
 
 def table() -> str:
     """Return the table, a line for each number of sequences and each way to draw."""
-    lines = ["| sequences | drawn | operators | uploads | downloads | waits | HuggingFace's forward: operators |"]
-    lines += ["|--:|---|--:|--:|--:|--:|--:|"]
+    lines = ["| sequences | drawn | operators | recorded | uploads | downloads | waits | HuggingFace's forward |"]
+    lines += ["|--:|---|--:|--:|--:|--:|--:|--:|"]
     for num_seqs in (1, 8, 32):
         theirs = huggingface_forward(num_seqs).operators
         for name, every in PARAMS.items():
+            eager = decoding_step(num_seqs, every, enforce_eager=True)
             ours = decoding_step(num_seqs, every)
-            numbers = ours.operators, f"{ours.uploads} ({ours.bytes_up} B)", f"{ours.downloads} ({ours.bytes_down} B)"
+            transfers = f"{ours.uploads} ({ours.bytes_up} B)", f"{ours.downloads} ({ours.bytes_down} B)"
+            numbers = eager.operators, ours.operators, *transfers
             lines.append(f"| {num_seqs} | {name} | {' | '.join(map(str, numbers))} | {ours.waits} | {theirs} |")
     return "\n".join(lines)
 

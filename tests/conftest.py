@@ -1,6 +1,7 @@
 """What all tests share. The environment is set here, before anything imports torch or transformers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", FOLOVLLM_LANG="en")
@@ -29,6 +30,18 @@ def bundled_model_path() -> Path:
     from folovllm.models import bundled
 
     return bundled.obtain()
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a test of a card puts its models: on a pretended one everywhere, and on a real one."""
+    from tests.pretended_device import PretendedCard
+
+    if request.param == "real":
+        yield "cuda" if torch.cuda.is_available() else "mps"
+    else:
+        with PretendedCard():
+            yield "cuda"
 
 
 @pytest.fixture(params=["kernels", "torch"])

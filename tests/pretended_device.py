@@ -100,6 +100,35 @@ class CardTensor(Tensor):
         return card.run_operator(func, args, kwargs or {})
 
 
+class PretendedGraph:
+    """Stands in for ``torch.cuda.CUDAGraph``: what was asked for while it recorded, for one call to ask again."""
+
+    def __init__(self, card: "PretendedCard") -> None:
+        self._card = card
+        self._calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def add(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Record a call over the CPU's tensors. A card would not run it now."""
+        self._calls.append((func, args, kwargs, result))
+
+    def forget_results(self) -> None:
+        """Spoil all that was worked out while it recorded: only a replay gives it values."""
+        for _, args, kwargs, result in self._calls:
+            given = {each.untyped_storage().data_ptr() for each in tree_leaves((args, kwargs)) if _is_tensor(each)}
+            for each in filter(_is_tensor, tree_leaves(result)):
+                if each.is_floating_point() and each.untyped_storage().data_ptr() not in given:
+                    each.fill_(torch.nan)
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        """Run what was recorded, over the same memory: to the host it is one operator."""
+        self._card.count_operator("graph")
+        for func, args, kwargs, result in self._calls:
+            for place, new in zip(tree_leaves(result), tree_leaves(func(*args, **kwargs)), strict=True):
+                if _is_tensor(place) and place.data_ptr() != new.data_ptr():  # neither a view nor written in place
+                    place.copy_(new)
+
+
 class _Functions(TorchFunctionMode):
     """Hears of what reaches no operator, or reaches it too late: ``torch.tensor``, ``Tensor.to``."""
 
@@ -136,6 +165,7 @@ class PretendedCard:
         self._allocations: WeakValueDictionary[int, _Allocation] = WeakValueDictionary()
         self._in_flight: list[tuple[Tensor, Tensor]] = []
         self._plugs: list[ExitStack] = []
+        self._recording: PretendedGraph | None = None
 
     def __enter__(self) -> "PretendedCard":
         with ExitStack() as stack:
@@ -174,7 +204,21 @@ class PretendedCard:
             "reset_peak_memory_stats": reset_peak,
             "empty_cache": lambda: None,
             "synchronize": lambda device=None: self.wait(),
+            "CUDAGraph": lambda: PretendedGraph(self),
+            "graph": self._record,
+            "graph_pool_handle": lambda: (0, 0),
         }
+
+    @contextmanager
+    def _record(self, graph: PretendedGraph, **options: Any) -> Iterator[None]:
+        """Stand in for ``torch.cuda.graph``."""
+        self._recording = graph
+        try:
+            yield
+        finally:
+            self._recording = None
+        with torch.inference_mode():
+            graph.forget_results()
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
@@ -196,16 +240,27 @@ class PretendedCard:
 
     def wait(self) -> None:
         """Stand still until the card is done, and with it all transfers on their way."""
+        self._refuse_while_recording()
         self.counts.waits += 1
         in_flight, self._in_flight = self._in_flight, []
         for source, then in in_flight:
             if not torch.equal(source, then):
                 raise RuntimeError("host memory was changed while it was on its way to the card")
 
+    def count_operator(self, name: str) -> None:
+        """Count something that the host asks for."""
+        self.counts.operators += 1
+        self.names.append(name)
+
+    def _refuse_while_recording(self) -> None:
+        if self._recording is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
     # -- transfers ---------------------------------------------------------------------------------------
 
     def upload(self, source: Tensor, dtype: torch.dtype | None = None, non_blocking: bool = False) -> CardTensor:
         """Copy to the card. Only out of pinned memory it goes by itself."""
+        self._refuse_while_recording()
         self.counts.uploads += 1
         self.counts.bytes_up += source.nbytes
         if non_blocking and is_pinned(source):
@@ -283,7 +338,10 @@ class PretendedCard:
         if func is aten.copy_.default and not all(isinstance(each, CardTensor) for each in args[:2]):
             return self._copy_across(*args)
         self._refuse_what_a_card_refuses(func, args, tensors)
-        self._count(func, args, tensors)
+        return self._run_counted(func, args, kwargs)
+
+    def _run_counted(self, func: Any, args: Any, kwargs: Any) -> Any:
+        self._count(func, args)
         return self._run(func, args, kwargs)
 
     def _copied(self, source: Tensor, **kwargs: Any) -> Tensor:
@@ -295,14 +353,14 @@ class PretendedCard:
                 if _is_card(device)
                 else self.download(source, dtype, non_blocking)  # type: ignore[arg-type]
             )
-        self._count(aten._to_copy.default, (source,), [source])
-        return self._run(aten._to_copy.default, (source,), kwargs)
+        return self._run_counted(aten._to_copy.default, (source,), kwargs)
 
     def _copy_across(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         if isinstance(target, CardTensor):
             # A number needs no transfer: it goes with the call.
-            moved = self.upload(source, None, non_blocking).values if source.dim() else source
-            self.counts.operators += not source.dim()
+            if not source.dim():
+                return self._run_counted(aten.copy_.default, (target, source), {})
+            moved = self.upload(source, None, non_blocking).values
             with torch.inference_mode():
                 target.values.copy_(moved)
         else:
@@ -324,16 +382,16 @@ class PretendedCard:
         if func in _MATRIX_PRODUCTS and not all(each.is_floating_point() for each in tensors):
             raise RuntimeError(f'"{func}" not implemented on CUDA for {tensors[0].dtype}')
 
-    def _count(self, func: Any, args: Any, tensors: list[Tensor]) -> None:
+    def _count(self, func: Any, args: Any) -> None:
         if func in _COST_NOTHING or torch.Tag.inplace_view in func.tags or _is_view(func):
             return
         if func is aten._local_scalar_dense.default:
             self.counts.downloads += 1
-            self.counts.bytes_down += tensors[0].nbytes
+            self.counts.bytes_down += args[0].nbytes
             self.wait()
             return
-        self.counts.operators += 1
-        self.names.append(str(func))
+        if self._recording is None:
+            self.count_operator(str(func))
         if func in _TAKE_HOST_INDICES:
             for index in args[1]:
                 if index is None:
@@ -350,8 +408,11 @@ class PretendedCard:
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if _is_card(kwargs.get("device")):
             kwargs = kwargs | {"device": torch.device("cpu")}
+        call = _ONLY_ON_A_CARD.get(func, func), tree_map(_values, args), tree_map(_values, kwargs)
         with torch.inference_mode():
-            result = _ONLY_ON_A_CARD.get(func, func)(*tree_map(_values, args), **tree_map(_values, kwargs))
+            result = call[0](*call[1], **call[2])
+        if self._recording is not None:
+            self._recording.add(*call, result)
         written = _written(func, args, kwargs)
         for each in written:
             if isinstance(each, CardTensor) and each.shape != each.values.shape:
@@ -399,6 +460,10 @@ def _is_card(device: Any) -> bool:
 
 def _values(each: Any) -> Any:
     return each.values if isinstance(each, CardTensor) else each
+
+
+def _is_tensor(each: Any) -> bool:
+    return isinstance(each, Tensor)
 
 
 def _is_view(func: Any) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from book import run_links
+from book.chapters import prediction_in_html
 from book.docstrings import to_rst
 from book.pictures import Pictures
 from book.replay import needed, widget_of
@@ -57,6 +58,13 @@ def test_a_widget_that_says_something_else_than_the_notebook_keeps_is_refused(tm
         ValueError, match=r"one\.ipynb.*the engine says 'NumberBits.*the notebook keeps 'old'.*make notebooks"
     ):
         widget_of(*notebook(tmp_path, "old"))
+
+
+def test_the_choices_of_a_prediction_are_chinese_in_a_chinese_chapter(monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh")
+    page = prediction_in_html("naive_dataclass")
+    assert "<summary>两行都会</summary>" in page
+    assert "<b>预测。</b>下面两行" in page
 
 
 def test_parameters_of_a_docstring_become_a_list():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from folovllm.models.runner import ModelRunner
+from folovllm.models.torch_decoder import TorchDecoder
 from folovllm.transfer import receive_together, send_together
 from tests.card_steps import PARAMS, decoding_step, huggingface_forward
 from tests.pretended_device import PretendedCard
@@ -16,10 +17,14 @@ def test_a_step_sends_once_and_waits_once(num_seqs, every):
     assert (step.uploads, step.downloads, step.waits) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(("model_impl", "share"), [("folovllm", 0.8), ("transformers", 1.15)])
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({}, 0.1), ({"enforce_eager": True}, 0.8), ({"model_impl": "transformers"}, 1.15)],
+    ids=["recorded", "folovllm", "transformers"],
+)
 @pytest.mark.parametrize("every", PARAMS.values(), ids=PARAMS)
-def test_a_step_takes_few_operators_beside_huggingfaces_forward(every, model_impl, share):
-    assert decoding_step(8, every, model_impl=model_impl).operators <= share * huggingface_forward(8).operators
+def test_a_step_takes_few_operators_beside_huggingfaces_forward(every, settings, share):
+    assert decoding_step(8, every, **settings).operators <= share * huggingface_forward(8).operators
 
 
 MISTAKES = {
@@ -28,6 +33,7 @@ MISTAKES = {
     "a mask as an index": lambda logits: logits.masked_scatter(logits < 0, logits[logits < 0]),
     "a list brought up": lambda logits: logits + torch.tensor([0.0], device=logits.device),
 }
+"""Each with a wait that a step should not have, and that no recording may have."""
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
@@ -39,6 +45,15 @@ def test_a_mistake_that_makes_a_step_wait_is_seen(mistake, monkeypatch):
 
     monkeypatch.setattr(ModelRunner, "execute", wrong)
     assert decoding_step(8, PARAMS["greedy"], num_layers=1).waits > 1
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_what_waits_for_the_card_cannot_be_recorded(mistake, monkeypatch):
+    right = TorchDecoder.__call__
+    monkeypatch.setattr(TorchDecoder, "__call__", lambda decoder, batch: mistake(right(decoder, batch)))
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        decoding_step(8, PARAMS["greedy"], num_layers=1)
+    decoding_step(8, PARAMS["greedy"], num_layers=1, enforce_eager=True)
 
 
 def test_a_mask_of_the_host_is_refused_in_a_step(monkeypatch):

@@ -25,11 +25,12 @@ BAD = [
     *[(ModelConfig, "seed", value) for value in (-1, 1.5, True, None, 2**63)],
     *[(ModelConfig, "max_logprobs", value) for value in (-2, 1.5, True, None)],
     *[(ModelConfig, "model_impl", value) for value in ("vllm", "hf", None, 1)],
+    *[(ModelConfig, "enforce_eager", value) for value in (1, "yes", None)],
     *[(ModelConfig, "revision", value) for value in ("", 5)],
     *[(ModelConfig, "tokenizer_revision", value) for value in ("", 5)],
     *[(ModelConfig, "hf_overrides", value) for value in (5, "a=1", ["a"], {1: 2})],
     *[(CacheConfig, "block_size", value) for value in (0, -16, 16.0, True, "16", None)],
-    *[(CacheConfig, "gpu_memory_utilization", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9", None)],
+    *[(CacheConfig, "gpu_memory_utilization", value) for value in (0, -0.1, 1.1, NAN, INF, True, "0.9")],
     *[(CacheConfig, "swap_space", value) for value in (-1, NAN, INF, "4", None, True, np.bool_(True), 10**400)],
     *[(CacheConfig, "enable_prefix_caching", value) for value in (1, None, "on")],
     *[(CacheConfig, "num_gpu_blocks_override", value) for value in (0, -1, 1.5, True)],
@@ -66,7 +67,7 @@ def test_the_table_of_wrong_values_is_long_enough_and_covers_every_field():
 def test_defaults():
     config = EngineConfig()
     assert config.model_config == ModelConfig(model=BUNDLED_MODEL, tokenizer=None, dtype="auto")
-    assert (config.cache_config.block_size, config.cache_config.gpu_memory_utilization) == (16, 0.9)
+    assert (config.cache_config.block_size, config.cache_config.gpu_memory_utilization) == (16, None)
     assert (config.cache_config.swap_space, config.cache_config.enable_prefix_caching) == (4.0, True)
     assert (config.scheduler_config.max_num_seqs, config.scheduler_config.enable_chunked_prefill) == (256, True)
 

@@ -50,6 +50,32 @@ def test_a_mistake_gets_its_own_diagnosis(exercise, mistake):
     assert exercise.judge(mistake.function) == (False, mistake.diagnosis)
 
 
+def _columns_from_one(mask):
+    return (torch.arange(mask.shape[1]) + 1) * mask
+
+
+def _keeps_of_equals(which):
+    def answer(logits, epsilon):
+        dropped = logits.softmax(dim=-1) < epsilon[:, None]
+        return logits.masked_fill(dropped.scatter(1, which(logits), False), -torch.inf)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("position_ids", lambda mask: torch.arange(mask.shape[1]) * mask, "you count columns, though padding gets 0"),
+        ("position_ids", _columns_from_one, "not yet: for mask=[[0, 0, 1, 1, 1]"),
+        ("epsilon", _keeps_of_equals(lambda logits: logits.argmax(-1, keepdim=True)), "almost: of several equally"),
+        ("epsilon", _keeps_of_equals(lambda logits: logits.softmax(-1).argmax(-1, True)), "almost: of several equally"),
+        ("epsilon", _keeps_of_equals(lambda logits: logits.shape[1] - 1 - logits.flip(1).argmax(1, True)), "not yet"),
+    ],
+)
+def test_a_diagnosis_is_for_its_mistake_and_not_for_a_near_one(name, answer, said):
+    assert find_exercise(name).judge(answer)[1].startswith(said)
+
+
 @BY_NAME
 def test_there_are_three_mistakes_with_different_diagnoses_and_three_hints(exercise):
     assert len({mistake.diagnosis for mistake in exercise.mistakes}) == len(exercise.mistakes) >= 3

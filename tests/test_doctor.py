@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from collections import namedtuple
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -253,6 +254,18 @@ def test_memory_is_that_of_the_container_if_it_has_a_limit(monkeypatch, mebibyte
     check = doctor.check_memory()
     assert (check.level, check.detail) == (level, f"{mebibytes / 1024:.1f} of 4.0 GiB free, the container's limit")
     assert check.fix == ("" if level == "ok" else "allow the container more memory; 2 GiB are enough")
+
+
+def test_the_doctor_speaks_of_memory_in_the_language_of_its_user(monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh")
+    memory = types.SimpleNamespace(available=GIB // 2, total=16 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    found = free_memory()
+    assert "0.5 of 16.0 GiB free" in str(found)  # the engine's errors stay English
+    check = doctor.check_memory()
+    assert (check.detail, check.fix) == ("16.0 GiB 中空闲 0.5 GiB", "关掉别的程序和用完的 notebook；2 GiB 就够了")
+    monkeypatch.setattr(doctor, "free_memory", lambda: replace(found, limit="the container's limit"))
+    assert doctor.check_memory().detail == "16.0 GiB 中空闲 0.5 GiB，这是容器的上限"
 
 
 def test_addresses_run_out_before_pages_do(monkeypatch):

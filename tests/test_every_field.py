@@ -22,6 +22,8 @@ from folovllm import (
 )
 from folovllm.models import memory
 from folovllm.models.probe import probe_attention
+from folovllm.models.torch_decoder import TorchDecoder
+from tests.pretended_device import PretendedCard
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer, wordpiece_tokenizer
 
@@ -156,6 +158,20 @@ def test_ModelConfig_model_impl():
     assert called == {"auto": 0, "folovllm": 0, "transformers": 12}
 
 
+def test_ModelConfig_enforce_eager(monkeypatch):
+    calls = []
+    right = TorchDecoder.__call__
+    monkeypatch.setattr(TorchDecoder, "__call__", lambda decoder, batch: calls.append(1) or right(decoder, batch))
+    called = {}
+    for enforce_eager in (True, False):
+        with PretendedCard():
+            llm = tiny_llm(tiny_model().to("cuda"), num_gpu_blocks_override=64, enforce_eager=enforce_eager)
+            calls.clear()
+            run(llm)
+        called[enforce_eager] = len(calls)
+    assert called == {True: 12, False: 3}  # a prompt, then twice for a recording: to warm up, and to record
+
+
 def test_ModelConfig_revision(hub):
     kinds = [LLM("course/tiny", revision=name, swap_space=0).llm_engine for name in (None, "main", "v1")]
     assert [engine.attention_spec.num_layers for engine in kinds] == [2, 2, 1]
@@ -195,6 +211,7 @@ def test_CacheConfig_block_size(model):
 def fake_card(monkeypatch, total: int, free: int, peak: int) -> None:
     fake = {
         "reset_peak_memory_stats": lambda device: None,
+        "memory_allocated": lambda device: 0,
         "max_memory_allocated": lambda device: peak,
         "mem_get_info": lambda device: (free, total),
         "memory_reserved": lambda device: 0,
@@ -210,11 +227,13 @@ def test_CacheConfig_gpu_memory_utilization(model, monkeypatch):
     fake_card(monkeypatch, total=2**30, free=2**30 - 2**20, peak=2**28)
     on_card = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda"), config=model.config)
     monkeypatch.setattr(memory, "make_cache", lambda *given: SimpleNamespace(data=SimpleNamespace(nbytes=0)))
-    monkeypatch.setattr(memory, "ModelRunner", lambda *given: SimpleNamespace(profile=lambda num_tokens: None))
+    runner = SimpleNamespace(profile=lambda num_tokens: None)
+    monkeypatch.setattr(memory, "ModelRunner", lambda *given: runner)
     block_bytes = 16 * spec.bytes_per_token(torch.float32)
-    for share in (0.5, 0.9):
+    for share, runner.records_steps in ((0.5, False), (0.9, False), (0.9, True)):
         sized = memory.size_cache(CacheConfig(gpu_memory_utilization=share), spec, on_card, 2048)
-        assert sized.num_gpu_blocks == (int(share * 2**30) - 2**28 - 2**20) // block_bytes
+        for_steps = 2**28 * (1 + runner.records_steps)  # what recordings need they keep
+        assert sized.num_gpu_blocks == (int(share * 2**30) - for_steps - 2**20) // block_bytes
     with pytest.raises(ValueError, match="gpu_memory_utilization leaves 0 bytes"):
         memory.size_cache(CacheConfig(gpu_memory_utilization=0.1), spec, on_card, 2048)
 

@@ -8,6 +8,7 @@ import torch
 from folovllm.course.exercises.checks import check
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import same, show, show_apart, try_out
+from tests.translation_rules import half_width_marks
 
 
 def exercise(solution, *cases, **further):
@@ -79,9 +80,20 @@ def test_every_answer_is_told_what_is_wrong(answer, said):
     assert len(verdict.splitlines()) <= 2
 
 
+@pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS])
+def test_every_answer_is_told_so_with_chinese_punctuation_in_chinese(answer, monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh")
+    assert half_width_marks(DOUBLE.judge(answer)[1]) == []
+
+
 def test_where_none_is_right_a_pair_of_nones_is_told_apart_from_it():
     verdict = exercise(lambda values: None, [1]).judge(lambda values: (None, None))[1]
     assert verdict.endswith("your function returns a tuple, (None, None); right: None alone")
+
+
+def test_where_none_is_right_elsewhere_nobody_is_asked_for_a_return():
+    first = exercise(lambda values: values[0] if values else None, ([1],), ([],))
+    assert first.judge(lambda values: None)[1].endswith("your function returns None; right: an int, 1")
 
 
 ABOVE_0 = exercise(lambda logits: logits.clamp(min=0), (torch.tensor([-1.0, 1.0]),), (torch.tensor([1.0, 2.0]),))

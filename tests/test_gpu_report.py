@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import gpu
@@ -57,10 +58,16 @@ def test_tests_are_counted_and_no_path_gets_into_the_report(tmp_path):
     )
     found = gpu.run_tests("few", ["-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(tmp_path)])
     assert [found[key] for key in ("passed", "failed", "skipped")] == [1, 2, 1]
-    assert [line.partition(":")[0] for line in found["failures"]] == ["test_bad", "test_broken"]
+    assert [line.partition(":")[0] for line in found["failures"]] == ["test_few test_bad", "test_few test_broken"]
     assert "notes.txt" in found["failures"][0]
     assert "somebody" not in json.dumps(found)
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_cell_that_fails_is_named_with_its_notebook_and_its_error():
+    message = "#x1B[91mNotebook cell execution failed#x1B[0m\nInput:\n#x1B[0m1/0\n#x1B[94mTraceback:#x1B[0m\n\n"
+    mark = ElementTree.Element("failure", message=message + "#x1B[31mZeroDivisionError#x1B[39m: division by zero\n\n")
+    assert gpu.what_went_wrong(mark) == "ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize(

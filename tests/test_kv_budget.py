@@ -83,6 +83,15 @@ def test_a_moved_control_changes_words_and_picture(widget, control, value):
     assert (widget.status.value, widget.picture.value) == (words, picture)
 
 
+@pytest.mark.parametrize("block_size", [1, 16, 128])
+def test_the_present_setting_has_its_number_above_its_bar(widget, block_size):
+    widget.block_size.value = block_size
+    number = widget._picture._numbers[widget.block_size.options.index(block_size)]
+    wasted = widget.budget.share_of(widget.budget.wasted_bytes)
+    assert number.get_text() == f"{100 * wasted:.1f} %"
+    assert number.xy[1] == wasted
+
+
 @pytest.mark.parametrize("memory", [1, 16, 4096])
 def test_the_axis_ends_little_above_the_most_that_fit(memory):
     widget = KVBudget(tiny_llm(), memory_mib=memory, block_size=16, length=200)

@@ -204,3 +204,15 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square():
 
 def test_q8_0_leaves_zeros_alone():
     assert not q8_0_solution(torch.zeros(2, 64)).any()
+
+
+def test_a_model_on_a_card_is_written_and_quantized_as_one_on_the_cpu(device, tmp_path):
+    files = []
+    for where in ("cpu", device):
+        model = tiny_model().to(where)
+        write_gguf(model, tmp_path / where, "Q8_0")
+        quantize_weights(model, "Q4_0")
+        files.append(((tmp_path / where).read_bytes(), model.lm_head.weight.cpu()))
+    (on_cpu, weights), (on_card, quantized) = files
+    assert on_cpu == on_card
+    assert torch.equal(weights, quantized)

@@ -8,6 +8,7 @@ from folovllm import SamplingParams
 from folovllm.course.flow_diagram import PARTS
 from folovllm.course.widgets.step_debugger import ARRIVALS, StepDebugger
 from tests.tiny_models import VOCAB_SIZE, tiny_llm
+from tests.translation_rules import half_width_marks
 
 PROMPT = "abc"
 
@@ -165,6 +166,19 @@ def test_a_user_who_arrives_runs_beside_the_first_and_gets_the_same_text(llm):
     params = SamplingParams(temperature=0, max_tokens=3)
     [alone] = llm.with_settings().generate("xyz", params, use_tqdm=False)
     assert dict(debugger.hops)["detokenizer"] == f"B: {alone.outputs[0].text!r}"
+
+
+def test_what_it_says_of_several_in_chinese_has_chinese_punctuation(llm, monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", "zh")
+    debugger = StepDebugger(llm, PROMPT, max_tokens=2)
+    debugger.step()
+    debugger.arrive()
+    said = []
+    for _ in range(3):
+        debugger.step()
+        said += [re.sub("<[^>]*>", "\n", debugger.status.value), debugger.summary()]
+    assert "A decode、B prefill；" in said[0]
+    assert [mark for each in said for mark in half_width_marks(each)] == []
 
 
 def test_many_may_arrive_also_after_the_end(debugger):

@@ -23,7 +23,7 @@ from folovllm.course.editions.translate import (
 )
 from folovllm.course.editions.translate_pages import PAGES, translate_pages
 from folovllm.course.style import CHINESE_FONT
-from tests.translation_rules import RULES, problems
+from tests.translation_rules import RULES, half_width_marks, problems
 
 CATALOGS = Path("translations/zh_CN")
 CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
@@ -268,6 +268,21 @@ def test_the_same_words_are_translated_the_same_way_everywhere():
     assert {english: forms for english, forms in seen.items() if len(forms) > 1} == {}
 
 
+def said_by(chapter):
+    """Yield what the code cells of a Chinese chapter have put out, with their ids: lines, and pictures' words."""
+    for cell in json.loads(Path(f"notebooks/zh/{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            said = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+            said += [output.get("metadata", {}).get("image/png", {}).get("alt", "")]
+            yield from ((cell["id"], "".join(each)) for each in said)
+
+
+@pytest.mark.parametrize("chapter", RELEASED)
+def test_what_code_puts_between_chinese_words_is_chinese_punctuation(chapter):
+    found = [f"{cell}: {mark} in {said}" for cell, said in said_by(chapter) for mark in half_width_marks(said)]
+    assert found == [], "\n".join(found)
+
+
 # -- the rules themselves ---------------------------------------------------------------------------------------
 
 GOOD = [
@@ -294,6 +309,7 @@ BAD = [
     ("| a | b |", "| 甲 乙 |", "bars"),
     ("<summary>Why</summary>", "为什么", "HTML"),
     ("✔ right", "正确", "sign"),
+    ("It waits: its blocks moved.", "它在等: 块已搬走。", "half-width"),
     ("One thing.", "一件\n\n事。", "paragraph"),
     ("It is simply finished.", "它 simply 完成了。", "simply"),
     ("The scheduler waits.", "排程器在等。", "调度器"),

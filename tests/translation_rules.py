@@ -40,6 +40,10 @@ _LATIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[-'.][A-Za-z0-9]+)*")
 _CHINESE = "[\u4e00-\u9fff]"
 _IN_CHINESE = re.compile(rf"「([^」]*)」|\(([^()]*{_CHINESE}[^()]*)\)")
 """The notes' words, and Chinese terms and titles in brackets, in an English message."""
+_HALF_WIDTH = re.compile(
+    rf"{_CHINESE} ?[,;:!?]|{_CHINESE}\.(?!\w)|[,;:] ?{_CHINESE}|\([^()\n]*{_CHINESE}|[，。；：、（] (?={_CHINESE})"
+)
+"""A mark that stands beside Chinese and is half as wide as it should be, or has a space that it should not have."""
 _QUOTED = re.compile(r"[\"“]([^\"”]*)[\"”]")
 
 
@@ -185,6 +189,16 @@ def only_known_latin(english: str, chinese: str) -> Iterator[str]:
         yield f"left in English, and not in the glossary: {word}"
 
 
+def marks_of_full_width(english: str, chinese: str) -> Iterator[str]:
+    """Punctuation beside Chinese characters is Chinese; the notes' own words stay."""
+    yield from (f"half-width mark: {mark}" for mark in half_width_marks(_QUOTATION.sub("", prose(chinese))))
+
+
+def half_width_marks(text: str) -> list[str]:
+    """Return what is no Chinese punctuation beside Chinese characters. A shape, [1, 词表大小], is no sentence."""
+    return _HALF_WIDTH.findall(re.sub(r"\[[^]]*\]", "|", text))
+
+
 def words_of_the_glossary(english: str, chinese: str) -> Iterator[str]:
     """Terms are those of the glossary."""
     left = _QUOTATION.sub("", prose(_GLOSS.sub("", english)))  # the notes' own words stay, their English ones too
@@ -212,6 +226,7 @@ RULES: list[Rule] = [
     same_links,
     same_numbers,
     same_marks,
+    marks_of_full_width,
     only_known_latin,
     words_of_the_glossary,
     beginnings_of_the_glossary,

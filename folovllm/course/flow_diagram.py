@@ -13,7 +13,7 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 
 from folovllm.course.style import BLUE, ORANGE
-from folovllm.language import N_, _
+from folovllm.language import N_, _, listed, sentences
 
 SHEET = (100, 52)
 """Width and height of the map in its own units; a figure of 10 by 4.8 inches shows it well."""
@@ -122,9 +122,11 @@ def describe_data_flow(
         )
     ]
     if names:
-        words.append(f"{_(pin).capitalize()}: {', '.join(_(PARTS[name].title) for name in names)}.")
-    words += [f"{_(PARTS[name].title)}: {line}." for name, line in (says or {}).items()]
-    return " ".join(words)
+        titles = listed(_(PARTS[name].title) for name in names)
+        words.append(_("{label}: {words}.").format(label=_(pin).capitalize(), words=titles))
+    for name, line in (says or {}).items():
+        words.append(_("{label}: {words}.").format(label=_(PARTS[name].title), words=line))
+    return sentences(*words)
 
 
 def _draw_ways(axes: Axes) -> None:

@@ -16,7 +16,7 @@ def quantize_and_back(values: Tensor, kind: str) -> Tensor:
     kind: "Q8_0", "Q4_1", "Q4_0" or another of the gguf package's; a block is 32 values of a row.
     """
     block_type = gguf.GGMLQuantizationType[kind]
-    blocks = gguf.quants.quantize(values.float().numpy(), block_type)
+    blocks = gguf.quants.quantize(values.float().cpu().numpy(), block_type)
     return torch.from_numpy(gguf.quants.dequantize(blocks, block_type))
 
 
@@ -44,7 +44,7 @@ def write_gguf(model: PreTrainedModel, path: Path, kind: str) -> None:
     writer.add_vocab_size(config.vocab_size)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.named_parameters():
-        values = _in_gguf_order(name, weight.detach().float(), config).numpy()
+        values = _in_gguf_order(name, weight.detach().float().cpu(), config).numpy()
         block_type = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         gguf_name = names.get_name(name, try_suffixes=(".weight",))
         assert gguf_name is not None, f"GGUF has a name for {name}"

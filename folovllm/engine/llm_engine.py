@@ -71,12 +71,12 @@ class LLMEngine:
         self.attention_spec = spec = get_attention(model, config.model_config.trust_remote_code)
         max_num_batched_tokens = config.scheduler_config.max_num_batched_tokens
         assert max_num_batched_tokens is not None, "resolving decides the token budget"
-        model_impl = config.model_config.model_impl
-        cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens, model_impl)
+        forward = config.model_config.model_impl, config.model_config.enforce_eager
+        cache_config = size_cache(config.cache_config, spec, model, max_num_batched_tokens, *forward)
         self.config = replace(config, cache_config=cache_config)
 
         self.tokenizer = tokenizer
-        self.model_runner = ModelRunner(model, make_cache(spec, cache_config, model), model_impl)
+        self.model_runner = ModelRunner(model, make_cache(spec, cache_config, model), *forward)
         block_manager = BlockManager(
             cache_config.block_size,
             cache_config.num_gpu_blocks,

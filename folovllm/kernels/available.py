@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from folovllm import kernels
+from folovllm.language import N_
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ def why_no_kernels() -> str | None:
     except Exception as error:  # a broken installation raises anything
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     if numba.config.DISABLE_JIT:
-        return "NUMBA_DISABLE_JIT is set"
+        return N_("NUMBA_DISABLE_JIT is set")
     return None
 
 

@@ -87,10 +87,18 @@ class FlatBatch:
     token_ids, positions, slots: [num_tokens]; a slot is a place in the KV cache, counted over all blocks.
     rows: [num_rows], the tokens whose logits are wanted.
     tables: [num_runs, most_blocks], the block ids of each sequence; behind a shorter one's there are zeros.
+        least_blocks: they are at least so wide, and PyTorch attends over so many blocks.
     pieces: [num_pieces, 4], as :mod:`folovllm.kernels.attention` takes them.
     """
 
-    def __init__(self, token_ids: Sequence[int], rows: Sequence[int], runs: list[TokenRun], kv_cache: KVCache) -> None:
+    def __init__(
+        self,
+        token_ids: Sequence[int],
+        rows: Sequence[int],
+        runs: list[TokenRun],
+        kv_cache: KVCache,
+        least_blocks: int = 1,
+    ) -> None:
         self.kv_cache = kv_cache
         self.token_ids = np.array(token_ids, np.int64)
         self.rows = np.array(rows, np.int64)
@@ -99,7 +107,8 @@ class FlatBatch:
         starts = np.array([run.start for run in runs])
         owner = np.repeat(np.arange(len(runs)), self.counts)
         self.positions = np.arange(len(owner)) + (starts - self.first_tokens)[owner]
-        self.tables = np.zeros((len(runs), max(len(run.block_ids) for run in runs)), np.int64)
+        self._least_blocks = least_blocks
+        self.tables = np.zeros((len(runs), max(least_blocks, *(len(run.block_ids) for run in runs))), np.int64)
         for table, run in zip(self.tables, runs, strict=True):
             table[: len(run.block_ids)] = run.block_ids
         block, offset = np.divmod(self.positions, kv_cache.block_size)
@@ -144,7 +153,7 @@ class FlatBatch:
         tokens = self.first_tokens[indices, None] + np.arange(self.counts[indices[0]])
         positions = self.positions[tokens]
         first, last = int(tokens[0, 0]), int(tokens[-1, -1])
-        num_blocks = positions.max() // self.kv_cache.block_size + 1
+        num_blocks = max(self._least_blocks, positions.max() // self.kv_cache.block_size + 1)
         return Group(
             slice(first, last + 1) if last - first == tokens.size - 1 else torch.from_numpy(tokens.flatten()),
             torch.from_numpy(positions),

@@ -19,36 +19,39 @@ def size_cache(
     model: PreTrainedModel,
     max_num_batched_tokens: int,
     model_impl: ModelImpl = "auto",
+    enforce_eager: bool = False,
 ) -> CacheConfig:
     """Return ``config`` with ``num_gpu_blocks`` and ``num_cpu_blocks`` worked out.
 
-    ``num_gpu_blocks_override`` wins; then ``kv_cache_memory_bytes``; then, on CUDA,
-    ``gpu_memory_utilization`` of the card less what the model and its largest step take, and
-    elsewhere the smaller of 1 GiB and a quarter of what is free beside the weights: the rest is for the steps, and for
-    what else runs here. Swapped blocks take another quarter at most. ValueError if the cache cannot be had.
+    ``num_gpu_blocks_override`` wins; then ``kv_cache_memory_bytes``; then, on CUDA, ``gpu_memory_utilization`` of the
+    card less what the model and its largest step take. Left open, all of them: a quarter of what is free, and on the
+    host 1 GiB at most; the rest is for the steps, for other engines, and for what else runs here. Swapped blocks take a
+    quarter of the host's free memory at most. ValueError if the cache cannot be had.
     (vLLM: ``v1/worker/gpu_worker.py``, ``determine_available_memory``.)
     """
     block_bytes = bytes_per_block(config, spec, model.dtype)
     beside_weights = free_memory(_file_bytes(model))
     num_cpu_blocks = min(int(config.swap_space * GIB), beside_weights.free // 4) // block_bytes
     fix = "allow more memory"
+    on_card = model.device.type == "cuda"
     if config.num_gpu_blocks_override is not None:
         source, budget = "num_gpu_blocks_override", config.num_gpu_blocks_override * block_bytes
     elif config.kv_cache_memory_bytes is not None:
         source, budget = "kv_cache_memory_bytes", config.kv_cache_memory_bytes
-    elif model.device.type == "cuda":
+    elif on_card and config.gpu_memory_utilization is not None:
         source = "gpu_memory_utilization"
-        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl)
+        budget = _free_cuda_bytes(config, spec, model, max_num_batched_tokens, model_impl, enforce_eager)
     else:
-        source, budget = f"the free memory ({beside_weights}, after the weights)", min(GIB, beside_weights.free // 4)
-        fix = beside_weights.fix
+        free = free_card_memory(model.device) if on_card else beside_weights
+        source, fix = f"the free memory ({free}, after the weights)", free.fix
+        budget = free.free // 4 if on_card else min(GIB, free.free // 4)
     num_blocks = budget // block_bytes
     if num_blocks < 1:
         raise ValueError(
             f"CacheConfig: {source} leaves {max(0, budget)} bytes for the KV cache, but one block of "
             f"{config.block_size} tokens takes {block_bytes}; {fix} or set num_gpu_blocks_override"
         )
-    memory = free_card_memory(model.device) if model.device.type == "cuda" else free_memory()
+    memory = free_card_memory(model.device) if on_card else free_memory()
     if num_blocks * block_bytes > memory.free:
         raise ValueError(
             f"CacheConfig: {source} asks for {num_blocks * block_bytes} bytes for the KV cache, more than there is "
@@ -92,18 +95,25 @@ def _free_cuda_bytes(
     model: PreTrainedModel,
     max_num_batched_tokens: int,
     model_impl: ModelImpl,
+    enforce_eager: bool,
 ) -> int:
-    """Measure the largest step, and return what the card's share leaves beside that peak and other programs."""
+    """Measure the largest step, and return what the card's share leaves beside that peak and other programs.
+
+    Recorded steps keep the memory that they need to themselves, and the largest of them is taken to need as much.
+    """
     num_blocks = -(-max_num_batched_tokens // config.block_size)
     cache = make_cache(spec, config.with_num_blocks(num_blocks, 0), model)
+    runner = ModelRunner(model, cache, model_impl, enforce_eager)
+    at_rest = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    ModelRunner(model, cache, model_impl).profile(max_num_batched_tokens)
-    cache_bytes = cache.data.nbytes
-    peak = torch.cuda.max_memory_allocated(model.device) - cache_bytes
-    del cache
+    runner.profile(max_num_batched_tokens)
+    for_steps = (1 + runner.records_steps) * (torch.cuda.max_memory_allocated(model.device) - at_rest)
+    peak = at_rest - cache.data.nbytes + for_steps
+    del cache, runner
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(model.device)
     others = total - free - torch.cuda.memory_reserved(model.device)
+    assert config.gpu_memory_utilization is not None, "left open, nothing is measured"
     return int(total * config.gpu_memory_utilization) - peak - others
 
 

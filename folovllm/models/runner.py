@@ -5,6 +5,7 @@ positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``
 """
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from folovllm.config import ModelImpl
 from folovllm.models.attention import PagedAttention
 from folovllm.models.attention_switch import Attention, run_with_attention, without_autocast
+from folovllm.models.decode_graphs import DecodeGraphs, fill_up
 from folovllm.models.decoder import FlatDecoder, why_not_flat
 from folovllm.models.flat_batch import FlatBatch, TokenRun
 from folovllm.models.kv_cache import KVCache
@@ -66,25 +68,36 @@ def _choose_forward(model: PreTrainedModel, model_impl: ModelImpl) -> type[Forwa
 class ModelRunner:
     """Owns the model and the KV tensors.
 
-    model_impl: as in :class:`folovllm.config.ModelConfig`.
+    model_impl, enforce_eager: as in :class:`folovllm.config.ModelConfig`.
     forward: what computes the logits, HuggingFace's code or the engine's own.
     num_tokens_run: tokens that went through the model since it was made, for whoever wants to count.
     vocab_size: how many logits a token has; None before the first step.
     """
 
-    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto") -> None:
+    def __init__(
+        self, model: PreTrainedModel, kv_cache: KVCache, model_impl: ModelImpl = "auto", enforce_eager: bool = False
+    ) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.num_tokens_run = 0
         self.vocab_size: int | None = None
         forward_class = _choose_forward(model, model_impl)
         check_forward(model, forward_class)
-        self.forward = forward_class(model)
+        self.forward: Forward | DecodeGraphs = forward_class(model)
+        self._make_batch: Callable[..., FlatBatch] = FlatBatch
+        # HuggingFace's code may call hooks in Python, which a replay would leave out.
+        if model.device.type == "cuda" and isinstance(self.forward, TorchDecoder) and not enforce_eager:
+            self.forward, self._make_batch = DecodeGraphs(self.forward), fill_up
 
     @property
     def is_batch_invariant(self) -> bool:
         """Say whether a sequence's logits are a function of its tokens alone, to the last bit."""
         return isinstance(self.forward, FlatDecoder)
+
+    @property
+    def records_steps(self) -> bool:
+        """Say whether steps that decode are recorded, as CUDA graphs."""
+        return isinstance(self.forward, DecodeGraphs)
 
     @torch.inference_mode()
     def execute(self, step: SchedulerOutput) -> Tensor:
@@ -105,14 +118,15 @@ class ModelRunner:
             rows += [len(token_ids) + position for position in item.logits_positions]
             runs.append(TokenRun(item.start, len(item.token_ids), item.sequence.block_ids))
             token_ids += item.token_ids
-        batch = FlatBatch(token_ids, rows, runs, self.kv_cache)
+        batch = self._make_batch(token_ids, rows, runs, self.kv_cache)
         step.luggage = batch.send_with(step.luggage)
-        return self._forward(batch)
+        logits = self._forward(batch)
+        self.num_tokens_run += len(token_ids)
+        return logits[: len(rows)]
 
     @without_autocast
     def _forward(self, batch: FlatBatch) -> Tensor:
         logits = self.forward(batch)
-        self.num_tokens_run += len(batch.token_ids)
         self.vocab_size = logits.shape[-1]
         return logits.float()
 

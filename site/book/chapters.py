@@ -17,7 +17,7 @@ from book.editions import ROOT, Edition
 from folovllm.course.editions.folded import is_folded
 from folovllm.course.editions.minutes import source_of, total_minutes
 from folovllm.course.predictions.all_predictions import find_prediction
-from folovllm.language import N_, _
+from folovllm.language import N_, _, sentences
 
 _FOLDED = N_("Predict first. Then open: what happened")
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -87,7 +87,7 @@ def _show_outputs(cell: Any, players: dict[str, str]) -> None:
         data = output.get("data", {})
         is_widget = data.pop(_WIDGET_VIEW, None) is not None
         if asked and is_widget:
-            _replace(output, _prediction(asked[1]))
+            _replace(output, prediction_in_html(asked[1]))
         elif is_widget and cell.id in players:
             _replace(output, players[cell.id])
         elif "image/png" in data:
@@ -100,17 +100,18 @@ def _replace(output: Any, shown: str) -> None:
     output.metadata = nbformat.from_dict({})
 
 
-def _prediction(name: str) -> str:
+def prediction_in_html(name: str) -> str:
     """Return a question whose choices answer when they are opened, one at a time, without a script."""
     prediction = find_prediction(name)
     choices = "".join(
-        f'<details name="{name}"><summary>{html.escape(_(choice))}</summary>'
+        f'<details name="{name}"><summary>{html.escape(prediction.words_of(choice))}</summary>'
         f"<p>{html.escape(prediction.answer_to(choice))}</p></details>"
         for choice in prediction.choices
     )
+    asked = sentences(f"<b>{_('Predict.')}</b>", html.escape(_(prediction.question)))
     return (
         f'<div class="prediction" role="group" aria-labelledby="predict-{name}"><p id="predict-{name}">'
-        f"<b>{_('Predict.')}</b> {html.escape(_(prediction.question))}</p>{choices}</div>"
+        f"{asked}</p>{choices}</div>"
     )
 
 

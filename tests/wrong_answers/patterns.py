@@ -19,10 +19,11 @@ def returns_float64(logits, epsilon):
     return epsilon_solution(logits.double(), epsilon)
 
 
-def keeps_one_of_equals(logits, epsilon):
+def keeps_the_last_of_equals(logits, epsilon):
     probs = logits.softmax(dim=-1)
     dropped = probs < epsilon[:, None]
-    return logits.masked_fill(dropped.scatter(1, probs.argmax(dim=-1, keepdim=True), False), -torch.inf)
+    last = probs.shape[-1] - 1 - probs.flip(-1).argmax(dim=-1, keepdim=True)
+    return logits.masked_fill(dropped.scatter(1, last, False), -torch.inf)
 
 
 def keeps_the_first_token(logits, epsilon):
@@ -131,7 +132,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         is_top_p,
         keeps_all_where_none_reaches,
         keeps_everything,
-        keeps_one_of_equals,
+        keeps_the_last_of_equals,
         returns_float64,
         keeps_the_first_token,
         leaves_a_margin,

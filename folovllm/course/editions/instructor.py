@@ -13,7 +13,7 @@ from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.patterns import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
-from folovllm.language import _, speaking
+from folovllm.language import _, labelled, speaking
 
 _STUB = re.compile(r"^( *)raise NotImplementedError", re.MULTILINE)
 
@@ -133,4 +133,12 @@ def _notes(exercise: Exercise) -> str:
 
 def _answers(prediction: Prediction) -> str:
     lines = [_("**For instructors.** What is said to whoever picks:"), ""]
-    return "\n".join([*lines, *(f"* {_(choice)}: {prediction.answer_to(choice)}" for choice in prediction.choices)])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"* {labelled(prediction.words_of(choice), prediction.answer_to(choice))}"
+                for choice in prediction.choices
+            ),
+        ]
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from folovllm.course.editions.answers import with_answers
 from folovllm.course.editions.notebook_file import parse_notebook
 from folovllm.course.editions.originals import originals_of, write_whole
-from folovllm.language import _
+from folovllm.language import _, listed
 
 
 def reset_chapter(number: str, notebooks: Path, revision: str = "HEAD", keep_answers: bool = False) -> str:
@@ -61,7 +61,7 @@ def update_notebooks(notebooks: Path) -> str:
         write_whole(path, file if new == began[name] else _renewed(new, file, began[name], path))
     kept = (
         _("; your answers are in {mine}, and the files as they were in {backups}").format(
-            mine=", ".join(mine), backups=originals.backups
+            mine=listed(mine), backups=originals.backups
         )
         if mine
         else ""

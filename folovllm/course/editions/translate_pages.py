@@ -17,7 +17,7 @@ from folovllm.course.editions.translate import add_message, renewed, state, tran
 PAGES = ("README", "INSTRUCTORS")
 _WORDS_IN_CODE = {"mermaid": re.compile(r"""(["|])([^"|]+)(\1)"""), "sh": re.compile("(# )(.+)()")}
 _SECTION = re.compile("^(?=#+ )", re.MULTILINE)
-_PAGE_NAME = re.compile(rf"\b({'|'.join(PAGES)})\.md\b")
+_PAGE_NAME = re.compile(rf"(?<!/)\b({'|'.join(PAGES)})\.md\b")  # not of other folders
 
 
 def translate_pages(folder: Path, catalogs: Path) -> list[str]:

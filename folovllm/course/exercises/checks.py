@@ -3,7 +3,7 @@
 from folovllm.course.exercises import config, data_flow, loading, numbers, patterns, sampling, sequences
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.outcome import Answer
-from folovllm.language import _
+from folovllm.language import _, labelled
 
 CHAPTERS = {
     "01_config": config.EXERCISES,
@@ -25,7 +25,7 @@ def check(name: str, answer: Answer) -> None:
         print(_("{name}: give the function itself, without brackets: check({name!r}, my_{name})").format(name=name))
         return
     right, verdict = exercise.judge(answer)
-    print(f"{name}: {'✔ ' if right else ''}{verdict}")
+    print(labelled(name, f"{'✔ ' if right else ''}{verdict}"))
 
 
 def find_exercise(name: str) -> Exercise:

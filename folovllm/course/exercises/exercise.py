@@ -105,7 +105,8 @@ class Exercise:
         if given.is_like(self._expected[i]):
             said = self._complaint(i, given)
         else:
-            said = describe_difference(given, self._expected[i], case, self.argument_names)
+            may_be_none = any(each.value is None and each.error is None for each in self._expected)
+            said = describe_difference(given, self._expected[i], case, self.argument_names, may_be_none)
         printed = given.printed.strip()
         if printed:
             said += "\n    " + _("(it printed there: {printed})").format(printed=show(printed))

@@ -109,6 +109,10 @@ def _columns(mask: Tensor) -> Tensor:
     return torch.arange(mask.shape[1]).expand(mask.shape)
 
 
+def _columns_without_padding(mask: Tensor) -> Tensor:
+    return _columns(mask) * mask
+
+
 def _from_one(mask: Tensor) -> Tensor:
     return mask.cumsum(dim=1) * mask
 
@@ -278,6 +282,11 @@ EXERCISES = [
                 _columns,
                 "you count columns: for the mask [0 0 1 1 1] the first real token gets position 2; it is the first of "
                 "its text, so it must get 0",
+            ),
+            Mistake(
+                _columns_without_padding,
+                "you count columns, though padding gets 0: for the mask [0 0 1 1 1] the first real token must get 0 "
+                "too, and gets 2; count the real tokens alone",
             ),
             Mistake(_from_one, "you start at 1; the first position is 0, and so every token is one place too far"),
             Mistake(

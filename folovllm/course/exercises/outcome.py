@@ -116,10 +116,12 @@ def _kind_of_numbers(tensor: Tensor) -> str:
     return dtype if dtype in ("bool", "complex64", "complex128") else "float" if dtype[0] in "fb" else "int"
 
 
-def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tuple[str, ...]) -> str:
+def describe_difference(
+    given: Outcome, expected: Outcome, case: Case, names: tuple[str, ...], may_be_none: bool
+) -> str:
     """Say what an outcome is and what it should have been, in one sentence that shows where they differ.
 
-    names: of the function's arguments.
+    names: of the function's arguments.  may_be_none: None is right for some case, and no sign of a missing ``return``.
     """
     if given.changed is not None and expected.changed is None:
         name = names[given.changed]
@@ -136,11 +138,11 @@ def describe_difference(given: Outcome, expected: Outcome, case: Case, names: tu
     if given.error is None and expected.error is None:
         kinds = kind_of(given.value), kind_of(expected.value)
         if kinds[0] != kinds[1]:
-            reason = _("; is there a `return`?") if given.value is None else ""
-            shown = "" if given.value is None else f", {show(given.value)}"
-            right = _("None alone") if expected.value is None else f"{kinds[1]}, {show(expected.value)}"
+            reason = _("; is there a `return`?") if given.value is None and not may_be_none else ""
+            shown = kinds[0] if given.value is None else _of_kind(kinds[0], show(given.value))
+            right = _("None alone") if expected.value is None else _of_kind(kinds[1], show(expected.value))
             told = _("your function returns {given}; right: {expected}{reason}")
-            return told.format(given=f"{kinds[0]}{shown}", expected=right, reason=reason)
+            return told.format(given=shown, expected=right, reason=reason)
         told, wanted = (_("returns {value}").format(value=each) for each in show_apart(given.value, expected.value))
         wanted += _kinds_apart(given.value, expected.value)
     return _("your function {told}; right: it {wanted}").format(told=told, wanted=wanted)
@@ -197,7 +199,11 @@ def _part(value: Any) -> str:
     if value is None:
         return "None"
     kind = _("a tensor") if isinstance(value, Tensor) else kind_of(value)
-    return f"{kind}, {show([value])[1:-1]}"
+    return _of_kind(kind, show([value])[1:-1])
+
+
+def _of_kind(kind: str, value: str) -> str:
+    return _("{kind}, {value}").format(kind=kind, value=value)
 
 
 def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:

@@ -49,6 +49,12 @@ def drops_them_all(logits: Tensor, epsilon: Tensor) -> Tensor:
     return logits.masked_fill(logits.softmax(dim=-1) < epsilon[:, None], -torch.inf)
 
 
+def keeps_the_first_of_equals(logits: Tensor, epsilon: Tensor) -> Tensor:
+    """Keep one likeliest token for sure, and not all that are as likely."""
+    dropped = logits.softmax(dim=-1) < epsilon[:, None]
+    return logits.masked_fill(dropped.scatter(1, logits.argmax(dim=-1, keepdim=True), False), -torch.inf)
+
+
 def is_min_p(logits: Tensor, epsilon: Tensor) -> Tensor:
     """Compare with a share of the likeliest token's probability."""
     probs = logits.softmax(dim=-1)
@@ -236,6 +242,11 @@ EXERCISES = [
             Mistake(
                 drops_them_all,
                 "where no token reaches epsilon you drop them all, and nothing is left to draw; keep the likeliest",
+            ),
+            Mistake(
+                keeps_the_first_of_equals,
+                "almost: of several equally likely tokens `argmax` names only the first; where none reaches epsilon, "
+                "keep every token as likely as the likeliest",
             ),
             Mistake(
                 is_min_p,

@@ -14,7 +14,7 @@ from torch import Tensor
 from folovllm.course.exercises import patterns
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns import epsilon_solution
-from folovllm.language import N_, _
+from folovllm.language import N_, _, listed
 from folovllm.llm import LLM
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
@@ -297,7 +297,7 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
         return _("not yet: the engine stopped with {named}").format(named=_named(error))
     if watched.verdict:
         return _("not yet: {verdict}").format(verdict=watched.verdict)
-    told = ", ".join(
+    told = listed(
         _("{least:.2g} with epsilon={epsilon}").format(least=least, epsilon=epsilon)
         for epsilon, least in sorted(watched.least.items())
         if epsilon
@@ -448,7 +448,7 @@ def finished_capstone(llm: LLM, function: Strategy, sampler: Sampler, params_cla
     }
     missing = [part for part, is_right in verdicts.items() if not is_right]
     if missing:
-        print(_("The course's strategy writes. Still to do: {missing}.").format(missing=", ".join(map(_, missing))))
+        print(_("The course's strategy writes. Still to do: {missing}.").format(missing=listed(map(_, missing))))
         return Capstone(epsilon_solution, ReferenceSampler(), ReferenceParams)
     print(_("your own strategy writes"))
     return Capstone(function, sampler, params_class)

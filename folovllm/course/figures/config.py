@@ -18,7 +18,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import SequenceRecord, StepRecord
-from folovllm.language import N_, _
+from folovllm.language import N_, _, clauses, listed
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
@@ -114,7 +114,7 @@ def plot_turns(llms: Mapping[str, LLM], watch: str, late: str | None = None) -> 
     handles: list[Any] = [Patch(label=_(kind), **look) for kind, look in _TURNS.items() if kind in seen]
     handles += [_token_marks(panels[0, 0], [], 0)]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
-    return show(figure, _("Requests in time, one row each. {told}.").format(told="; ".join(told)))
+    return show(figure, _("Requests in time, one row each. {told}.").format(told=clauses(told)))
 
 
 def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str, late: str | None) -> None:
@@ -133,7 +133,12 @@ def _draw_turns(axes: Axes, turns: dict[str, Turn], watch: str, late: str | None
             axes.barh(places[name], end - start, 0.62, start, linewidth=0, **_TURNS[kind])
         _token_marks(axes, turn.tokens, places[name])
     for name, ((start, end), words) in arrows.items():
-        _draw_arrow(axes, (start, end), places[name] + 0.62, f"{name}: {words} {end - start:.2g} s")
+        _draw_arrow(
+            axes,
+            (start, end),
+            places[name] + 0.62,
+            _("{name}: {words} {seconds:.2g} s").format(name=name, words=words, seconds=end - start),
+        )
     axes.set_ylim(below - 0.4, -0.6)
     axes.set_yticks(list(places.values()), list(places), fontsize=11)
     axes.tick_params(axis="y", length=0)
@@ -144,7 +149,8 @@ def _draw_arrow(axes: Axes, between: tuple[float, float], level: float, words: s
     start, end = between
     look: dict[str, Any] = {"arrowstyle": "<|-|>", "shrinkA": 0, "shrinkB": 0, "color": "black"}
     axes.annotate("", (start, level), (end, level), arrowprops=look)
-    axes.text(start, level + 0.25, words, ha="left", va="top", fontsize=11, fontweight="bold")
+    look = {"ha": "left", "va": "top", "fontsize": 11, "fontweight": "bold"}
+    axes.annotate(words, (start, level + 0.25), (4, 0), textcoords="offset points", **look)  # beside second 0's line
 
 
 def _token_marks(axes: Axes, moments: list[float], row: float) -> Any:
@@ -175,7 +181,7 @@ def plot_step_times(llms: Mapping[int, Sequence[LLM]]) -> Image:
         axes.set_xticks(range(len(times)), [f"{seats}" for seats in times])
         axes.set_xlabel(_("sequences in the step"))
         axes.margins(y=0.15)
-    told = ", ".join(_("{seats} in a step {ms:.0f} ms").format(seats=seats, ms=ms) for seats, ms in times.items())
+    told = listed(_("{seats} in a step {ms:.0f} ms").format(seats=seats, ms=ms) for seats, ms in times.items())
     fewest, most = min(times), max(times)
     half = most / fewest / 2
     told += _(". {most} take less than {half:.1f} times as long as {fewest}: {is_so}").format(
@@ -275,7 +281,7 @@ def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4
     figure.legend(handles=looks, loc="outside upper left", ncols=4, fontsize=11, frameon=False)
     shared = [number for number, block in blocks.items() if block.holders > 1]
     num_written = sum(max(0, len(block.words) - max(0, block.num_of_prompt)) for block in blocks.values())
-    told = "; ".join(
+    told = clauses(
         _("{name}'s table names the blocks {blocks}").format(name=name, blocks=list(table))
         for name, table in zip(prompts, tables, strict=True)
     )
@@ -377,7 +383,7 @@ def plot_kv_use(llms: Mapping[str, LLM]) -> Image:
     panels[0, 0].set_ylabel(_("places for tokens"))
     panels[0, 0].legend(fontsize=11, loc="upper left")
     panels[0, 0].margins(y=0.1)
-    return show(figure, _("Places in KV blocks that are held, and filled. {told}.").format(told="; ".join(told)))
+    return show(figure, _("Places in KV blocks that are held, and filled. {told}.").format(told=clauses(told)))
 
 
 def kv_use(llm: LLM) -> tuple[list[int], list[int]]:
@@ -426,7 +432,7 @@ _WRONG: dict[str, Any] = {"facecolor": "#fce4b3", "edgecolor": ORANGE, "linewidt
 
 
 def plot_config_layers(config: EngineConfig, marks: Mapping[str, str]) -> Image:
-    """Draw the three layers in a config: their first fields with their values, and which part reads them.
+    """Draw the three groups in a config: their first fields with their values, and which part reads them.
 
     marks: what was wrong, by the name of the field; the field is framed, and it stands under its box.
     """
@@ -457,7 +463,7 @@ def plot_config_layers(config: EngineConfig, marks: Mapping[str, str]) -> Image:
         axes.text(0.5, 0.03, _(reader), ha="center", va="center", fontsize=12)
         told.append(
             _("{name} for {reader}: {names}").format(
-                name=type(layer).__name__, reader=_(reader), names=", ".join([*lines, *wrong])
+                name=type(layer).__name__, reader=_(reader), names=listed([*lines, *wrong])
             )
         )
-    return show(figure, _("EngineConfig holds three layers. {told}.").format(told="; ".join(told)))
+    return show(figure, _("EngineConfig holds three groups. {told}.").format(told=clauses(told)))

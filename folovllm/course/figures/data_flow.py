@@ -19,7 +19,7 @@ from folovllm.course.widgets.token_colours import probabilities_of
 from folovllm.engine.detokenizer import Detokenizer, decode_token
 from folovllm.engine.history import StepRecord
 from folovllm.engine.input_processor import TokensPrompt
-from folovllm.language import N_, _, counted
+from folovllm.language import N_, _, clauses, counted, labelled, listed, sentences
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -70,7 +70,7 @@ def plot_step_parts(llm: LLM) -> Image:
     axes.grid(color="#DDDDDD")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=12)
-    told = ", ".join(f"{_(part)} {value}" for part, value in said.items())
+    told = clauses(f"{_(part)} {value}" for part, value in said.items())
     return show(
         figure, _("Milliseconds of each part of a step for one token, on a scale of tens: {told}.").format(told=told)
     )
@@ -120,9 +120,9 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
     right.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (left, right):
         axes.set_xticks(range(len(sizes)), map(str, sizes))
-    told = ", ".join(f"{size}: {ms:.1f}" for size, ms in zip(sizes, per_token, strict=True))
-    read = ", ".join(f"{size}: {ms:.0f}" for size, ms in zip(sizes, prefill, strict=True))
-    more = ", ".join(f"{size}: {ms:.0f}" for size, ms in zip(sizes, decode, strict=True))
+    told = listed(labelled(size, f"{ms:.1f}") for size, ms in zip(sizes, per_token, strict=True))
+    read = listed(labelled(size, f"{ms:.0f}") for size, ms in zip(sizes, prefill, strict=True))
+    more = listed(labelled(size, f"{ms:.0f}") for size, ms in zip(sizes, decode, strict=True))
     return show(
         figure,
         _(
@@ -200,17 +200,17 @@ def plot_seats(runs: Mapping[str, Sequence[StepRecord]], arrivals: Mapping[str, 
         )
         axes.tick_params(labelsize=11, left=False, labelbottom=True)
         empty = sum(row.count(None) for row in seated)
-        waits = {who: steps_waited(who, steps, arrivals) for who in arrivals}
+        waits = listed(f"{who} {steps_waited(who, steps, arrivals)}" for who in arrivals)
         told.append(
-            _("{name}: {num_steps} steps, {empty} empty seats, steps waited {waits}").format(
+            _("{name}: {num_steps} steps, {empty} empty seats, steps waited: {waits}.").format(
                 name=name, num_steps=len(steps), empty=empty, waits=waits
             )
         )
     panels[-1, 0].set(xlabel=_("step"), xticks=range(0, longest + 1, 2))
     return show(
         figure,
-        _("Who sits on which of {num_seats} seats in each step. {told}.").format(
-            num_seats=num_seats, told=". ".join(told)
+        _("Who sits on which of {num_seats} seats in each step. {told}").format(
+            num_seats=num_seats, told=sentences(*told)
         ),
     )
 

@@ -16,7 +16,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
-from folovllm.language import N_, _
+from folovllm.language import N_, _, clauses, labelled, listed, sentences
 from folovllm.models.defaults import resolve_max_model_len
 
 _LIGHT = {BLUE: "#D6E8F5", ORANGE: "#FBEBC8", GREEN: "#CFEDE3", GREY: "#EEEEEE"}
@@ -62,12 +62,12 @@ def plot_folder(folder: Path) -> Image:
         _box(axes, 0.04, row + 0.1, 3.5, f"{name}\n{shown}", color)
         _arrow(axes, (3.6, row + 0.5), (4.0, row + 0.5))
         axes.text(4.1, row + 0.5, _(purpose), va="center", fontsize=11)
-        told.append(f"{name}, {shown}: {_(purpose)}")
+        told.append(_("{name}, {size}: {purpose}").format(name=name, size=shown, purpose=_(purpose)))
     for first, last, text, color in ((0, 2, _("the model"), ORANGE), (3, 5, _("the tokenizer"), GREEN)):
         for row in range(first, last + 1):
             _arrow(axes, (7.2, row + 0.5), (8.0, (first + last) / 2 + 0.5))
         _box(axes, 8.05, (first + last) / 2 + 0.05, 1.9, text, color, height=0.9)
-    return show(figure, _("Six files, and what is made of each. {told}.").format(told="; ".join(told)))
+    return show(figure, _("Six files, and what is made of each. {told}.").format(told=clauses(told)))
 
 
 def plot_safetensors(path: Path) -> Image:
@@ -146,7 +146,7 @@ def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Im
     for axes, side in zip(each_axes, SIDES, strict=True):
         _draw_rows(axes, pad_prompts(tokenizer, prompts, side), names)
         axes.set_title(_("padding on the {side} (hatched)").format(side=_(SIDE_NAMES[side])), loc="left", fontsize=12)
-    lengths = ", ".join(str(len(row)) for row in names)
+    lengths = listed(len(row) for row in names)
     alt = _(
         "Prompts of {lengths} tokens in a rectangle, twice. With padding on the left every row "
         "ends in a real token; on the right the short rows end in padding, and the next token is "
@@ -169,7 +169,8 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
         places = np.arange(len(ways)) + 0.4 * (i - 0.5)
         bars = axes.bar(places, errors, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
         axes.bar_label(bars, [_("none") if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)
-        told.append(f"{label}: {', '.join(_('large') if error > 0.1 else _('none to speak of') for error in errors)}")
+        seen = listed(_("large") if error > 0.1 else _("none to speak of") for error in errors)
+        told.append(_("{label}: {words}.").format(label=label, words=seen))
     counted = {"columns": _("positions count columns"), "mask": _("positions from the mask")}
     labels = [
         _("padding {side}\n{counted}").format(side=_(SIDE_NAMES[side]), counted=counted[positions])
@@ -181,8 +182,8 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     )
     axes.margins(y=0.25)
     axes.legend(fontsize=11, loc="upper left")
-    alt = _("Bars of the error for {labels}. {told}.").format(
-        labels=", ".join(label.replace(chr(10), ", ") for label in labels), told=". ".join(told)
+    alt = _("Bars of the error for {labels}. {told}").format(
+        labels=clauses(listed(label.splitlines()) for label in labels), told=sentences(*told)
     )
     return show(figure, alt)
 
@@ -270,7 +271,7 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
                 marker, color = looks[label]
                 height = row + {_("the notes' rule"): 0, _("our engine"): 0.29}.get(label, -0.29)
                 axes.plot(limit, height, marker, color=color, markersize=11, label=label)
-                axes.annotate(f"{limit:,}", (limit, height), (9, 0), textcoords="offset points", va="center", size=12)
+                axes.annotate(f"{limit:,}", (limit, height), (12, 0), textcoords="offset points", va="center", size=12)
         told.append(
             _("{name}: {reached:,}, by the notes' rule {ruled:,}").format(name=name, reached=reached, ruled=ruled)
         )
@@ -287,7 +288,7 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
         fontsize=11,
         loc="upper right",
     )
-    return show(figure, _("How long a text may be, in tokens. {told}.").format(told="; ".join(told)))
+    return show(figure, _("How long a text may be, in tokens. {told}.").format(told=clauses(told)))
 
 
 def plot_factory() -> Image:
@@ -308,7 +309,7 @@ def plot_factory() -> Image:
         _arrow(axes, (x - 0.42, 0.55), (x, 0.55), **way)
         _arrow(axes, (x + 0.7, 1.02), (x + 0.7, 1.85), **way)
         axes.text(x + 0.7, 2.4, f"✗ {refused}", ha="center", va="center", fontsize=11)
-    told = "; ".join(f"{name}: {refused.replace(chr(10), ' ')}" for name, refused, _color in stations)
+    told = clauses(labelled(name, sentences(*refused.splitlines())) for name, refused, _color in stations)
     ends = _("Chen's folder ends at the first one: it has code inside.")
     return show(
         figure,

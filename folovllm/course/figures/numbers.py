@@ -15,7 +15,7 @@ from folovllm.course.number_bits import BitsDrawing
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show, tidy
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
-from folovllm.language import _
+from folovllm.language import _, clauses
 
 _LOOKS = {"float32": (GREY, "-", "s"), "bfloat16": (GREEN, "--", "o"), "float16": (BLUE, "-.", "^")}
 _MAGNITUDES: NDArray[np.float64] = np.exp2(np.arange(-32, 21, dtype=np.float64))
@@ -98,8 +98,11 @@ def plot_errors(errors: Mapping[str, float]) -> Image:
     axes.margins(x=0.12)
     return show(
         figure,
-        "; ".join(_("{name}: off by {error:.2f}").format(name=name, error=error) for name, error in errors.items())
-        + ".",
+        _("{told}.").format(
+            told=clauses(
+                _("{name}: off by {error:.2f}").format(name=name, error=error) for name, error in errors.items()
+            )
+        ),
     )
 
 
@@ -132,7 +135,7 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
     return show(
         figure,
         _("A line with the numbers that bfloat16 can store, {step} apart. {told}.").format(
-            step=step, told="; ".join(told)
+            step=step, told=clauses(told)
         ),
     )
 
@@ -174,7 +177,7 @@ def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:
         )
     every[0][0].set_ylabel(_("weight"))
     every[0][-1].legend(fontsize=11)
-    return show(figure, _("32 weights of a block, and what comes back. {told}.").format(told="; ".join(told)))
+    return show(figure, _("32 weights of a block, and what comes back. {told}.").format(told=clauses(told)))
 
 
 def plot_sizes(megabytes: Mapping[str, float]) -> Image:
@@ -189,5 +192,7 @@ def plot_sizes(megabytes: Mapping[str, float]) -> Image:
     axes.margins(x=0.15)
     return show(
         figure,
-        "; ".join(_("{name}: {size:,.0f} MB").format(name=name, size=size) for name, size in megabytes.items()) + ".",
+        _("{told}.").format(
+            told=clauses(_("{name}: {size:,.0f} MB").format(name=name, size=size) for name, size in megabytes.items())
+        ),
     )

@@ -19,7 +19,7 @@ from folovllm.course.move import Move
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import token_fonts, token_label
-from folovllm.language import N_, _
+from folovllm.language import N_, _, clauses, labelled, listed, sentences
 from folovllm.llm import LLM
 from folovllm.models.probe import get_attention
 
@@ -43,7 +43,9 @@ def plot_patterns() -> Image:
         draw(panel)
         panel.set_title(_(name), fontsize=14, fontweight="bold")
         panel.text(5, 0.75, _(question), ha="center", va="center", fontsize=12)
-    told = "; ".join(f"{_(name)}: {' '.join(_(question).split())}" for name, question in _QUESTIONS.items())
+    told = sentences(
+        *(labelled(_(name), sentences(*_(question).splitlines())) for name, question in _QUESTIONS.items())
+    )
     return show(
         figure,
         _(
@@ -198,7 +200,7 @@ def plot_cut(
     return show(
         figure,
         _("Dots for the {num_tokens} likeliest next tokens, logarithmic, {lines}. {told}").format(
-            num_tokens=num_tokens, lines=lines, told=" ".join(told)
+            num_tokens=num_tokens, lines=lines, told=sentences(*told)
         ),
     )
 
@@ -212,21 +214,22 @@ def plot_move(move: Move) -> Image:
     for i, (name, (color, hatch)) in enumerate(looks.items()):
         values = [move.tokens_per_second[each][name] for each in who]
         places = np.arange(len(who)) + 0.38 * (i - 0.5)
-        bars = axes.barh(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", label=move.titles[name])
+        bars = axes.barh(places, values, 0.36, color=color, hatch=hatch, edgecolor="white", label=_(move.titles[name]))
         axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=12)
-        shares = ", ".join(
-            _("{value:.0f} for {each}").format(value=value, each=each) for each, value in zip(who, values, strict=True)
+        shares = listed(
+            _("{value:.0f} for {each}").format(value=value, each=_(each))
+            for each, value in zip(who, values, strict=True)
         )
-        told.append(f"{move.titles[name]}: {shares}")
-    axes.set_yticks(range(len(who)), who, fontsize=12)
+        told.append(_("{label}: {words}.").format(label=_(move.titles[name]), words=shares))
+    axes.set_yticks(range(len(who)), list(map(_, who)), fontsize=12)
     axes.invert_yaxis()
-    axes.set_title(move.machine, fontsize=12)
+    axes.set_title(_(move.machine), fontsize=12)
     axes.set(xlabel=_("tokens per second, all readers together"), xlim=(0, 1.1 * axes.get_xlim()[1]))
     figure.legend(loc="outside upper center", ncols=2, fontsize=12, frameon=False)
     return show(
         figure,
-        _("Bars of tokens per second, recorded on {machine}. {told}.").format(
-            machine=move.machine, told=". ".join(told)
+        _("Bars of tokens per second, recorded on {machine}. {told}").format(
+            machine=_(move.machine), told=sentences(*told)
         ),
     )
 
@@ -254,7 +257,7 @@ def plot_lantern(text: str) -> Image:
         axes.text(13, 7.2 - 1.15 * i, line, fontsize=13, color="white", va="center")
     for x, y, size in ((12.4, 1.0, 0.07), (20.9, 9.2, 0.10), (1.0, 8.9, 0.09), (18.2, 0.8, 0.09), (11.9, 9.3, 0.07)):
         axes.add_patch(Circle((x, y), size, color="#fff3d6"))
-    beside = _("Beside it: You built an engine. {lines}.").format(lines="; ".join(lines))
+    beside = _("Beside it: You built an engine. {lines}.").format(lines=clauses(lines))
     return show(
         figure,
         _("A red lantern glows at night. In it stands: {text} {beside}").format(text=text.strip(), beside=beside),

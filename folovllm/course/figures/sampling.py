@@ -15,7 +15,7 @@ from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import token_fonts, visible_text
 from folovllm.engine.detokenizer import decode_token, find_stop
-from folovllm.language import _
+from folovllm.language import _, clauses, labelled, listed, sentences
 from folovllm.llm import LLM
 from folovllm.sampling.metadata import SamplingMetadata, SamplingRow
 from folovllm.sampling.sampler import adjust_logits
@@ -45,7 +45,7 @@ def plot_draw(
     for row, (label, shape) in enumerate(zip(settings, shapes, strict=True)):
         _draw_strip(axes, row, shape, named, names)
         rest = max(0.0, 1 - float(shape.after[named].sum()))
-        shares = ", ".join(f"{name} {shape.after[token]:.0%}" for name, token in zip(names, named, strict=True))
+        shares = listed(f"{name} {shape.after[token]:.0%}" for name, token in zip(names, named, strict=True))
         drawn = [_name(llm, token) for token in shape.draw(numbers)] if numbers else []
         for number, name in zip(numbers, drawn, strict=True):
             axes.text(
@@ -72,16 +72,14 @@ def plot_draw(
         pad=24 if numbers else 8,
     )
     pointed = (
-        _(" Random numbers point to {numbers}.").format(numbers=", ".join(f"{number:.3f}" for number in numbers))
+        _("Random numbers point to {numbers}.").format(numbers=listed(f"{number:.3f}" for number in numbers))
         if numbers
         else ""
     )
-    return show(
-        figure,
-        _("After {prompt!r}, the strip from 0 to 1 divided among tokens. {told}.{pointed}").format(
-            prompt=prompt, told="; ".join(told), pointed=pointed
-        ),
+    alt = _("After {prompt!r}, the strip from 0 to 1 divided among tokens. {told}.").format(
+        prompt=prompt, told=clauses(told)
     )
+    return show(figure, sentences(alt, pointed))
 
 
 def _draw_strip(axes: Axes, row: int, shape: Distribution, named: NDArray[np.int64], names: Sequence[str]) -> None:
@@ -115,7 +113,7 @@ def plot_filters(
         for place in range(len(probs)):
             _draw_token(axes, row, place, float(shape.before[place]), float(shape.after[place]), widest)
         after = " ".join(f"{name} {share:.0%}" for name, share in zip(names, shape.after, strict=True) if share)
-        told.append(f"{label}: {after}")
+        told.append(labelled(label, after))
     axes.set_yticks(range(len(rows)), list(rows), fontsize=12)
     axes.set_xticks([])
     axes.spines[["bottom", "left"]].set_visible(False)
@@ -127,7 +125,7 @@ def plot_filters(
     return show(
         figure,
         _("{num_probs} tokens under several settings, with what is left of each. {told}.").format(
-            num_probs=len(probs), told="; ".join(told)
+            num_probs=len(probs), told=clauses(told)
         ),
     )
 
@@ -158,7 +156,7 @@ def plot_penalties(
     for i, ((label, each), (marker, color)) in enumerate(zip(moved.items(), looks, strict=False)):
         places = np.arange(num_tokens) + 0.18 * (i - (len(moved) - 1) / 2)
         look = {"color": color, "markersize": 9, "markeredgecolor": "black"}
-        axes.plot(each[tokens], places, marker, label=f"{label}: {best[label]}", **look)
+        axes.plot(each[tokens], places, marker, label=labelled(label, best[label]), **look)
     counts = [list(output_token_ids).count(token) for token in tokens]
     labels = [f"{_name(llm, token)}  ×{count}" for token, count in zip(tokens, counts, strict=True)]
     axes.set_yticks(range(num_tokens), labels, family=token_fonts(), fontsize=12)
@@ -167,14 +165,12 @@ def plot_penalties(
     )
     axes.grid(axis="x", alpha=0.4)
     looks_of_legend = {"ncols": 2, "fontsize": 11, "title_fontsize": 11, "frameon": False}
-    figure.legend(loc="outside upper center", title=_("setting: the token with the largest logit"), **looks_of_legend)
-    told = "; ".join(
-        _("{label}: {name} has the largest").format(label=label, name=name) for label, name in best.items()
-    )
+    figure.legend(loc="outside upper center", title=_("setting: which token is then the likeliest"), **looks_of_legend)
+    told = clauses(_("{label}: {name} has the largest").format(label=label, name=name) for label, name in best.items())
     return show(
         figure,
         _("Logits of {labels} under {num_settings} settings. {told}.").format(
-            labels=", ".join(labels), num_settings=len(settings), told=told
+            labels=listed(labels), num_settings=len(settings), told=told
         ),
     )
 
@@ -197,14 +193,12 @@ def plot_kept(llm: LLM, prompts: list[str], settings: Mapping[str, SamplingParam
         places = np.arange(len(settings)) + 0.36 * (i - (len(prompts) - 1) / 2)
         bars = axes.barh(places, kept, 0.34, color=color, hatch=hatch, edgecolor="white", label=prompt)
         axes.bar_label(bars, padding=4, fontsize=11)
-        told.append(_("after {prompt!r}: ").format(prompt=prompt) + ", ".join(map(str, kept)))
+        told.append(labelled(_("after {prompt!r}").format(prompt=prompt), listed(kept)))
     axes.set_yticks(range(len(settings)), list(settings), fontsize=12)
     axes.set(xlabel=_("tokens kept"))
     axes.set_ylim(len(settings) - 0.45, -0.55)
     figure.legend(loc="outside upper center", ncols=len(prompts), fontsize=11, frameon=False)
-    return show(
-        figure, _("Tokens that {settings} keep, {told}.").format(settings=", ".join(settings), told="; ".join(told))
-    )
+    return show(figure, _("Tokens that {settings} keep, {told}.").format(settings=listed(settings), told=clauses(told)))
 
 
 def plot_repetition(
@@ -224,7 +218,8 @@ def plot_repetition(
         together = _("multiplied: {product}").format(
             product=np.format_float_positional(np.prod(shares), precision=2, fractional=False)
         )
-        axes.plot(shares, marker=marker, color=color, markersize=9, linewidth=1.2, label=f"{label} ({together})")
+        named = _("{label} ({together})").format(label=label, together=together)
+        axes.plot(shares, marker=marker, color=color, markersize=9, linewidth=1.2, label=named)
         told.append(
             _("{label} {least:.2f} to {most:.2f}, {together}").format(
                 label=label, least=min(shares), most=max(shares), together=together
@@ -238,7 +233,7 @@ def plot_repetition(
     figure.legend(loc="outside upper center", ncols=len(parts), fontsize=11, frameon=False)
     return show(
         figure,
-        _("The probability of each of {num_names} tokens. {told}.").format(num_names=len(names), told="; ".join(told)),
+        _("The probability of each of {num_names} tokens. {told}.").format(num_names=len(names), told=clauses(told)),
     )
 
 
@@ -271,7 +266,7 @@ def plot_stop(text: str, stop: list[str]) -> Image:
     return show(
         figure,
         _("The text {text!r} letter by letter. {told}. What stays is {kept!r}.").format(
-            text=text, told="; ".join(told), kept=text[:kept]
+            text=text, told=clauses(told), kept=text[:kept]
         ),
     )
 

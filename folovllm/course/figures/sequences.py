@@ -1,7 +1,9 @@
 """The figures of chapter 03: layers, statuses, shared blocks and beams, from the engine's own objects and records."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Listed
-from itertools import accumulate, pairwise, permutations
+from itertools import accumulate, chain, pairwise, permutations
+from statistics import mean
 from typing import Any
 
 from IPython.display import Image
@@ -13,7 +15,7 @@ from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.widgets.sampling_explorer import visible_text
 from folovllm.engine.detokenizer import decode_token
 from folovllm.engine.history import StepRecord
-from folovllm.language import N_, _
+from folovllm.language import N_, _, clauses, listed, sentences
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request import ALLOWED_TRANSITIONS, Request, Sequence, SequenceStatus
@@ -54,14 +56,15 @@ def plot_request(llm: LLM, request: Request) -> Image:
         _draw_sequence(axes, left, _OWNERS[i], llm, seq)
         starts.append((left + 15.0, 38.0))
     tables = [tuple(seq.block_ids) for seq in seqs]
-    _draw_blocks(axes, tables, slots, _size_of(llm), starts)
-    legend = _("KV blocks, {block_size} tokens each.\nGrey: shared, ×3 means three holders.").format(
+    places = _places([tables], 100)
+    _draw_blocks(axes, tables, slots, _size_of(llm), starts, places)
+    legend = _("KV blocks,\n{block_size} tokens each.\nGrey: shared,\n×3 means\nthree holders.").format(
         block_size=_size_of(llm)
     )
-    axes.text(60, 8, legend, va="center", fontsize=12)
+    axes.text(max(places.values()) + _BLOCK_WIDTH + 3, 8, legend, va="center", fontsize=12)
     axes.set(xlim=(0, 100), ylim=(-2.5, 76))
     axes.axis("off")
-    each = "; ".join(
+    each = clauses(
         _("sequence {seq_id}, {status}, seed {seed}, blocks {block_ids}").format(
             seq_id=seq.seq_id, status=seq.status, seed=seq.seed, block_ids=seq.block_ids
         )
@@ -110,13 +113,13 @@ def _draw_sequence(axes: Axes, left: float, owner: tuple[str, str], llm: LLM, se
 def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Image:
     """Draw the block tables of the one request that ``llm`` recorded, a frame for each of ``steps``."""
     size, chosen = _size_of(llm), [recorded(llm)[number] for number in steps]
-    num_blocks = max(len({block for seq in step.sequences for block in seq.block_table}) for step in chosen)
-    blocks_width = (_BLOCK_WIDTH + _BLOCK_GAP) * num_blocks
-    width = max(blocks_width, 20.0 * max(len(step.sequences) for step in chosen)) + 2
+    each_tables = [[seq.block_table for seq in step.sequences] for step in chosen]
+    blocks_width = (_BLOCK_WIDTH + _BLOCK_GAP) * len({*chain(*chain(*each_tables))})
+    width = max(blocks_width, 20.0 * max(map(len, each_tables))) + 2
+    places = _places(each_tables, width)
     figure, frames = new_figure(0.11 * width, 3.1 * len(steps), nrows=len(steps), squeeze=False)
     told = []
-    for axes, step in zip(frames[:, 0], chosen, strict=True):
-        tables = [seq.block_table for seq in step.sequences]
+    for axes, step, tables in zip(frames[:, 0], chosen, each_tables, strict=True):
         slots = _slots(llm, _computed(output, step))
         starts = []
         for i, seq in enumerate(step.sequences):
@@ -127,7 +130,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
                 place[0], 31.5, _("sequence {seq_id}").format(seq_id=seq.seq_id), ha="center", va="center", fontsize=12
             )
             starts.append(place)
-        _draw_blocks(axes, tables, slots, size, starts, (width - blocks_width) / 2)
+        _draw_blocks(axes, tables, slots, size, starts, places)
         copied = (
             _(", blocks copied: {blocks_copied}").format(blocks_copied=step.blocks_copied) if step.blocks_copied else ""
         )
@@ -136,7 +139,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
         )
         axes.set(xlim=(0, width), ylim=(-3, 35))
         axes.axis("off")
-        each = ", ".join(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
+        each = listed(f"{seq.seq_id} {list(seq.block_table)}" for seq in step.sequences)
         told.append(
             _("after step {step} the block tables are {each}{copied}").format(step=step.step, each=each, copied=copied)
         )
@@ -144,7 +147,7 @@ def plot_block_tables(llm: LLM, output: RequestOutput, steps: Listed[int]) -> Im
     return show(
         figure,
         _("Block tables of {num_tables} sequences of one request: {told}.").format(
-            num_tables=len(tables), told="; ".join(told)
+            num_tables=len(tables), told=clauses(told)
         ),
     )
 
@@ -168,19 +171,33 @@ def _slots(llm: LLM, computed: list[tuple[list[int], tuple[int, ...]]]) -> Slots
     }
 
 
+def _places(each_tables: Listed[Listed[tuple[int, ...]]], width: float) -> dict[int, float]:
+    """Return how far from the left each block stands: in the order of those who hold it, so that few arrows cross.
+
+    each_tables: the tables of each moment that is drawn; a block keeps its place.  width: of the sheet.
+    """
+    holders: dict[int, list[int]] = {}
+    for tables in each_tables:
+        for i, table in enumerate(tables):
+            for block in table:
+                holders.setdefault(block, []).append(i)
+    order = sorted(holders, key=lambda block: (mean(holders[block]), block))
+    first = (width - (_BLOCK_WIDTH + _BLOCK_GAP) * len(order) + _BLOCK_GAP) / 2
+    return {block: first + (_BLOCK_WIDTH + _BLOCK_GAP) * place for place, block in enumerate(order)}
+
+
 def _draw_blocks(
     axes: Axes,
     tables: Listed[tuple[int, ...]],
     slots: Slots,
     size: int,
     starts: Listed[tuple[float, float]],
-    first: float = 1.0,
+    left: Mapping[int, float],
 ) -> None:
     """Draw the blocks below, each a column of ``size`` slots, and an arrow to each from whoever holds it.
 
-    first: how far from the left the first block stands.
+    left: how far from the left each block stands.
     """
-    left = {block: first + (_BLOCK_WIDTH + _BLOCK_GAP) * place for place, block in enumerate(sorted(slots))}
     top = size * _SLOT_HEIGHT
     for block, words in slots.items():
         holders = [i for i, table in enumerate(tables) if block in table]
@@ -205,13 +222,19 @@ def _draw_blocks(
         )
         axes.text(left[block] + _BLOCK_WIDTH / 2, -1.6, label, ha="center", va="center", fontsize=11, weight="bold")
     for i, table in enumerate(tables):
-        for number, block in enumerate(table):
+        for number, block in enumerate(sorted(table, key=left.__getitem__)):
             # Both ends lie side by side, so that arrows from one box, or to a shared block, can be counted.
             start = (starts[i][0] + 4 * (number - (len(table) - 1) / 2), starts[i][1])
             end = (left[block] + _BLOCK_WIDTH * (i + 1) / (len(tables) + 1), top + 0.2)
-            color, line = _OWNERS[i]
-            arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.8}
-            axes.add_patch(FancyArrowPatch(start, end, color=color, linestyle=line, shrinkA=0, shrinkB=0, **arrow))
+            _draw_arrow(axes, start, end, *_OWNERS[i])
+
+
+def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str, line: str) -> None:
+    """Draw an arrow of some kind of line, with a solid head: a dotted one would be a few dots."""
+    neck = end[0] + 0.05 * (start[0] - end[0]), end[1] + 0.05 * (start[1] - end[1])
+    axes.plot(*zip(start, neck, strict=True), color=color, linestyle=line, linewidth=1.8)
+    head = {"arrowstyle": "-|>", "mutation_scale": 20, "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, neck, arrowprops=head)
 
 
 def _box(axes: Axes, corner: tuple[float, float], width: float, height: float, color: str, line: str) -> Patch:
@@ -279,8 +302,8 @@ def plot_states() -> Image:
         axes.text(*place, _(why), ha="center", va="center", fontsize=11, bbox=background)
     axes.set(xlim=(-2, 136), ylim=(1, 63))
     axes.axis("off")
-    told = "; ".join(
-        _("{old} to {new}: {why}").format(old=old, new=new, why=" ".join(_(_WHY[old, new][0]).split()))
+    told = clauses(
+        _("{old} to {new}: {why}").format(old=old, new=new, why=sentences(*_(_WHY[old, new][0]).splitlines()))
         for old, new in moves
     )
     return show(
@@ -309,13 +332,13 @@ def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
             offset = (0, 9 if above else -9)
             axes.annotate(word, (place + 1, total), offset, textcoords="offset points", fontsize=12, **how)
     told = [
-        _("{name} after each token: {line}").format(name=name, line=", ".join(f"{total:.2f}" for total in line[1]))
+        _("{name} after each token: {line}").format(name=name, line=listed(f"{total:.2f}" for total in line[1]))
         for name, line in lines.items()
     ]
     axes.set(xlabel=_("token"), ylabel=_("log-probability of the text so far"))
     axes.margins(x=0.07, y=0.16)
     axes.legend(fontsize=12, loc="lower left", frameon=False)
-    return show(figure, _("Two falling lines; {told}.").format(told="; ".join(told)))
+    return show(figure, _("Two falling lines; {told}.").format(told=clauses(told)))
 
 
 _FATES: dict[str, dict[str, Any]] = {
@@ -354,13 +377,13 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
     axes.set(xlim=(-0.6, len(rows) - 0.5), ylim=(most - 0.5, -0.8))
     axes.axis("off")
     told = [
-        _("step {i}: {step}").format(i=i, step=", ".join(repr(_text(llm, text)) for text in step))
+        _("step {i}: {step}").format(i=i, step=listed(repr(_text(llm, text)) for text in step))
         for i, step in enumerate(rows)
         if i
     ]
     return show(
         figure,
-        _("The texts that live after each step of a beam search, best first. {told}.").format(told="; ".join(told)),
+        _("The texts that live after each step of a beam search, best first. {told}.").format(told=clauses(told)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from folovllm.language import _
+from folovllm.language import _, pgettext
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,15 @@ class Prediction:
     def __post_init__(self) -> None:
         assert 2 <= len(self.choices) <= 4, f"{self.name}: two to four choices, not {len(self.choices)}"
         assert self.right in self.choices, f"{self.name}: {self.right!r} is no choice"
+
+    @property
+    def context(self) -> str:
+        """Where its choices stand: "both" and "none" answer other questions in other words."""
+        return f"choice of {self.name}"
+
+    def words_of(self, choice: str) -> str:
+        """Return a choice as it is shown."""
+        return pgettext(self.context, choice)
 
     def answer_to(self, choice: str) -> str:
         """Return what to say to a choice."""

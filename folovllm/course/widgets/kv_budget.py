@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ipywidgets
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from folovllm.config import CacheConfig
 from folovllm.course.style import BLUE, GREY, ORANGE, LivePicture, new_figure
@@ -167,7 +169,10 @@ class BudgetPicture(LivePicture):
             axes.annotate("", (i, 0), (0, 7), textcoords="offset points", ha="center", va="bottom", fontsize=11)
             for i in range(len(BLOCK_SIZES))
         ]
-        [self._waste_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9, clip_on=False)
+        look: dict[str, Any] = {"color": ORANGE, "markeredgecolor": "black", "markersize": 9, "clip_on": False}
+        [self._waste_now] = axes.plot([], [], "D", **look)
+        up = ScaledTranslation(0, 9 / 72, axes.figure.dpi_scale_trans)  # 9 points: on a low bar it would hide it
+        self._waste_now.set_transform(axes.transData + up)
         axes.set(ylim=(0, 1.05), xlim=(-0.6, len(BLOCK_SIZES) - 0.4))
         axes.set_title(_("memory that holds nothing"), fontsize=12)
         axes.set_xlabel(_("tokens per block"))
@@ -201,11 +206,12 @@ class BudgetPicture(LivePicture):
         top_of_axis = next(end for end in _AXIS_ENDS if max(tops) <= end + 1e-9)
         for other, empty_bar, left_bar, number in zip(others, empty_bars, left_bars, self._numbers, strict=True):
             wasted, empty = other.share_of(other.wasted_bytes), other.share_of(other.empty_bytes)
-            is_low = wasted < _TOO_LOW * top_of_axis
-            number.set_text(f"{100 * wasted:.1f} %" if is_low else "")
+            is_low, is_now = wasted < _TOO_LOW * top_of_axis, other == budget
+            number.set(text=f"{100 * wasted:.1f} %" if is_low or is_now else "", y=16 if is_now else 7)
+            number.xy = number.xy[0], wasted
             empty_bar.set(height=empty, visible=not is_low)
             left_bar.set(y=empty, height=wasted - empty, visible=not is_low)
-        self._waste_axis.axes.set_ylim(0, top_of_axis * 1.06)
+        self._waste_axis.axes.set_ylim(0, top_of_axis * 1.22)  # the number of the present setting above a highest bar
         now = BLOCK_SIZES.index(budget.block_size)
         self._waste_now.set_data([now], [tops[now]])
 

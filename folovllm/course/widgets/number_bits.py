@@ -6,7 +6,7 @@ from folovllm.course.number_bits import BitsDrawing, stored_as
 from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import LivePicture
 from folovllm.course.widgets.widget import PictureWidget
-from folovllm.language import _
+from folovllm.language import _, clauses
 
 
 class NumberBits(PictureWidget):
@@ -43,6 +43,6 @@ class NumberBits(PictureWidget):
 
 def _sentence(number: float) -> str:
     """State what each format makes of a number."""
-    return "; ".join(
+    return clauses(
         _("{dtype} stores {stored_as:.9g}").format(dtype=dtype, stored_as=stored_as(number, dtype)) for dtype in DTYPES
     )

@@ -7,7 +7,7 @@ import ipywidgets
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
 from folovllm.course.widgets.widget import CourseWidget
-from folovllm.language import N_, _
+from folovllm.language import N_, _, sentences
 
 
 class Predict(CourseWidget):
@@ -15,8 +15,8 @@ class Predict(CourseWidget):
 
     def __init__(self, prediction: Prediction) -> None:
         self.prediction = prediction
-        question = ipywidgets.HTML(f"<b>{_('Predict.')}</b> {html.escape(_(prediction.question))}")
-        self.buttons = {choice: _button(choice) for choice in prediction.choices}
+        question = ipywidgets.HTML(sentences(f"<b>{_('Predict.')}</b>", html.escape(_(prediction.question))))
+        self.buttons = {choice: _button(prediction.words_of(choice)) for choice in prediction.choices}
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self.pick(choice))
         row = ipywidgets.HBox(list(self.buttons.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
@@ -27,13 +27,13 @@ class Predict(CourseWidget):
         """Answer to a choice."""
         for each, button in self.buttons.items():
             button.icon = "dot-circle-o" if each == choice else "circle-o"
-        answer = html.escape(self.prediction.answer_to(choice))
-        self.answer.value = f'<span role="status"><b>{html.escape(_(choice))}</b> {answer} <i>{_(_OPEN)}</i></span>'
+        chosen, answer = (html.escape(each(choice)) for each in (self.prediction.words_of, self.prediction.answer_to))
+        self.answer.value = f'<span role="status"><b>{chosen}</b> {answer} <i>{_(_OPEN)}</i></span>'
 
     def summary(self) -> str:
         """Return the question and its choices, without an answer."""
-        choices = "\n".join(f"  ( ) {_(choice)}" for choice in self.prediction.choices)
-        return f"{_('Predict.')} {_(self.prediction.question)}\n{choices}"
+        choices = "\n".join(f"  ( ) {self.prediction.words_of(choice)}" for choice in self.prediction.choices)
+        return f"{sentences(_('Predict.'), _(self.prediction.question))}\n{choices}"
 
 
 _WAITING = N_("Pick one, before you run the next cell or open its output.")
@@ -41,9 +41,9 @@ _WAITING = N_("Pick one, before you run the next cell or open its output.")
 _OPEN = N_("Now run the next cell, or click the three dots under it, to see its output.")
 
 
-def _button(choice: str) -> ipywidgets.Button:
+def _button(words: str) -> ipywidgets.Button:
     layout = ipywidgets.Layout(width="auto", max_width="100%", height="auto", min_height="28px")
-    return ipywidgets.Button(description=_(choice), icon="circle-o", layout=layout)
+    return ipywidgets.Button(description=words, icon="circle-o", layout=layout)
 
 
 def predict(name: str) -> Predict:

@@ -22,7 +22,7 @@ from folovllm.course.token_text import token_fonts, token_label
 from folovllm.course.token_text import visible_text as visible_text
 from folovllm.course.widgets.widget import PictureWidget, choice, slider_with_box, wide
 from folovllm.engine.detokenizer import decode_token
-from folovllm.language import N_, _, counted
+from folovllm.language import N_, _, clauses, counted
 from folovllm.llm import LLM
 from folovllm.sampling_params import SamplingParams
 
@@ -481,7 +481,10 @@ class SamplingExplorer(PictureWidget):
         return (
             [now]
             if self._a_shape is None
-            else [f"A ({self.a}): {self._a_shape.sentence()}", _("now: {now}").format(now=now)]
+            else [
+                _("A ({setting}): {told}").format(setting=self.a, told=self._a_shape.sentence()),
+                _("now: {now}").format(now=now),
+            ]
         )
 
     def _show(self) -> None:
@@ -496,4 +499,4 @@ def _explain(labels: Sequence[str], texts: Sequence[str]) -> str:
     coded = [_("{label} is {text}").format(label=label, text=text) for label, text in pairs if "<U+" in label]
     if any(label.startswith("<") and "\ufffd" in text for label, text in pairs):
         coded.append(_("two letters or digits, as in <e4 b8>: a byte; such a token is a part of a character"))
-    return html.escape("; ".join(coded))
+    return html.escape(clauses(coded))

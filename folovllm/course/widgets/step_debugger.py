@@ -17,7 +17,7 @@ from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.history import SequenceRecord
-from folovllm.language import N_, _, counted, current_language
+from folovllm.language import N_, _, counted, current_language, labelled, listed, sentences
 from folovllm.llm import LLM
 from folovllm.models.runner import ModelRunner
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -116,9 +116,9 @@ class StepDebugger(CourseWidget):
             self._remember(Moment(_("The engine refused this: {error}").format(error=error)))
             return
         found = (
-            _(" The prefix cache still holds the first {cached} of its tokens.").format(cached=cached) if cached else ""
+            _("The prefix cache still holds the first {cached} of its tokens.").format(cached=cached) if cached else ""
         )
-        self._remember(Moment(_("Nothing is computed yet.{found} Press Step.").format(found=found), hops))
+        self._remember(Moment(sentences(_("Nothing is computed yet."), found, _("Press Step.")), hops))
 
     def arrive(self) -> None:
         """Let a user arrive while others are served; the request waits for the next step."""
@@ -188,7 +188,7 @@ class StepDebugger(CourseWidget):
             told = _("Step {count} failed: {name}: {error}.").format(
                 count=self._count, name=type(error).__name__, error=error
             )
-            self._remember(Moment(told + self._ending([output.request_id for output in failed])))
+            self._remember(Moment(sentences(told, self._ending([output.request_id for output in failed]))))
             return
         records = {record.request_id: record for record in recorded(self.llm)[-1].sequences}
         self._remember(Moment(self._sentence_of(records), self._describe(records)))
@@ -236,9 +236,9 @@ class StepDebugger(CourseWidget):
     def _sentence_of(self, records: dict[str, SequenceRecord]) -> str:
         phases = {letter: phase_of(record) for letter, record in records.items() if letter in self._shares}
         if len(self._outputs) == 1:
-            told = _("Step {count}: {str}").format(count=self._count, str=", ".join(map(str, phases.values())))
+            told = _("Step {count}: {str}").format(count=self._count, str=listed(phases.values()))
         else:
-            each = ", ".join(f"{letter} {phase}" for letter, phase in phases.items())
+            each = listed(f"{letter} {phase}" for letter, phase in phases.items())
             told = _("Step {count}: {each}; {tokens} in one pass").format(
                 count=self._count, each=each, tokens=counted(self._shapes[0][0], "{n} token", "{n} tokens")
             )
@@ -248,7 +248,7 @@ class StepDebugger(CourseWidget):
                 told += _("; {first} tokens of {letter}'s prompt found in the prefix cache").format(
                     first=share.first, letter=letter
                 )
-        return f"{told}.{self._ending(phases)}"
+        return sentences(_("{told}.").format(told=told), self._ending(phases))
 
     def _ending(self, letters: Collection[str]) -> str:
         """Say which of these requests have ended, and why."""
@@ -258,8 +258,8 @@ class StepDebugger(CourseWidget):
         if not reasons:
             return ""
         one = len(self._outputs) == 1
-        told = ", ".join(str(reason) if one else f"{letter} {reason}" for letter, reason in reasons.items())
-        return _(" Ended: {told}.").format(told=told) + (_(" Press Begin again.") if self._all_ended() else "")
+        told = listed(str(reason) if one else f"{letter} {reason}" for letter, reason in reasons.items())
+        return sentences(_("Ended: {told}.").format(told=told), _("Press Begin again.") if self._all_ended() else "")
 
     def _all_ended(self) -> bool:
         return all(output is not None and output.finished for output in self._outputs.values())
@@ -271,7 +271,10 @@ class StepDebugger(CourseWidget):
         """What each part did at the moment that is shown; a line per request where there are several."""
         several = len(self._outputs) > 1
         return [
-            (_(hop.part), "\n".join(f"{letter}: {what}" if letter and several else what for letter, what in hop.lines))
+            (
+                _(hop.part),
+                "\n".join(labelled(letter, what) if letter and several else what for letter, what in hop.lines),
+            )
             for hop in self.moments[self._at].hops
         ]
 
@@ -308,9 +311,9 @@ class StepDebugger(CourseWidget):
     def _told(self) -> str:
         moment, last = self.moments[self._at], len(self.moments) - 1
         later = counted(last - self._at, "{n} later moment", "{n} later moments")
-        past = " " + _("You look back: {later}.").format(later=later) if self._at < last else ""
-        here = _(" Here: {part}.").format(part=_(moment.hops[self._hop].part)) if moment.hops else ""
-        return f"{moment.sentence}{here}{past}"
+        past = _("You look back: {later}.").format(later=later) if self._at < last else ""
+        here = _("Here: {part}.").format(part=_(moment.hops[self._hop].part)) if moment.hops else ""
+        return sentences(moment.sentence, here, past)
 
     def _cell(self, hop: Hop) -> str:
         several = len(self._outputs) > 1
@@ -341,17 +344,19 @@ def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutpu
         if share.count == 1
         else _("positions {first} to {last}").format(first=share.first, last=last)
     )
-    scheduled = f"{counted(share.count, '{n} token', '{n} tokens')}, {places}"
+    scheduled = _("{tokens}, {places}").format(tokens=counted(share.count, "{n} token", "{n} tokens"), places=places)
     if phase_of(record) == "prefill" and 0 < share.first == record.num_cached_tokens:
         scheduled += _("; positions 0 to {first} are found in the prefix cache").format(first=share.first - 1)
-    filled = _("{count} tokens are in them now").format(count=last + 1)
+    filled = _("{blocks}, {count} tokens are in them now").format(blocks=share.blocks, count=last + 1)
     if ended:
         filled += _("; now they are given back")
     lines = {
         "scheduler": scheduled,
-        "KV blocks": f"{share.blocks}, {filled}",
+        "KV blocks": filled,
         "sampler": _("nothing to draw yet: the prompt is not read to its end"),
-        "sequence": f"{record.status}, {counted(record.num_output_tokens, '{n} output token', '{n} output tokens')}",
+        "sequence": _("{status}, {tokens}").format(
+            status=record.status, tokens=counted(record.num_output_tokens, "{n} output token", "{n} output tokens")
+        ),
         "detokenizer": repr(completion.text),
         "output": _("finished, finish_reason {finish_reason!r}").format(finish_reason=completion.finish_reason)
         if ended

@@ -18,7 +18,7 @@ from folovllm.course.run_story import EDGES, TINTS, Block, RunStory
 from folovllm.course.style import new_figure, png_metadata, show, to_png
 from folovllm.course.widgets.card import background, card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken
-from folovllm.language import N_, _, ngettext
+from folovllm.language import N_, _, labelled, listed, ngettext, sentences
 from folovllm.llm import LLM
 
 MAX_BLOCKS = 64
@@ -172,7 +172,7 @@ def plot_timeline(llm: LLM, names: Sequence[str] = ()) -> Image:
     last = len(story.steps) - 1
     told = [story.sentence(0), *filter(None, map(story.shortage, range(last + 1))), story.sentence(last)]
     alt = _("What {num_seq_ids} sequences did in {last} steps. {told}").format(
-        num_seq_ids=len(story.seq_ids), last=last + 1, told=" ".join(told)
+        num_seq_ids=len(story.seq_ids), last=last + 1, told=sentences(*told)
     )
     return show(figure, alt)
 
@@ -277,10 +277,10 @@ class Timeline(CourseWidget):
         lines = [_("Timeline. {sentence}").format(sentence=story.sentence(step))]
         for seq_id in story.seq_ids:
             text = "".join(story.words(step, seq_id))
-            lines.append(f"{story.label(seq_id):3} {story.in_words(step, seq_id)}: {text!r}")
+            lines.append(f"{story.label(seq_id):3} {labelled(story.in_words(step, seq_id), repr(text))}")
         for name, blocks in ((_("device"), story.device_blocks(step)), (_("host"), story.host_blocks(step))):
             held = [f"{each.number} {'+'.join(each.owners)}" for each in blocks if each.owners]
-            lines += [_("{name} blocks: {held}").format(name=name, held=", ".join(held))] if held else []
+            lines += [_("{name} blocks: {held}").format(name=name, held=listed(held))] if held else []
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
 from folovllm.engine.detokenizer import Detokenizer, decode_token
-from folovllm.language import N_, _, counted
+from folovllm.language import N_, _, counted, labelled, listed
 from folovllm.llm import LLM
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -110,8 +110,11 @@ class TokenColours(CourseWidget):
         if self.completion is None:
             return self._problem
         bands = [band_of(each) for each in probabilities_of(self.completion)]
-        counts = [f"{bands.count(band)} {_(band.name)} ({_(band.words)})" for band in reversed(BANDS)]
-        return f"{counted(len(bands), '{n} token', '{n} tokens')}: {', '.join(counts)}"
+        counts = (
+            _("{count} {colour} ({words})").format(count=bands.count(band), colour=_(band.name), words=_(band.words))
+            for band in reversed(BANDS)
+        )
+        return labelled(counted(len(bands), "{n} token", "{n} tokens"), listed(counts))
 
     def summary(self) -> str:
         """Return the text and the counts."""
@@ -139,7 +142,7 @@ class TokenColours(CourseWidget):
             own, others = self._alternatives(place)
             lines = [f"{p:6.1%} {name}" for name, p in others]
             shown += lines if count == 1 else ["  ".join(lines)]
-            spoken_others = ", ".join(f"{p:.0%} {name}" for name, p in others if name != own)
+            spoken_others = listed(f"{p:.0%} {name}" for name, p in others if name != own)
             told.append(
                 _("{own}, {probability:.0%}; else {spoken_others}").format(
                     own=own, probability=probability, spoken_others=spoken_others
@@ -213,7 +216,7 @@ def _look(probabilities: Sequence[float]) -> str:
 def _legend() -> str:
     parts = "".join(
         f'<span style="background: {band.colour}; color: #1a1a1a; border-bottom: 3px {band.line} {band.edge}; '
-        f'padding: 0 4px; margin-right: 1em">{_(band.name)}: {_(band.words)}</span>'
+        f'padding: 0 4px; margin-right: 1em">{labelled(_(band.name), _(band.words))}</span>'
         for band in reversed(BANDS)
     )
     return f'<p>{parts}</p><div class="folovllm-hint">{_(_HINT)}</div>'
