@@ -7,16 +7,17 @@
 PY := .venv/bin/python
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) $(PYTEST_ARGS)
-NBVAL := --dist=loadfile --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg notebooks/
+marked = -m $(1) $(shell grep -l 'mark\.$(1)' tests/test_*.py)# the others need not be read
+NBVAL := --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 --nbval-sanitize-with=notebooks/sanitize.cfg
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
+.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
-test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
-test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
-test-unit test-parity test-notebooks test-twice test-browser test-site test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
+test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
+test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu notebooks: export TOKENIZERS_PARALLELISM = false
+test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -46,8 +47,8 @@ clean: ## delete .venv and all caches in this folder; the bundled model stays
 ##@ Teach
 
 slides: packages ## write slides of all notebooks, in both languages, to build/slides (they need no network once written)
-	FOLOVLLM_LANG=en $(PY) -m folovllm course slides --output build/slides
-	FOLOVLLM_LANG=zh $(PY) -m folovllm course --notebooks notebooks/zh slides --output build/slides/zh
+	$(PY) -m folovllm course slides --output build/slides
+	$(PY) -m folovllm course --notebooks notebooks/zh slides --output build/slides/zh
 
 kit: packages ## all that a room without a network needs, in build/kit (KIT=FOLDER: in another folder)
 	@sh scripts/make_kit.sh
@@ -60,7 +61,7 @@ site: venv model ## build the course as a web site, from stored outputs, in buil
 venv: ## make .venv with all locked packages: those of the course, of tests and of development
 	@sh scripts/make_venv.sh all
 
-test: lint types test-unit test-parity test-notebooks test-twice test-browser test-hub ## all that CI runs
+test: lint types test-unit test-parity test-notebooks test-browser test-hub ## all that CI runs
 
 lint: venv ## style, formatting, and which module may import which
 	$(PY) -m ruff check .
@@ -74,29 +75,28 @@ test-unit: venv ## all tests that need no bundled model; quick
 	$(PYTEST) -m "not bundled and not browser and not hub and not site" tests
 
 test-parity: venv model ## the tests on the bundled model: tokens equal to HuggingFace's
-	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub and not twice and not site" tests
+	$(PYTEST) --dist=loadfile -m "bundled and not browser and not hub and not site" tests
 
-test-notebooks: venv model ## run every notebook and compare every output
-	$(PYTEST) --nbval $(NBVAL)
-
-test-twice: venv model ## run the cells of every notebook again: each twice in a row, and all from the middle
-	$(PYTEST) -m twice tests
+test-notebooks: venv model ## run every notebook, every English cell again as learners do, and compare every output
+	rm -rf build/reruns
+	$(PY) scripts/write_reruns.py build/reruns notebooks/*.ipynb
+	$(PYTEST) --dist=loadfile --nbval $(NBVAL) build/reruns notebooks/zh
 
 test-browser: venv model ## run every notebook in JupyterLab in a headless Chromium; its pictures: build/screenshots
 	@sh scripts/ensure_chromium.sh
-	$(PYTEST) -m browser tests
+	$(PYTEST) $(call marked,browser)
 
 test-site: venv model ## build the web site, and read it in Chromium; runs before publishing, not in make test
 	@sh scripts/ensure_chromium.sh
-	$(PYTEST) --numprocesses=0 -m site tests
+	$(PYTEST) --numprocesses=0 $(call marked,site)
 
 test-hub: venv model ## two learners run a notebook at the same time on a JupyterHub, each in a headless Chromium
 	@sh scripts/ensure_chromium.sh
 	@sh scripts/ensure_hub_proxy.sh
-	$(PYTEST) -m hub tests
+	$(PYTEST) $(call marked,hub)
 
 test-gpu: venv ## what your card does: tests, notebooks, speed beside others; one table, one file to send in
-	$(PY) benchmarks/gpu.py $(GPU_ARGS) -- -p no:xdist --nbval-lax $(filter-out --dist=loadfile,$(NBVAL))
+	$(PY) benchmarks/gpu.py $(GPU_ARGS) -- -p no:xdist --nbval-lax $(NBVAL) notebooks
 
 sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py

@@ -21,7 +21,7 @@ from jupyter_client.manager import KernelManager, start_new_kernel
 COUNTS = (1, 4, 8)
 SECONDS_TO_START = 180
 WORK = """
-import os, folovllm, folovllm.course
+import os, folovllm, folovllm.course.public
 llm = folovllm.LLM()
 llm.generate("Once upon a time", folovllm.SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
 """

@@ -40,7 +40,7 @@ PROGRAMS = {
     "import numpy, matplotlib": "import numpy, matplotlib.figure",
     "from folovllm import LLM": "from folovllm import LLM",
     "from transformers import AutoModelForCausalLM": "import torch\nfrom transformers import AutoModelForCausalLM",
-    "import folovllm.course": "import folovllm.course",
+    "import folovllm.course": "import folovllm.course.public",
     "import folovllm.kernels": "import folovllm.kernels.decoder, folovllm.kernels.sampling",
     "folovllm: every kernel used once, kept": _USE_KERNELS,
     "folovllm: until the model is loaded": _LOAD_OURS,

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,19 @@ def _model(options: argparse.Namespace) -> int:
 
 
 def _prepare_model(source: Path | None = None) -> Path:
-    """Obtain the bundled model and compile the kernels; return the model's folder."""
-    from folovllm.compile_ahead import compile_kernels
+    """Obtain the bundled model and compile the kernels, if that is still to be done; return the model's folder."""
+    from folovllm import compile_ahead
     from folovllm.models import bundled
+    from folovllm.stages import stage
 
-    path = bundled.obtain(source)
-    compile_kernels()
+    obtaining = _("2/3 model: downloaded (93 MB) and converted, once, 10 to 60 seconds ...")
+    with nullcontext() if bundled.cached_path() else stage(obtaining):
+        path = bundled.obtain(source)
+    if compile_ahead.is_needed():
+        with stage(_("3/3 kernels: compiled for this CPU, once, 10 to 60 seconds ...")):
+            compile_ahead.compile_kernels()
+        if compile_ahead.is_needed():
+            print(_("there is nowhere to keep the compiled kernels: see FOLOVLLM_CACHE"), file=sys.stderr)
     return path
 
 

@@ -13,8 +13,13 @@ def compile_kernels() -> None:
 
     Nothing happens where numba cannot be used.
     """
-    if why_no_kernels() is None and kernels_to_compile():
+    if is_needed():
         use_every_kernel()
+
+
+def is_needed() -> bool:
+    """Return whether there are kernels, and some are still to be compiled."""
+    return why_no_kernels() is None and bool(kernels_to_compile())
 
 
 def use_every_kernel() -> None:

@@ -26,10 +26,26 @@ def prepare_notebooks(notebooks: Path) -> None:
     """
     if find_spec("jupyterlab") is None:
         raise ValueError(f"JupyterLab is not installed; {how_to_install()}")
-    Path.home()  # JupyterLab keeps files there: that there is none is better said now
+    _make_jupyters_folders()
     make_learners_folder(notebooks)
     if (notebooks / ORIGINALS).is_dir() and has_newer_notebooks(notebooks):
         print(_("there are newer notebooks: `folovllm update` brings them, and keeps your answers"), file=sys.stderr)
+
+
+def _make_jupyters_folders() -> None:
+    """Make what JupyterLab would make itself: that there is no home, or it may not be written, is better said now."""
+    from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
+
+    Path.home()  # raises where there is none
+    for folder in map(Path, (jupyter_config_dir(), jupyter_data_dir(), jupyter_runtime_dir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            told = _("JupyterLab keeps files in {folder}, where you may not write; set HOME to a folder where you may")
+            raise ValueError(told.format(folder=folder))
 
 
 def start_lab(notebooks: Path, further: Sequence[str]) -> NoReturn:

@@ -10,7 +10,8 @@ What stands between the parts of a sentence is the language's too, 「，」 is 
 import gettext
 import locale
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
 
@@ -24,6 +25,18 @@ _chosen: list[str] = []
 def use_language(language: str) -> None:
     """Choose the language of all that is shown from now on: "en" or "zh"."""
     _chosen[:] = [_checked(language, "language")]
+
+
+@contextmanager
+def speaking(language: str | None) -> Iterator[None]:
+    """Speak a language while the block runs: "en", "zh", or None: as before."""
+    before = _chosen[:]
+    try:
+        if language is not None:
+            use_language(language)
+        yield
+    finally:
+        _chosen[:] = before
 
 
 def current_language() -> str:

@@ -60,14 +60,15 @@ pip() { # what it says is kept; where somebody watches, its last line is shown
     } | {
         while IFS= read -r line; do
             printf '%s\n' "$line" >>$log
-            [ ! -t 1 ] || printf '\r\033[K    %.74s' "$line"
+            [ ! -t 1 ] || printf '\r\033[K%.79s' "$says$line"
         done
-        [ ! -t 1 ] || printf '\r\033[K'
+        [ ! -t 1 ] || printf '\r\033[K%s' "$says"
     }
     [ "$(tail -n 1 $log)" = "done: $1" ]
 }
 
 explain_pip_failure() {
+    echo
     tail -n 15 $log >&2
     for folder in . "${TMPDIR:-/tmp}"; do
         [ "$(free_kib "$folder")" -ge $((512 * 1024)) ] || die "the disk of $folder is full: free some space and run the same command again."
@@ -103,7 +104,8 @@ case "$made $works" in
 *" $PWD yes") echo unfinished >$marker ;; # it works, but holds other versions: pip mends that
 *) make_environment ;;
 esac
-echo "folovllm: packages ($level): they are downloaded and installed, one to five minutes ..."
+says="1/3 packages ($level): downloaded and installed, one to five minutes ... "
+printf '%s' "$says"
 begun=$(date +%s)
 : >$log
 prefer_small_torch
@@ -113,5 +115,5 @@ else
     pip install --no-input --constraint requirements.lock setuptools || explain_pip_failure # what builds the course
 fi
 pip install --no-input --constraint requirements.lock --no-build-isolation -e '.[course]' || explain_pip_failure
-echo "folovllm: packages: done in $(($(date +%s) - begun)) s"
+echo "done in $(($(date +%s) - begun)) s"
 echo "$level $(current_state)" >$marker

@@ -17,8 +17,9 @@ PATIENCE = 150
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _SETTINGS = Path(__file__).parent.parent / "jupyter"
-# The numbers that came with the notebook are cleared, so that those that are seen are new.
-_START_RUN_ALL = """async () => {
+_FONTS = Path(__file__).parent.parent / "folovllm" / "course" / "fonts"
+"""fontconfig looks for fonts in a folder of that name in XDG_DATA_HOME."""
+_UNTIL_THE_KERNEL_ANSWERS = """async () => {
     const app = window.jupyterapp
     await app.restored
     await app.activatePlugin("@jupyter-widgets/jupyterlab-manager:plugin")
@@ -26,8 +27,12 @@ _START_RUN_ALL = """async () => {
     await context.ready
     while (!context.session?.kernel) await new Promise(resolve => setTimeout(resolve, 100))
     await context.session.kernel.info
-    await app.commands.execute("editmenu:clear-all")
-    window.runAll = app.commands.execute("notebook:run-all-cells")
+}"""
+# The numbers that came with the notebook are cleared, so that those that are seen are new.
+_START_RUN_ALL = """async () => {
+    const commands = window.jupyterapp.commands
+    await commands.execute("editmenu:clear-all")
+    window.runAll = commands.execute("notebook:run-all-cells")
     window.runAll.finally(() => { window.runAllEnded = true })
 }"""
 
@@ -47,9 +52,10 @@ def find_chromium() -> str:
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start a headless Chromium."""
+    """Start a headless Chromium. It finds the course's own Chinese font where the machine has none."""
+    environment = os.environ | {"XDG_DATA_HOME": str(_FONTS.parent)}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS, env=environment)
         yield browser
         browser.close()
 
@@ -101,8 +107,12 @@ class LabPage:
         if message.type == "error":
             self.problems.append(message.text)
 
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel answers, and widgets can be shown."""
+        self.page.evaluate(_UNTIL_THE_KERNEL_ANSWERS)
+
     def start_run_all(self) -> None:
-        """Do what the menu's "Run All Cells" does, once the kernel answers."""
+        """Do what the menu's "Run All Cells" does; the kernel must answer already."""
         self.page.evaluate(_START_RUN_ALL)
 
     def run_all_ended(self) -> bool:
@@ -111,6 +121,7 @@ class LabPage:
 
     def run_all(self) -> None:
         """Run all cells, and wait for the last one."""
+        self.wait_for_kernel()
         self.start_run_all()
         self.page.evaluate("() => window.runAll")
         prompts = ".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)"  # those stand for code that is folded
@@ -131,17 +142,19 @@ class LabPage:
         """Return the widget of that class that a cell shows.
 
         What is out of sight is not rendered, and cells that are rendered on the way push others away: so
-        it is scrolled to until it is there, and stays there.
+        it is scrolled to until it is there, and has stayed there.
         """
         cell = self.cell(place)
         found = cell.locator(f".{name}")
+        boxes: list[object] = [None]
 
-        def is_there() -> bool:
+        def is_at_rest() -> bool:
             cell.evaluate("cell => cell.scrollIntoView()")
-            self.page.wait_for_timeout(400)  # it is rendered once the page is at rest
-            return found.is_visible() and bool(found.evaluate(_IS_ON_SCREEN))
+            self.page.wait_for_timeout(100)
+            boxes.append(found.bounding_box() if found.is_visible() and found.evaluate(_IS_ON_SCREEN) else None)
+            return boxes[-1] is not None and boxes[-1] == boxes[-2]
 
-        self.wait_until(is_there, f"no {name} in cell {place}")
+        self.wait_until(is_at_rest, f"no {name} in cell {place}")
         return found
 
     def set_theme(self, theme: str) -> None:

@@ -170,13 +170,14 @@ def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
     lab.run_all()
     assert lab.errors_in_outputs() == []
     for place, name in made:
+        widget = lab.widget(name, place)
         for move in MOVES[name]:
-            assert_it_changes(lab, lab.widget(name, place), move)
+            assert_it_changes(lab, widget, move)
     shown = notebook.stem + ("-zh" if notebook in IN_CHINESE else "")
-    for theme, width in itertools.product(THEMES, WIDTHS):
+    for theme in THEMES:
         lab.set_theme(theme)
-        lab.resize(width)
-        for place, name in made:
+        for width, (place, name) in itertools.product(WIDTHS, made):
+            lab.resize(width)
             look_at(lab.widget(name, place), f"{shown}-{place}-{name}-{theme}-{width}")
     lab.set_theme("Light")
     assert lab.problems == []
@@ -236,6 +237,15 @@ def test_every_widget_has_moves_and_is_in_a_notebook():
     classes = {name for module in modules for name, what in vars(module).items() if is_widget(what)}
     assert classes == set(MOVES)
     assert classes == {name for notebook in NOTEBOOKS for _, name in widgets_of(notebook)}
+
+
+def test_chinese_characters_are_no_boxes(browser):
+    page, shown = browser.new_page(), set()
+    for character in "温度":
+        page.set_content(f'<p lang="zh">{character}')
+        shown.add(page.screenshot())
+    assert len(shown) == 2
+    page.close()
 
 
 _PAGE = """<body style="background: #222; color: #111"><p id="a" style="color: #777">grey</p>

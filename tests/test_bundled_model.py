@@ -472,6 +472,7 @@ def test_an_interrupt_leaves_nothing(cache, wheel, source, point):
     with started as child:
         assert child.stdout.readline() == "pausing\n", child.stderr.read()
         child.send_signal(signal.SIGINT)
+        child.stdin.close()  # a signal just before it reads does not wake it; the end of what it reads does
         assert "KeyboardInterrupt" in child.stderr.read()
     assert_nothing_is_left(cache, source)
 

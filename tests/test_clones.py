@@ -163,3 +163,19 @@ def test_a_user_without_an_account_and_a_home_is_told_to_set_one(read_only, comm
     done = folovllm(read_only, *command)
     assert done.returncode == 2
     assert "error: this user has no home folder; set HOME to a folder that can be written" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without an account")
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["lab"], "JupyterLab keeps files in /.jupyter, where you may not write; set HOME to a folder where you may"),
+        (["model"], "Set FOLOVLLM_CACHE to a folder that can be written."),
+        (["generate", "hi"], "Set FOLOVLLM_CACHE to a folder that can be written."),
+    ],
+)
+def test_a_user_whose_home_is_the_roots_is_told_what_to_set(read_only, command, told):
+    """As in a container that runs under another number."""
+    done = folovllm(read_only, *command, HOME="/")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(told)

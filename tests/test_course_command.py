@@ -143,6 +143,26 @@ def test_notes_for_instructors_are_in_the_language_that_is_spoken(monkeypatch):
     assert all("✔ ~" in line or "✘ ~" in line for line in lines if "✔" in line or "✘" in line)
 
 
+@pytest.mark.parametrize(("spoken", "of", "written"), [("zh", "notebooks", "en"), ("en", "notebooks/zh", "zh")])
+def test_an_edition_is_in_the_language_of_its_notebooks_whatever_is_spoken(spoken, of, written, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", spoken)
+    folder, edition, pages = tmp_path / "mine", tmp_path / "edition", tmp_path / "pages"
+    folder.mkdir()
+    shutil.copy(Path(of, "01_config.ipynb"), folder)
+    (pages / "reveal").mkdir(parents=True)  # so that it need not be downloaded
+    assert main(["course", "--notebooks", str(folder), "instructor", "--output", str(edition)]) == 0
+    assert main(["course", "--notebooks", str(folder), "slides", "--output", str(pages)]) == 0
+    cells = json.loads((edition / "01_config.ipynb").read_text("utf-8"))["cells"]
+    page = (pages / "01_config.html").read_text("utf-8")
+    noted = [cell["source"] for cell in cells if cell["id"].endswith("-notes")]
+    spoken_of = re.findall(r'<aside class="notes">(.*?)</aside>', page, re.DOTALL)
+    assert len(noted) > 5
+    assert len(spoken_of) > len(noted)
+    for note in noted + spoken_of:
+        assert bool(re.search("[\u4e00-\u9fff]", note)) == (written == "zh"), note
+    assert f'<html lang="{written}"' in page
+
+
 @pytest.mark.parametrize("command", ["instructor", "slides"])
 @pytest.mark.parametrize("content", ['{"cells": []}\n{}', "[]", '{"cells": [{}]}', ""])
 def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys, command, content, monkeypatch):

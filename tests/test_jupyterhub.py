@@ -24,7 +24,7 @@ from tests.lab_in_browser import PATIENCE, LabPage, open_browser
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[1]
 PROXY = ROOT / "build" / "hub-proxy" / "configurable-http-proxy"
-NOTEBOOK = "notebooks/02_sampling.ipynb"
+NOTEBOOK = "notebooks/03_sequences.ipynb"
 LEARNERS = ("ana", "bo")
 PASSWORD = "for this test only"
 RUN_SECONDS = 900
@@ -164,6 +164,8 @@ def text_of(output: nbformat.NotebookNode) -> str:
 
 def run_together(learners: list[Learner]) -> None:
     """Run all cells for all learners at once, until each has come to an end."""
+    for learner in learners:
+        learner.wait_for_kernel()
     for learner in learners:
         learner.start_run_all()
     assert not any(learner.run_all_ended() for learner in learners), "one had ended before the last began"

@@ -32,7 +32,7 @@ from folovllm.course.figures.numbers import (
 )
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.number_bits import bits_of
-from folovllm.course.quiet import quiet
+from folovllm.course.silence import quiet
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
 from tests.tiny_models import tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer

@@ -1,7 +1,9 @@
 """The command line: what it prints, and its exit codes."""
 
 import copy
+import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -123,6 +125,72 @@ def test_the_model_command_compiles_the_kernels_once_the_model_is_there(tmp_path
         assert main(["model"]) == 0
         assert capsys.readouterr().out == f"{tmp_path}\n"
     assert done == ["model", "kernels", "model"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def nothing_made(tmp_path, monkeypatch):
+    """A machine without the model and the kernels, where both print something while they are made."""
+    made = []
+
+    def obtain(source):
+        print("bundled model: 1/4 downloading ...", file=sys.stderr)
+        print("\r 50%", "\r100%", sep="", file=sys.stderr)
+        return tmp_path
+
+    def use_every_kernel():
+        print("kernels: compiling forward ...", file=sys.stderr)
+        made.append("kernels")
+
+    monkeypatch.setattr(bundled, "cached_path", lambda: None)
+    monkeypatch.setattr(bundled, "obtain", obtain)
+    monkeypatch.setattr(compile_ahead, "why_no_kernels", lambda: None)
+    monkeypatch.setattr(compile_ahead, "kernels_to_compile", lambda: [] if made else ["forward"])
+    monkeypatch.setattr(compile_ahead, "use_every_kernel", use_every_kernel)
+
+
+def test_each_stage_of_the_set_up_is_a_line_that_says_how_long_it_took(nothing_made, capsys):
+    assert main(["model"]) == 0
+    model, kernels = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"2/3 model: .*, 10 to 60 seconds \.\.\. done in \d+ s", model)
+    assert re.fullmatch(r"3/3 kernels: .*, 10 to 60 seconds \.\.\. done in \d+ s", kernels)
+    assert main(["model"]) == 0
+    assert "kernels" not in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_stage_says_what_it_is_at(nothing_made, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(["model"]) == 0
+    shown = sys.stderr.getvalue().split("\n")
+    assert len(shown) == 3
+    assert "... bundled model: 1/4 downloading ...\r" in shown[0]
+    assert "... 100%\r" in shown[0]
+    assert re.fullmatch(r"2/3 model: .* \.\.\. done in \d+ s", shown[0].rpartition("\033[K")[2])
+
+
+def test_a_stage_that_fails_shows_what_was_said(nothing_made, monkeypatch, capsys):
+    def fail():
+        print("\r 50%", "\r 60%", sep="", file=sys.stderr)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(compile_ahead, "use_every_kernel", fail)
+    assert main(["model"]) == 2
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "3/3 kernels: compiled for this CPU, once, 10 to 60 seconds ... ",
+        " 60%",
+        "error: the disk is gone",
+    ]
+
+
+def test_kernels_that_cannot_be_kept_are_told(nothing_made, monkeypatch, capsys):
+    monkeypatch.setattr(compile_ahead, "kernels_to_compile", lambda: ["forward"])
+    assert main(["model"]) == 0
+    assert capsys.readouterr().err.endswith("nowhere to keep the compiled kernels: see FOLOVLLM_CACHE\n")
 
 
 def test_without_numba_the_model_command_compiles_nothing(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from nbconvert import HTMLExporter
 
-import folovllm.course
+import folovllm.course.public
 from folovllm.course.editions.minutes import CHARACTERS_PER_WORD, section_minutes, total_minutes, words_in
 
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
@@ -35,7 +36,7 @@ SECTIONS = {
     "06_patterns_and_next": ("6.1", "6.2", "6.3", "6.4", "7.1", "7.2", "8", "9"),
 }
 """The notes' sections, and the notebook that is the home of each."""
-WIDGETS = [name for name, what in vars(folovllm.course).items() if isinstance(what, type)]
+WIDGETS = [name for name, what in vars(folovllm.course.public).items() if isinstance(what, type)]
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:
@@ -221,4 +222,6 @@ def test_a_static_figure_of_the_same_idea_follows_every_widget(path):
 def test_the_course_exports_what_it_imports_and_nothing_that_no_notebook_uses():
     used = "\n".join(source(cell) for path in NOTEBOOKS for cell in cells(path, "code"))
     assert [name for name in folovllm.course.__all__ if not hasattr(folovllm.course, name)] == []
+    modules = {each.name for each in pkgutil.iter_modules(folovllm.course.__path__)}
+    assert modules & set(folovllm.course.__all__) == set(), "once the module is imported, it hides what has its name"
     assert [name for name in folovllm.course.__all__ if not re.search(rf"\b{name}\b", used)] == []

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from folovllm.course.editions.minutes import Cell, section_minutes, source_of
-from folovllm.course.editions.notebook_file import read_notebook
+from folovllm.course.editions.notebook_file import language_of, read_notebook
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
 from folovllm.course.exercises.patterns import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
-from folovllm.language import _, labelled
+from folovllm.language import _, labelled, speaking
 
 _STUB = re.compile(r"^( *)raise NotImplementedError", re.MULTILINE)
 
@@ -53,7 +53,8 @@ def _answered_in(cell: Cell) -> list[str]:
 
 
 def _write_one(notebook: dict[str, Any], target: Path) -> Path:
-    notebook["cells"] = [new for cell in with_times(notebook["cells"]) for new in instructor_cells(cell)]
+    with speaking(language_of(notebook)):
+        notebook["cells"] = [new for cell in with_times(notebook["cells"]) for new in instructor_cells(cell)]
     target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
 

@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import folovllm.course.public  # noqa: F401  (answers import from it: once here, instead of once in each fork)
 from folovllm.course.editions.progress import Result, as_line, judge_in_this_process, silence
 from folovllm.course.exercises.checks import CHAPTERS
 from folovllm.course.exercises.exercise import Exercise

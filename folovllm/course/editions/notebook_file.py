@@ -1,6 +1,7 @@
 """Read a notebook's file, or say which file it is that cannot be read."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +20,10 @@ def parse_notebook(content: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no notebook: {type(error).__name__}: {error}") from None
     return notebook
+
+
+def language_of(notebook: dict[str, Any]) -> str | None:
+    """Return the language that a notebook chooses in its first cells; None where it leaves that open."""
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    chosen = re.search(r'^use_language\("(\w+)"\)', code, re.MULTILINE)
+    return chosen[1] if chosen else None

@@ -23,8 +23,8 @@ from nbconvert.exporters import SlidesExporter
 
 from folovllm.course.editions.instructor import notes_cell, notes_on, section_times
 from folovllm.course.editions.minutes import Cell, hides_code, source_of
-from folovllm.course.editions.notebook_file import read_notebook
-from folovllm.language import current_language
+from folovllm.course.editions.notebook_file import language_of, read_notebook
+from folovllm.language import current_language, speaking
 
 REVEAL_WHEEL = "sphinx-revealjs==3.2.1"
 """reveal.js 5 (MIT) comes in this wheel; only its two folders below are used."""
@@ -73,7 +73,9 @@ def obtain_reveal(folder: Path) -> None:
 
 def _write_one(source: Path, target: Path) -> Path:
     notebook = read_notebook(source)
-    notebook["cells"] = slide_cells(notebook["cells"])
+    language = language_of(notebook)
+    with speaking(language):
+        notebook["cells"] = slide_cells(notebook["cells"])
     content = nbformat.reads(json.dumps(notebook), as_version=4)  # type: ignore[no-untyped-call]
     template = files("folovllm.course.editions").joinpath("slides.html.j2").read_text(encoding="utf-8")
     exporter = SlidesExporter(  # type: ignore[no-untyped-call]
@@ -83,7 +85,7 @@ def _write_one(source: Path, target: Path) -> Path:
         reveal_theme="white",
         exclude_input_prompt=True,
         exclude_output_prompt=True,
-        language_code=current_language(),
+        language_code=language or current_language(),
     )
     page, _ = exporter.from_notebook_node(content, resources={"metadata": {"name": source.stem}})
     target.write_text(page, encoding="utf-8")
