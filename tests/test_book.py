@@ -15,7 +15,7 @@ from book.replay import needed, widget_of
 from book.sampling_recording import plain
 from book.words import _
 
-from folovllm.language import use_language
+from folovllm.language import speaking
 
 
 def test_a_widget_needs_the_cells_whose_names_it_uses_and_theirs():
@@ -106,11 +106,8 @@ def test_greedy_and_single_filters_are_told_as_one_point():
 
 def test_what_a_page_says_beside_the_engines_sentences_has_a_chinese_form():
     messages = {*sampling_recording.MESSAGES, *budget_recording.MESSAGES, *prompt_recording.MESSAGES}
-    use_language("zh")
-    try:
+    with speaking("zh"):
         assert [each for each in messages if _(each) == each] == []
-    finally:
-        use_language("en")
 
 
 def as_html(pixels):

@@ -29,7 +29,7 @@ from folovllm.course.distribution import Distribution, make_distribution
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.widgets.prompt_box import ending_of
 from folovllm.course.widgets.sampling_explorer import Setting
-from folovllm.language import current_language, use_language
+from folovllm.language import current_language, speaking
 from tests.contrast import hard_to_read
 from tests.lab_in_browser import open_browser
 
@@ -82,8 +82,8 @@ def built(tmp_path_factory, bundled_model_path) -> Built:
 
     watchers = {name: watch_frames(name) for name in RECORDERS}
     watchers |= {"SamplingExplorer": watch_sampling, "PromptBox": site.prompts.__setitem__}
-    build_site.build(site.folder, Recordings(watchers))
-    use_language("en")
+    with speaking(None):
+        build_site.build(site.folder, Recordings(watchers))
     return site
 
 
@@ -400,9 +400,8 @@ def test_two_settings_stand_side_by_side_and_draws_are_told(sampling):
 @pytest.fixture(params=LANGUAGES)
 def prompt_box(built, reader, request) -> Iterator[Locator]:
     reader.open(built.url(f"{LANGUAGES[request.param]}00_start_here"))
-    use_language(request.param)
-    yield reader.page.locator(".explorer[data-player=prompt]")
-    use_language("en")
+    with speaking(request.param):
+        yield reader.page.locator(".explorer[data-player=prompt]")
 
 
 def test_the_page_has_the_text_that_the_engine_wrote_at_every_point(built, prompt_box):

@@ -19,7 +19,10 @@ def test_on_a_card_it_takes_the_llama_family_and_names_what_else_it_is_given(fam
         reason = why_not_on_card(model)
         assert (reason is None) == (family in FLAT_FAMILIES)
         if reason is None:
-            assert type(tiny_llm(model, num_gpu_blocks_override=9).llm_engine.model_runner.forward) is TorchDecoder
+            runner = tiny_llm(model, num_gpu_blocks_override=9, enforce_eager=True).llm_engine.model_runner
+            assert type(runner.forward) is TorchDecoder
+            assert not runner.records_steps
+            assert tiny_llm(model, num_gpu_blocks_override=9).llm_engine.model_runner.records_steps
             runner = tiny_llm(model, num_gpu_blocks_override=9, model_impl="transformers").llm_engine.model_runner
             assert type(runner.forward) is TransformersForward
             assert not runner.is_batch_invariant

@@ -12,7 +12,7 @@ from babel.messages.catalog import Catalog
 
 from folovllm import language
 from folovllm.course.editions.translate import LOCALE, SITE_CATALOG, read_catalog
-from folovllm.language import LANGUAGES, current_language, use_language
+from folovllm.language import LANGUAGES, current_language, speaking
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -41,9 +41,8 @@ def forms(singular: str, plural: str) -> dict[str, str]:
 
 def in_every_language(say: Callable[[], T]) -> dict[str, T]:
     """Return what is said in each language."""
-    before, said = current_language(), {}
+    said = {}
     for each in LANGUAGES:
-        use_language(each)
-        said[each] = say()
-    use_language(before)
+        with speaking(each):
+            said[each] = say()
     return said
