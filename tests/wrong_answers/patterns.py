@@ -123,13 +123,28 @@ def returns_the_callers_where_nothing_is_dropped(logits, epsilon):
     return logits if left.equal(logits) else left
 
 
+def drops_at_epsilon_unless_off(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    dropped = (probs <= epsilon[:, None]) & (epsilon[:, None] > 0) & ~likeliest
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def keeps_above_epsilon(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    kept = (probs > epsilon[:, None]) | (probs == probs.amax(dim=-1, keepdim=True)) | (epsilon[:, None] == 0)
+    return torch.where(kept, logits, -torch.inf)
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "epsilon": [
         *WRONG_STRATEGIES.values(),
         changes_its_argument,
+        drops_at_epsilon_unless_off,
         drops_in_place,
         has_the_smallest_epsilon,
         is_top_p,
+        keeps_above_epsilon,
         keeps_all_where_none_reaches,
         keeps_everything,
         keeps_the_last_of_equals,

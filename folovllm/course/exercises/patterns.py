@@ -202,6 +202,8 @@ _FILTERED[0, 0] = -torch.inf
 _TO_ROUND = torch.tensor([[0.56, 0.2, 0.146, 0.094]]).log()
 _SMALL = torch.tensor([[0.9992, 0.0004, 0.00026, 0.00014]]).log()
 _NEARLY_TIED = torch.tensor([[0.3333, 0.3328, 0.3339]]).log()
+# A token exactly at epsilon, whichever way probabilities are computed: with a softmax, its logarithm, or in float64.
+_AT_EPSILON = [([4, 3, 1], 0.375), ([5, 2, 1], 0.25), ([6, 5, 5], 0.3125), ([8, 5, 3], 0.1875)]
 
 EXERCISES = [
     Exercise(
@@ -222,6 +224,10 @@ EXERCISES = [
             (torch.tensor([[1.0, 1.0, 1.0, -4.0]]), torch.tensor([0.4])),
             (_NEARLY_TIED, torch.tensor([0.5])),
             (_SMALL, torch.tensor([0.0003])),
+            *[
+                (torch.tensor([shares]).div(sum(shares)).log(), torch.tensor([epsilon]))
+                for shares, epsilon in _AT_EPSILON
+            ],
         ],
         generate=_case,
         complaint=_another_dtype,
