@@ -54,10 +54,16 @@ def two_steps(of_type, of_range):
         "cannot be a float or None: it must be an int >= 1",
         "must be an int >= 1, no maximum",
         "must be an int from 1 up",
+        "must be an int not below 1",
+        "must be an int, not smaller than 1",
+        "must be an int, no less than 1",
+        "must be an int over 0",
+        "must be an int in [1, inf)",
+        "must be an int (1 <= block_size)",
     ],
 )
 def test_one_message_for_all_is_taken(words):
-    assert BLOCK_SIZE.judge(two_steps(words, words)) == (True, "right, on all 114 inputs")
+    assert BLOCK_SIZE.judge(two_steps(words, words)) == (True, "right, on all 120 inputs")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.config``."""
 
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 
@@ -22,6 +23,20 @@ def seats_plus_nearly_one(num_readers, max_tokens, max_steps):
 
 def seats_from_rounded_up_groups(num_readers, max_tokens, max_steps):
     return -(-num_readers // -(-max_steps // max_tokens)) if max_steps > 1 else 1
+
+
+def seats_tried_up_to(last):
+    """Return an answer that tries one number of seats after the other, and stops too early."""
+
+    def tried(num_readers, max_tokens, max_steps):
+        groups = (max_steps - 1) // max_tokens + 1
+        return next((seats for seats in range(1, last + 1) if seats * groups >= num_readers), None)
+
+    return tried
+
+
+def seats_at_most_256(num_readers, max_tokens, max_steps):
+    return min(256, -(-num_readers // ((max_steps - 1) // max_tokens + 1)))
 
 
 def bits(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
@@ -46,6 +61,14 @@ def by_the_first_reader(num_blocks, block_size, readers):
 def by_the_longest_reader(num_blocks, block_size, readers):
     needed = [-(-(prompt + answer - 1) // block_size) for prompt, answer in readers]
     return min(len(readers), num_blocks // max(needed)) if needed else 0
+
+
+def first_256_readers(num_blocks, block_size, readers):
+    seated = 0
+    for prompt, answer in readers[:256]:
+        num_blocks -= -(-(prompt + answer - 1) // block_size)
+        seated += num_blocks >= 0
+    return seated
 
 
 def everybody_or_nobody(num_blocks, block_size, readers):
@@ -80,6 +103,34 @@ def type_error_for_a_wrong_type(value):
 
 def type_error_for_a_list(value):
     if value < 1 or isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def forbidden_types_listed(value):
+    if isinstance(value, bool | float | str | list | type(None)) or value < 1:
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def forbidden_types_and_what_cannot_be_compared(value):
+    try:
+        is_wrong = isinstance(value, bool | float) or value < 1
+    except TypeError:
+        is_wrong = True
+    if is_wrong:
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def digits_only(value):
+    if isinstance(value, str | bool) or not str(value).isdigit() or str(value) == "0":
+        raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+    return value
+
+
+def any_whole_number(value):
+    if isinstance(value, bool | float) or not isinstance(value, Number) or value != int(value) or value < 1:
         raise ValueError(f"block_size must be an int >= 1, got {value!r}")
     return value
 
@@ -169,6 +220,7 @@ NOT_AS_REPR_WRITES_IT = [
     lambda value: repr(str(value)),
     lambda value: repr(repr(value)),
     lambda value: f'"{value!r}"',
+    lambda value: f"{value!r:.20}",
     lambda value: f"'{value}'" if isinstance(value, str) else repr(value),  # wrong for a text with a quote or a newline
     lambda value: float(value) if type(value) is int else repr(value),
     lambda value: f"{value:03}" if type(value) is int else repr(value),
@@ -208,16 +260,36 @@ FALSE_WORDS = [
     "must be an int >= 1 and below the number of seats",
     "must be a prime number, an int > 1",
     "is an interesting setting > 0",
+    "must be an int >= 1.5",
+    "must be a positive int (0, 1, 2, ...)",
+    "must be an int or >= 1",
+    "must be an int or positive",
+    "is not an int or >= 1",
+    "must be an int not below 0",
+    "must be an int, no less than 2",
+    "must be an int over 1",
+    "must be an int in [0, inf)",
+    "must be an int in (1, inf)",
+    "must be an int (0 <= block_size)",
+    "must be an int (1 < block_size)",
     "is wrong",
 ]
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
-    "seats_needed": [seats_by_steps, seats_as_a_float, seats_never_below_two, seats_plus_nearly_one],
+    "seats_needed": [
+        seats_by_steps,
+        seats_as_a_float,
+        seats_never_below_two,
+        seats_plus_nearly_one,
+        *map(seats_tried_up_to, (64, 100, 256, 1001)),
+        seats_at_most_256,
+    ],
     "kv_bytes": [bits, always_float32, kilobytes],
     "num_fitting": [
         by_the_first_reader,
         by_the_longest_reader,
+        first_256_readers,
         everybody_or_nobody,
         readers_spoilt,
         two_lasts_too_few,
@@ -225,6 +297,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     "block_size": [
         type_error_for_a_wrong_type,
         type_error_for_a_list,
+        forbidden_types_listed,
+        forbidden_types_and_what_cannot_be_compared,
+        digits_only,
+        any_whole_number,
         none_instead_of_an_error,
         false_instead_of_an_error,
         field_not_named,

@@ -73,6 +73,47 @@ def temperature_tiny_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 0.01, 0.0, temperature))
 
 
+def temperature_below_a_ten_thousandth_is_greedy(logits, temperature):
+    return _temperature(logits, torch.where(temperature <= 1e-4, 0.0, temperature))
+
+
+def temperature_below_a_hundred_thousandth_is_greedy(logits, temperature):
+    return _temperature(logits, torch.where(temperature <= 1e-5, 0.0, temperature))
+
+
+def _temperature_with_best(best, logits, temperature):
+    probs = (logits / temperature[:, None]).softmax(dim=-1)
+    greedy = torch.zeros_like(probs).scatter(1, best[:, None], 1.0)
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def temperature_by_a_sort_that_mixes_ties_in_long_rows(logits, temperature):
+    """As PyTorch's sort may without stable=True: up to 16 numbers keep their order, more do not."""
+    last = logits.shape[-1] - 1 - logits.flip(-1).argmax(dim=-1)
+    best = last if logits.shape[-1] > 16 else logits.argmax(dim=-1)
+    return _temperature_with_best(best, logits, temperature)
+
+
+def temperature_likeliest_after_the_softmax(logits, temperature):
+    return _temperature_with_best(logits.softmax(dim=-1).argmax(dim=-1), logits, temperature)
+
+
+def temperature_likeliest_at_a_divisor_of_one(logits, temperature):
+    probs = (logits / torch.where(temperature == 0, 1, temperature)[:, None]).softmax(dim=-1)
+    greedy = torch.zeros_like(probs).scatter(1, probs.argmax(dim=-1, keepdim=True), 1.0)
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
+def temperature_ties_broken_by_a_millionth(logits, temperature):
+    nudged = logits - 1e-6 * torch.arange(logits.shape[-1])
+    return _temperature_with_best(nudged.argmax(dim=-1), logits, temperature)
+
+
+def temperature_changed_in_place(logits, temperature):
+    temperature[temperature == 0] = 1e-9
+    return (logits / temperature[:, None]).softmax(dim=-1)
+
+
 def temperature_rounded(logits, temperature):
     return _temperature(logits, temperature.round(decimals=2))
 
@@ -143,6 +184,15 @@ def top_p_a_little_more(probs, p):
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p + 1e-3)
 
 
+def top_p_from_the_end_without_the_last(probs, p):
+    ranked, order = probs.sort(stable=True)
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) > 1 - p)
+
+
+def top_p_a_millionth_less(probs, p):
+    return _top_p(probs, p - 1e-6)
+
+
 def top_p_one_more(probs, p):
     ranked, order = (each.flip(0) for each in probs.sort(stable=True))
     count = int((ranked.cumsum(0) <= p).sum()) + 1
@@ -211,6 +261,37 @@ def min_p_never_one(logits, min_p):
 def min_p_a_little_less(logits, min_p):
     threshold = logits.amax(dim=-1, keepdim=True) + (min_p * 0.99).log()[:, None]
     return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def _min_p_above(tiny):
+    def answer(logits, min_p):
+        return logits.masked_fill(
+            logits < logits.amax(dim=-1, keepdim=True) + min_p.clamp(min=tiny).log()[:, None], -torch.inf
+        )
+
+    return answer
+
+
+min_p_at_least_1e_30 = _min_p_above(1e-30)
+min_p_at_least_the_smallest_normal_number = _min_p_above(torch.finfo(torch.float32).tiny)
+
+
+def _min_p_within(tolerance):
+    def answer(logits, min_p):
+        threshold = logits.amax(dim=-1, keepdim=True) + min_p.log()[:, None]
+        return logits.masked_fill(logits < threshold - tolerance, -torch.inf)
+
+    return answer
+
+
+min_p_within_a_thousandth = _min_p_within(1e-3)
+min_p_within_a_little_more = _min_p_within(1.5e-3)
+
+
+def min_p_close_to_the_border_stays(logits, min_p):
+    probs = logits.softmax(dim=-1)
+    border = min_p[:, None] * probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs < border) & ~torch.isclose(probs, border), -torch.inf)
 
 
 def min_p_log10(logits, min_p):
@@ -417,6 +498,23 @@ def stop_in_the_first_sixty(text, stop):
 def stop_in_the_first_sixty_and_the_rest(text, stop):
     cut = _stop_found(text[:60], stop)
     return cut if cut != text[:60] else text
+
+
+def _stop_with_infinity(number):
+    """Return an answer that looks for the smallest end, beginning with a number that is not large enough."""
+
+    def answer(text, stop):
+        best, cut = number, text
+        for each in stop:
+            if each in text and text.index(each) + len(each) < best:
+                best, cut = text.index(each) + len(each), text[: text.index(each)]
+        return cut
+
+    return answer
+
+
+stop_infinity_is_999 = _stop_with_infinity(999)
+stop_infinity_is_9999 = _stop_with_infinity(9999)
 
 
 def stop_of_short_strings(text, stop):

@@ -11,16 +11,20 @@ from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.language import _
 
 _INT = r"(?:int|integer|whole number|natural number)s?"
-_NUMBER = r"(-?\d+|zero|one)\b"
+_NUMBER = r"(-?\d+(?:\.\d+)?|zero|one)\b"
 _FROM_ONE = ">= 1"
-_LISTED = re.compile(r"\b1, ?2(?:, ?\d+)*,? ?(?:\.\.\.|…|and so on|etc)")
+_LISTED = re.compile(r"(?<!\b0, )\b1, ?2(?:, ?\d+)*,? ?(?:\.\.\.|…|and so on|etc)")
 """All that is allowed, counted up: it says "from 1 on"."""
 _MORE, _LESS = r"(?:greater|larger|more|bigger|higher)", r"(?:less|smaller|lower|fewer)"
 _BOUNDS = {
     rf"(?:>=|≥|at least|equal to|from|minimum(?: is| of)?) ?{_NUMBER}": "1",
-    rf"(?:not|cannot) be (?:<|below|under|{_LESS} than) ?{_NUMBER}": "1",
+    rf"(?:(?:not|cannot)(?: be)?|no) (?:<|below|under|{_LESS} than) ?{_NUMBER}": "1",
     rf"{_NUMBER} (?:or|and) (?:{_MORE}|above|up)": "1",
-    rf"(?:>|above|{_MORE} than) ?{_NUMBER}": "0",
+    rf"(?:>|above|over|{_MORE} than) ?{_NUMBER}": "0",
+    rf"\[{_NUMBER}, ?(?:inf|∞)": "1",
+    rf"\({_NUMBER}, ?(?:inf|∞)": "0",
+    rf"{_NUMBER} ?(?:<=|≤) ?(?:block_size|value)": "1",
+    rf"{_NUMBER} ?< ?(?:block_size|value)": "0",
 }
 """Ways to say from where on an int is allowed, and the number that is right in each."""
 _POSITIVE = "|".join(
@@ -39,6 +43,7 @@ _FALSE = "|".join(
         rf"not be (?:an? )?{_INT}",
         rf"(?<!not )be (?:an? )?(?:{_INT} )?<",
         rf"\band {_UPPER}",
+        rf"\b{_INT} or (?:be )?(?:>|≥|at least|positive|above|over|{_MORE} than)",
         r"at most|up to|no more than|(?<!no )\bmaximum|\bmax\b",
         r"(?:from|between) (?:1|one) (?:to|and) (?!inf|∞|any|up|more|above)",
         rf"(?<!is )(?<!was )\bnot (?:be )?(?:>|≥|at least|{_MORE} than)",
@@ -129,6 +134,6 @@ def _says_too_much(value: Any, message: str) -> bool:
     """
     words = _EXAMPLE.sub("", message.replace(repr(value).lower(), ""))
     words = re.sub(rf"\b(?:{_NAMES.get(type(value), type(value).__name__)})\b", "", words)
-    if any(number not in ("0", "1") for number in re.findall(r"(?<![\w.])\d+", words)):
+    if any(number not in ("0", "1") for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", words)):
         return True
     return any(_NARROWS_OR_WIDENS.search(clause) and not _NOT.search(clause) for clause in _CLAUSES.split(words))

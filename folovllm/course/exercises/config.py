@@ -1,5 +1,7 @@
 """The exercises of chapter 01, with their solutions and the mistakes that they catch."""
 
+from decimal import Decimal
+from fractions import Fraction
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -46,7 +48,8 @@ def block_size_solution(value: Any) -> int:
 def _random_seats(random: Random) -> Case:
     max_tokens = random.choice((1, 2, 12, random.randint(1, 50)))
     edge = random.randint(0, 5) * max_tokens + random.choice((0, 1, 2))
-    return random.randint(1, 60), max_tokens, max(1, random.choice((edge, random.randint(1, 200))))
+    num_readers = random.choice((random.randint(1, 60), random.randint(1, 60), random.randint(61, 3000)))
+    return num_readers, max_tokens, max(1, random.choice((edge, random.randint(1, 200))))
 
 
 def _random_shape(random: Random) -> Case:
@@ -70,7 +73,8 @@ def _random_readers(random: Random) -> Case:
 
 def _random_value(random: Random) -> Case:
     whole = random.choice((-1, 0, 1, 2, random.randint(-100, 100), 2**40))
-    other = random.choice((None, bool(whole), float("nan"), "", "16\n", "it's 16"))
+    exotic = random.choice((Fraction(whole), Fraction(2 * whole + 1, 2), Decimal(whole), complex(whole), b"16", {16}))
+    other = random.choice((None, bool(whole), float("nan"), "", "16\n", "it's 16", exotic))
     return (random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], other, other)),)
 
 
@@ -231,6 +235,7 @@ EXERCISES = [
         cases=[
             *((8, 12, 12), (8, 12, 13), (8, 12, 30), (8, 12, 1), (1, 5, 100), (7, 1, 3), (9, 4, 12)),
             (1001, 1, 1000),
+            (2000, 12, 12),
         ],
         generate=_random_seats,
         mistakes=[
@@ -306,6 +311,7 @@ EXERCISES = [
             (3, 4, [(5, 5), (2, 3), (1, 1)]),
             (2, 4, [(9, 9), (1, 1)]),
             (5, 1, [(2, 2), (2, 2)]),
+            (1000, 16, [(1, 1)] * 300),
         ],
         generate=_random_readers,
         mistakes=[
@@ -359,7 +365,11 @@ EXERCISES = [
         name="block_size",
         task="accept what a block size may be, refuse all else by a ValueError in three parts",
         solution=block_size_solution,
-        cases=[(value,) for value in (16, 0, 1, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)],
+        cases=[
+            *((value,) for value in (16, 0, 1, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)),
+            *((value,) for value in ((16,), Fraction(33, 2), Fraction(16), Decimal(16), torch.tensor(16.5))),
+            ("as many as the readers of a whole day will need",),
+        ],
         generate=_random_value,
         mistakes=[
             Mistake(

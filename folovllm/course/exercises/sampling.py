@@ -31,15 +31,16 @@ def temperature_solution(logits: Tensor, temperature: Tensor) -> Tensor:
     return torch.where(temperature[:, None] > 0, probs, greedy)
 
 
-_TEMPERATURES = (0.0, 0.0, 0.001, 0.005, 0.01, 0.05, 0.125, 0.5, 0.7, 1.0, 1.5, 2.0)
+_TEMPERATURES = (0.0, 0.0, 5e-7, 5e-6, 5e-5, 0.001, 0.005, 0.01, 0.05, 0.125, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 
 def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
     """Return rows whose logits often lie as close together as a temperature near 0 is small, or very far apart."""
-    size, width = rng.choice([1, 2, 3, 5, 8]), rng.choice([0.005, 0.05, 1.0, 5.0, 20.0, 300.0])
+    size, width = rng.choice([1, 2, 3, 5, 8, 40]), rng.choice([0.005, 0.05, 1.0, 5.0, 20.0, 300.0])
     rows = []
     for _ in range(rng.choice([1, 2, 3])):
-        row = [round(rng.uniform(-width, width), 4) for _ in range(size)]
+        digits = rng.choice([0, 4])  # 0: many equal ones, of which a sort need not keep the order
+        row = [round(rng.uniform(-width, width), digits) for _ in range(size)]
         row[rng.randrange(size)] = max(row)  # often two equal ones
         if size > 1 and rng.random() < 0.3:
             row[row.index(min(row))] = -_INF
@@ -96,6 +97,12 @@ def _divided_by_zero(logits: Tensor, temperature: Tensor) -> Tensor:
     return (logits / temperature[:, None]).softmax(dim=-1)
 
 
+def _likeliest_after_the_softmax(logits: Tensor, temperature: Tensor) -> Tensor:
+    probs = temperature_solution(logits, torch.where(temperature > 0, temperature, 1.0))
+    greedy = torch.zeros_like(probs).scatter(1, logits.softmax(dim=-1).argmax(dim=-1, keepdim=True), 1.0)
+    return torch.where(temperature[:, None] > 0, probs, greedy)
+
+
 def _raised_to_a_tenth(logits: Tensor, temperature: Tensor) -> Tensor:
     return (logits / temperature.clamp(min=0.1)[:, None]).softmax(dim=-1)
 
@@ -126,6 +133,9 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     """Return few tokens, often equal ones, or many; and a p that is often the sum of some or just beside it."""
     has_many = rng.random() < 0.2
     parts = 4096 if has_many else rng.choice(_PARTS)
+    if rng.random() < 0.1:
+        p = rng.choice([1e-7, 1e-8])  # 1 - p is 1 in float32
+        return torch.tensor(rng.choice([[0.6, 0.4], [0.25, 0.75], [0.5, 0.5], [1.0]])), p
     common = [0, parts // 8, parts // 4, parts // 2, 3 * parts // 4, parts - 1, parts]
     if has_many:
         shares = [*range(1, 90), 91]  # all different: how a sort ranks many equal ones differs from machine to machine
@@ -234,12 +244,13 @@ def _make_min_p_case(rng: Random) -> tuple[Tensor, Tensor]:
     rows, all_min_p = [], []
     for _ in range(rng.choice([1, 2, 3])):
         top = rng.choice([-20.0, -2.0, 0.0, 3.0, 1000.0])
-        # Halves lie far from the logarithm of every min_p, and the first token 0.2 % from the border: neither is
-        # decided by rounding.
+        # Halves lie far from the logarithm of every min_p, and the first token 0.01 % from the border, or 0.2 % where
+        # logits are large: neither is decided by rounding.
+        beside = 0.002 if top == 1000 else 1e-4
         row = [top - 0.5 * rng.choice([0, 1, 2, 3, 5, 7, 9]) for _ in range(size)]
-        min_p = rng.choice([0.0, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0, 1.0])
+        min_p = rng.choice([0.0, 1e-8, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0, 1.0])
         if size > 1 and min_p > 0:
-            row[0] = top + math.log(min_p) + rng.choice([-0.002, 0.002] if min_p < 1 else [-0.002])
+            row[0] = top + math.log(min_p) + rng.choice([-beside, beside] if min_p < 1 else [-beside])
         row[rng.randrange(size)] = top
         if size > 2 and rng.random() < 0.3:
             row[row.index(min(row))] = -_INF
@@ -507,6 +518,9 @@ EXERCISES = [
             (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.01])),
             (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.005])),
             (torch.tensor([[20.0, 0.0]]), torch.tensor([1.0])),
+            (torch.zeros(1, 40), torch.tensor([0.0])),  # a sort keeps the order of so many ties only if it is stable
+            (torch.tensor([[0.1, 0.10000001]]), torch.tensor([0.0])),  # equal after the softmax
+            (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
         ],
         generate=_make_temperature_case,
         complaint=_unlikely_is_not_impossible,
@@ -535,6 +549,11 @@ EXERCISES = [
                 _raised_to_a_tenth,
                 "you raise small temperatures to 0.1: 0.05 is allowed and sharper, and 0 gives all of the probability "
                 "to the largest logit, however close the second is",
+            ),
+            Mistake(
+                _likeliest_after_the_softmax,
+                "right, but at temperature 0 you look for the largest probability; look for the largest *logit*: the "
+                "softmax can make two of them equal",
             ),
             Mistake(
                 _almost_zero,
@@ -574,6 +593,7 @@ EXERCISES = [
             (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.5),
             (torch.tensor([0.26, 0.24, 0.23, 0.27]), 1.0),
             (torch.tensor([0.75, 0.25, 0.0, 0.0]), 0.9995),
+            (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
             (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         ],
         generate=_make_top_p_case,
@@ -627,6 +647,9 @@ EXERCISES = [
             (torch.tensor([[3.0, 2.5, 0.0], [3.0, 2.5, 0.0]]), torch.tensor([0.9, 0.02])),
             (torch.tensor([[3.0, 2.5, 0.0], [-5.0, -5.5, -20.0]]), torch.tensor([0.1, 0.1])),
             (torch.tensor([[1.0, 0.0, -50.0]]), torch.tensor([0.0])),
+            (torch.tensor([[0.0, -200.0]]), torch.tensor([0.0])),
+            (torch.tensor([[0.0, -20.0]]), torch.tensor([1e-8])),
+            (torch.tensor([[0.0, math.log(0.1) - 1e-4]]), torch.tensor([0.1])),
             (torch.tensor([[1.0, 1.0, -_INF]]), torch.tensor([1.0])),
             (torch.tensor([[0.5, 1.0, 0.2]]).log(), torch.tensor([0.5])),  # at the border, whichever way it is computed
             (torch.tensor([[0.25, 1.0, 0.1]]).log(), torch.tensor([0.25])),
@@ -767,6 +790,7 @@ EXERCISES = [
             ("a STOP", ["STOP", "TOP"]),
             ("a STOP", ["TOP", "STOP"]),
             ("巴黎。是的", ["是"]),
+            ("two " * 3000 + "three", ["three"]),
         ],
         generate=_make_stop_case,
         mistakes=[
