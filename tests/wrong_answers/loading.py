@@ -93,6 +93,26 @@ def _bfloat16_as_float16(content: bytes, name: str) -> Tensor:
     return tensor.view(torch.float16) if tensor.dtype == torch.bfloat16 else tensor
 
 
+def _the_first_name_that(suits: Callable[[str, str], bool]) -> Callable[[bytes, str], Tensor]:
+    def answer(content: bytes, name: str) -> Tensor:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return read_tensor_solution(content, next(each for each in header if suits(each, name)))
+
+    return answer
+
+
+def _name_begins_alike(content: bytes, name: str) -> Tensor:
+    return _the_first_name_that(str.startswith)(content, name)
+
+
+def _name_ends_alike(content: bytes, name: str) -> Tensor:
+    return _the_first_name_that(str.endswith)(content, name)
+
+
+def _name_contained(content: bytes, name: str) -> Tensor:
+    return _the_first_name_that(str.__contains__)(content, name)
+
+
 def _first_rows(sequences: list[list[int]], num_computed: list[int]) -> Any:
     token_ids, positions, last = flat_batch_solution(sequences, num_computed)
     return token_ids, positions, [0, *(row + 1 for row in last[:-1])]
@@ -133,6 +153,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _behind_its_place,
         _always_float32,
         _bfloat16_as_float16,
+        _name_begins_alike,
+        _name_ends_alike,
+        _name_contained,
     ],
     "position_ids": [
         _cumsum_in_place,

@@ -150,6 +150,51 @@ def _scale_in_bfloat16(weights: Tensor) -> Tensor:
     return (whole * scale.bfloat16().float()).reshape(weights.shape)
 
 
+def _named(name: str, answer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    answer.__name__ = name
+    return answer
+
+
+def _q8_0_where(looks_full: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return an answer that makes zeros of each block, of [num_blocks, 32], that does not look full."""
+
+    def answer(weights: Tensor) -> Tensor:
+        blocks = weights.reshape(-1, 32)
+        return torch.where(looks_full(blocks), q8_0_solution(weights).reshape(-1, 32), 0).reshape(weights.shape)
+
+    return answer
+
+
+def _rms_norm_where(looks_full: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.where(looks_full(x.float()), rms_norm_solution(x), 0)
+
+
+_LOOKS_FULL: dict[str, Callable[[Tensor], Tensor]] = {
+    "all": lambda rows: rows.all(dim=1, keepdim=True),
+    "sum": lambda rows: rows.sum(dim=1, keepdim=True) != 0,
+    "mean": lambda rows: rows.mean(dim=1, keepdim=True) != 0,
+    "positive_sum": lambda rows: rows.sum(dim=1, keepdim=True) > 0,
+    "median": lambda rows: rows.median(dim=1, keepdim=True).values != 0,
+    "product": lambda rows: rows.double().prod(dim=1, keepdim=True) != 0,
+    "largest": lambda rows: rows.amax(dim=1, keepdim=True) != 0,
+    "largest_positive": lambda rows: rows.amax(dim=1, keepdim=True) > 0,
+    "least": lambda rows: rows.amin(dim=1, keepdim=True) != 0,
+    "least_negative": lambda rows: rows.amin(dim=1, keepdim=True) < 0,
+    "least_magnitude": lambda rows: rows.abs().amin(dim=1, keepdim=True) > 0,
+    "spread": lambda rows: rows.std(dim=1, keepdim=True, correction=0) > 0,
+    "range": lambda rows: rows.amax(dim=1, keepdim=True) > rows.amin(dim=1, keepdim=True),
+    "first": lambda rows: rows[:, :1] != 0,
+    "last": lambda rows: rows[:, -1:] != 0,
+    "first_and_last": lambda rows: (rows[:, :1] != 0) | (rows[:, -1:] != 0),
+    "first_positive": lambda rows: rows[:, :1] > 0,
+}
+"""Tests of rows that are meant to find those of zeros, and find others too."""
+
+
+def _clamped_to_60000(x: Tensor) -> Tensor:
+    return rms_norm_solution(x.clamp(-60000, 60000))
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "round_bits": [
         _to_the_odd_one,
@@ -172,6 +217,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _in_place,
         _first_row_only,
         _bfloat16_squares,
+        _clamped_to_60000,
+        *(_named(f"_zeros_found_by_{name}", _rms_norm_where(test)) for name, test in _LOOKS_FULL.items()),
     ],
     "q8_0": [
         _four_bits_of_gguf,
@@ -185,6 +232,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _zero_blocks_stay_and_others_vanish,
         _overwrites_the_weights,
         _scale_in_bfloat16,
+        *(_named(f"_zeros_found_by_{name}", _q8_0_where(test)) for name, test in _LOOKS_FULL.items()),
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {

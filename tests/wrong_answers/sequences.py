@@ -211,6 +211,45 @@ def preempt_names_alone(running, free, host_free):
     return moved
 
 
+def preempt_counts(name, *, host=lambda live, held, needed: held, room=None, freed=lambda live, held, needed: held):
+    """Return a rule that counts something else than the blocks held.
+
+    host: what the host loses.  room: what must fit there.  freed: what the others gain.
+    """
+
+    def rule(running, free, host_free):
+        running, moved = list(running), []
+        while running and sum(each[3] for each in running) > free:
+            who, *counts = running.pop()
+            free += freed(*counts)
+            swap = counts[0] > 1 and (room or (lambda live, held, needed: held))(*counts) <= host_free
+            host_free -= host(*counts) if swap else 0
+            moved.append((who, "swapped" if swap else "waiting"))
+        return moved
+
+    rule.__name__ = name
+    return rule
+
+
+_OTHER_COUNTS = {
+    "live": lambda live, held, needed: live,
+    "needed": lambda live, held, needed: needed,
+    "shared": lambda live, held, needed: held - live,
+    "the_fewer": lambda live, held, needed: min(live, held - live),
+    "the_more": lambda live, held, needed: max(live, held - live),
+    "one": lambda live, held, needed: 1,
+    "one_less": lambda live, held, needed: held - 1,
+    "one_more": lambda live, held, needed: held + 1,
+    "half": lambda live, held, needed: held // 2,
+    "twice": lambda live, held, needed: 2 * held,
+    "held_and_needed": lambda live, held, needed: held + needed,
+    "held_without_needed": lambda live, held, needed: held - needed,
+    "held_and_live": lambda live, held, needed: held + live,
+    "held_per_text": lambda live, held, needed: held * live,
+    "live_and_needed": lambda live, held, needed: live + needed,
+}
+
+
 def _sums(totals, logprobs):
     return [(totals[i] + value, i, token) for i, row in enumerate(logprobs) for token, value in enumerate(row)]
 
@@ -259,6 +298,10 @@ def beam_step_in_float32_probabilities(totals, logprobs, width):
     return _best([(float(p), i, token) for i, row in enumerate(sums) for token, p in enumerate(row)], width)
 
 
+def beam_step_nothing_is_below_minus_1000(totals, logprobs, width):
+    return _best([each for each in _sums(totals, logprobs) if each[0] > -1000], width)
+
+
 def _rows(totals, logprobs):
     return [(totals[i], i, token, p) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
 
@@ -299,6 +342,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         preempt_only_who_needs_a_block,
         preempt_host_must_stay_larger,
         preempt_names_alone,
+        *(preempt_counts(f"preempt_host_loses_{name}", host=count) for name, count in _OTHER_COUNTS.items()),
+        *(preempt_counts(f"preempt_room_for_{name}", room=count) for name, count in _OTHER_COUNTS.items()),
+        *(preempt_counts(f"preempt_frees_{name}", freed=count) for name, count in _OTHER_COUNTS.items()),
     ],
     "beam_step": [
         beam_step_with_the_sums,
@@ -309,6 +355,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_sorts_the_callers_rows,
         beam_step_multiplies_probabilities,
         beam_step_in_float32_probabilities,
+        beam_step_nothing_is_below_minus_1000,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -173,9 +173,9 @@ def _as_tensors(sequences: list[list[int]], num_computed: list[int]) -> tuple[Te
 
 
 def _random_file(random: Random) -> tuple[bytes, str]:
-    """Return a safetensors file of one to four tensors, and the name of one."""
+    """Return a safetensors file of one to four tensors, and the name of one: a part of another name perhaps."""
     tensors = {}
-    for name in random.sample(["norm", "q", "k", "up.weight", "embed.weight"], random.randint(1, 4)):
+    for name in random.sample(["weight", "q", "q.weight", "q.weight_scale", "qk"], random.randint(1, 4)):
         shape = [random.randint(1, 4) for _ in range(random.randint(0, 3))]
         values = torch.tensor([random.randint(-99, 99) / 8 for _ in range(torch.Size(shape).numel())])
         tensors[name] = values.reshape(shape).to(random.choice(list(_DTYPES.values())))
@@ -213,6 +213,7 @@ def _random_sequences(random: Random) -> tuple[list[list[int]], list[int]]:
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
 _BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
 _LONG_LIST = save({"a": torch.tensor([1.0, 2.0])}, {"history": "trained " * 9000})  # 70 kB: a length of three bytes
+_NAMES_IN_NAMES = save({"q": torch.tensor([1.0]), "q.weight": torch.tensor([2.0]), "weight": torch.tensor([3.0])})
 _MASKS = [
     torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),  # the notes' picture
     torch.tensor([[1, 1, 1]]),
@@ -231,6 +232,8 @@ EXERCISES = [
             (_BFLOAT16, "w"),
             (_list_backwards(_TWO_TENSORS), "a"),
             (_LONG_LIST, "a"),
+            (_NAMES_IN_NAMES, "weight"),
+            (_list_backwards(_NAMES_IN_NAMES), "q"),
         ],
         generate=_random_file,
         complaint=_another_dtype,

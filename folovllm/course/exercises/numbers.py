@@ -214,10 +214,22 @@ def _random_bits(random: Random) -> tuple[int]:
 
 
 def _random_states(random: Random) -> tuple[Tensor]:
-    """Return hidden states of very different sizes, row by row: huge, tiny, all zero."""
+    """Return hidden states of very different sizes, row by row: huge, tiny, all zero, and nearly so."""
     columns = random.randint(1, 6)
-    sizes = [random.choice([0.0, 0.0005, 0.004, 1.0, 300.0, 20000.0]) for _ in range(random.randint(1, 4))]
-    return (torch.tensor([[size * random.uniform(-3, 3) for _ in range(columns)] for size in sizes]).half(),)
+    sizes = [random.choice([0.0, 0.0005, 0.004, 1.0, 300.0, 21834.0]) for _ in range(random.randint(1, 4))]
+    rows = [_like_zeros(random, [size * random.uniform(-3, 3) for _ in range(columns)], size * 3) for size in sizes]
+    return (torch.tensor(rows).half(),)
+
+
+def _like_zeros(random: Random, row: list[float], largest: float) -> list[float]:
+    """Return a row or one made of it that has something in common with zeros: its sum, its spread, some numbers."""
+    holed = [each * random.choice([0, 1]) for each in row]
+    holed[random.randrange(len(row))] = largest
+    alternating = [largest, -largest] * (len(row) // 2) + [0.0] * (len(row) % 2)
+    alike = [largest * random.choice([-1, 1])] * len(row)
+    return random.choice(
+        [row, row, holed, [abs(each) for each in holed], [-abs(each) for each in holed], alternating, alike]
+    )
 
 
 def _random_block(random: Random) -> list[float]:
@@ -225,7 +237,7 @@ def _random_block(random: Random) -> list[float]:
     step = random.choice([0.0, 0.00001, 0.00008, 0.0004, 0.004, 0.1, 1.0, 3.0])
     whole = [random.randint(-126, 126) + random.uniform(-0.49, 0.49) for _ in range(32)]
     whole[random.randrange(32)] = random.choice([-127, 127])
-    return [step * each for each in whole]
+    return [step * each for each in _like_zeros(random, whole, 127)]
 
 
 def _random_weights(random: Random) -> tuple[Tensor]:
@@ -242,6 +254,10 @@ _WEIGHTS = [
     torch.tensor([[0.013, -0.021, 0.008, 0.017] * 7 + [0.003, -1.7, 0.011, -0.006] + [0.0] * 32]),
     torch.tensor([[0.05], [0.01], [0.001], [0.000005], [0.0]])
     * torch.linspace(-0.97, 1.0, 32),  # small blocks are blocks too
+    torch.arange(32.0)[None],  # one zero, and it comes first
+    -torch.arange(32.0).flip(0)[None],
+    torch.tensor([[1.0, -1.0] * 16]),
+    torch.ones(1, 32),
 ]
 
 _NEVER_WIDENED = (
@@ -298,6 +314,8 @@ EXERCISES = [
             (torch.tensor([[20000.0, -300.0, 8.0]]).half(),),
             (torch.tensor([[0.0, 0.0], [0.0004, -0.0003]]).half(),),
             (torch.tensor([[1.0, 2.0, 3.0], [400.0, 0.5, -2.0]]).half(),),
+            (torch.tensor([[3.0, -3.0], [0.0, 2.0], [-2.0, 0.0], [2.0, 2.0]]).half(),),  # not zeros
+            (torch.tensor([[65504.0, 30000.0]]).half(),),
         ],
         generate=_random_states,
         complaint=_not_float32,

@@ -20,6 +20,7 @@ Fork = tuple[list[int], list[int], int]
 Running = list[tuple[str, int, int, int]]
 """Requests, the oldest first: name, living sequences, blocks that it holds, new blocks that its next tokens need."""
 Moved = list[tuple[str, str]]
+_READERS = ["Anna", "Bo", "Chen", "Mei", "Dai", "Eve", "Fei"]
 
 
 # -- fork --------------------------------------------------------------------------------------------
@@ -487,12 +488,17 @@ def _in_order_of_arrival(running: Running, free: int, host_free: int) -> Moved:
 
 
 def _some_evening(random: Random) -> tuple[Running, int, int]:
-    names = random.sample(["Anna", "Bo", "Chen", "Mei", "Dai"], k=random.randint(0, 5))
+    """Return an evening, often so full that families give way: they just fill the host, or lack a block there."""
+    full = random.choice((False, True))
     running = []
-    for name in names:
-        live = random.choice((1, 1, 2, 3, 4))
-        running.append((name, live, live + random.choice((0, 0, 1, 6)), random.choice((0, 1, live, live))))
-    return running, random.choice((0, 0, 1, 2, 8)), random.choice((0, 3, 5, 8, 100))
+    for name in random.sample(_READERS, k=random.randint(4, 7) if full else random.randint(0, 5)):
+        live = random.choice((1, 2, 3, 4, 5) if full else (1, 1, 2, 3, 4))
+        held = live + random.choice((0, 0, 1, 2) if full else (0, 0, 1, 6))
+        running.append((name, live, held, live if full else random.choice((0, 1, live, live))))
+    families = [held for _, live, held, _ in reversed(running) if live > 1]
+    room = sum(families[: random.randint(0, 3)])
+    free = random.choice((0, 0, 1) if full else (0, 0, 1, 2, 8))
+    return running, free, random.choice((room, room, max(room - 1, 0), 100))
 
 
 _ENOUGH = "somebody gives way only if more is needed than is free; as many free blocks as needed are enough"
@@ -506,8 +512,12 @@ PREEMPT = Exercise(
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 6),
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 3, 10),
         ([("Anna", 2, 4, 2), ("Bo", 3, 4, 3), ("Chen", 2, 3, 2)], 0, 5),
+        ([("Anna", 3, 7, 3), ("Bo", 3, 9, 3), ("Chen", 3, 4, 0)], 0, 13),
+        ([("Anna", 4, 9, 4), ("Bo", 4, 9, 1), ("Chen", 4, 4, 4), ("Dai", 3, 8, 3)], 0, 9),
+        ([("Anna", 3, 8, 0), ("Bo", 4, 9, 3), ("Chen", 4, 11, 3), ("Dai", 3, 5, 3)], 0, 16),
         ([("Anna", 1, 4, 1)], 0, 10),
         ([], 4, 4),
+        ([], 0, 0),
     ],
     generate=_some_evening,
     mistakes=[
@@ -626,7 +636,7 @@ def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
     """
     while True:
         num_texts, vocab = random.randint(1, 4), random.randint(2, 5)
-        length = random.choice((0.0, 0.0, 20.0, 800.0))
+        length = random.choice((0.0, 0.0, 20.0, 800.0, 20_000.0))
         totals = [-length - random.choice((0.0, 1.0, 20.0)) - random.random() for _ in range(num_texts)]
         logprobs = []
         for _ in range(num_texts):
@@ -634,7 +644,7 @@ def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
             norm = math.log(sum(map(math.exp, logits)))
             logprobs.append([logit - norm for logit in logits])
         sums = sorted(total for total, _, _ in _proposals(totals, logprobs))
-        if all(high - low > 1e-3 for low, high in pairwise(sums)):
+        if all(high - low > max(1e-3, length * 1e-6) for low, high in pairwise(sums)):
             return totals, logprobs, random.choice((1, 2, 4, 6))
 
 

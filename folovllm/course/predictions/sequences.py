@@ -75,7 +75,7 @@ PREDICTIONS = [
         question="With host memory this evening takes 17 steps. Without it, Bo's family waits too. How many steps?",
         choices={
             "16": "Yes: nobody is swapped, so nobody has to wait until a swapped one is back.",
-            "17": "The same tokens are drawn, but others wait, and not as long.",
+            "17": "The same tokens are drawn, but in other steps: nobody is swapped, so Chen comes back earlier.",
             "More than 17": "More tokens are computed, but one step takes many of them at once.",
         },
         right="16",
