@@ -191,3 +191,12 @@ def test_the_version_is_the_same_everywhere():
     import folovllm
 
     assert folovllm.__version__ == PROJECT["project"]["version"]
+
+
+def test_the_tab_key_offers_what_the_course_has_without_waiting_for_it_at_import():
+    code = (
+        "import sys, folovllm.course as course\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert {'SamplingExplorer', 'check', 'predict'} <= set(dir(course))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -12,3 +12,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     return getattr(import_module("folovllm.course.public"), name)
+
+
+def __dir__() -> list[str]:  # what the Tab key offers
+    return sorted({*globals(), *import_module("folovllm.course.public").__all__})
