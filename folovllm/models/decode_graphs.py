@@ -29,20 +29,24 @@ def fill_up(token_ids: list[int], rows: list[int], runs: list[TokenRun], kv_cach
     if not is_decoding(token_ids, rows, runs):
         return FlatBatch(token_ids, rows, runs, kv_cache)
     count, num_blocks = len(runs), max(len(run.block_ids) for run in runs)
-    size = -(-count // 8) * 8 if count > 4 else 1 << (count - 1).bit_length()  # vLLM's: 1, 2, 4, 8, 16, 24 ...
+    size = -(-count // 8) * 8 if count > 4 else _power_of_two(count)  # vLLM's: 1, 2, 4, 8, 16, 24 ...
     # The last sequence once more, and again: it writes into its slot what it has written there already.
     return FlatBatch(
         [*token_ids, *token_ids[-1:] * (size - count)],
         range(size),
         [*runs, *runs[-1:] * (size - count)],
         kv_cache,
-        max(_LEAST_BLOCKS, 1 << (num_blocks - 1).bit_length()),
+        max(_LEAST_BLOCKS, _power_of_two(num_blocks)),
     )
 
 
 def is_decoding(token_ids: Sized, rows: Sized, runs: Sized) -> bool:
     """Say whether every sequence has one new token, and its logits are wanted."""
     return len(token_ids) == len(rows) == len(runs)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 class DecodeGraphs:

@@ -81,21 +81,10 @@ def plot_request(llm: LLM, request: Request) -> Image:
 def _draw_sequence(axes: Axes, left: float, owner: tuple[str, str], llm: LLM, seq: Sequence) -> None:
     """Draw a sequence as a box in its request's, and its data in it.  owner: colour and kind of its lines."""
     _box(axes, (left, 38), 30, 28, *owner)
-    axes.text(
-        left + 1.5,
-        63.2,
-        _("Sequence {seq_id!r}: {status}").format(seq_id=seq.seq_id, status=seq.status),
-        va="center",
-        fontsize=12,
-        weight="bold",
-    )
-    axes.text(
-        left + 1.5,
-        59.6,
-        _("seed {seed}, block table {block_ids}").format(seed=seq.seed, block_ids=seq.block_ids),
-        va="center",
-        fontsize=12,
-    )
+    named = _("Sequence {seq_id!r}: {status}").format(seq_id=seq.seq_id, status=seq.status)
+    axes.text(left + 1.5, 63.2, named, va="center", fontsize=12, weight="bold")
+    holds = _("seed {seed}, block table {block_ids}").format(seed=seq.seed, block_ids=seq.block_ids)
+    axes.text(left + 1.5, 59.6, holds, va="center", fontsize=12)
     _box(axes, (left + 1.5, 40), 27, 16.5, GREY, "-")
     data = seq.data
     words = "".join(_words(llm, data.output_token_ids))
