@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folovllm.kernels.attention import attention
+from folovllm.kernels.attention import TILE, attention, make_room
 from tests.kernel_arrays import EPS, assert_within, normal, one_thread, same_bits
 
 
@@ -44,16 +44,20 @@ class Case:
         queries = np.concatenate([self.sequences[i].queries[first:end] for i, first, end in pieces])
         lengths = [end - first for _, first, end in pieces]
         rows = np.cumsum([0, *lengths])
-        # A table has room for the longest; what stands beyond a sequence's own blocks is another's.
-        tables = np.zeros((len(self.sequences), max(len(sequence.table) for sequence in self.sequences)), np.int64)
-        for table, sequence in zip(tables, self.sequences, strict=True):
-            table[: len(sequence.table)] = sequence.table
+        # There is room for the longest; what stands beyond a sequence's own tokens is another's.
+        longest = max(len(sequence) for sequence in self.sequences)
+        slots = np.zeros((len(self.sequences), -(-longest // TILE) * TILE), np.int64)
+        for row, sequence in zip(slots, self.sequences, strict=True):
+            positions = np.arange(len(sequence))
+            row[: len(sequence)] = sequence.table[positions // self.block_size] * self.block_size
+            row[: len(sequence)] += positions % self.block_size
         described = [(row, end - first, first, i) for row, (i, first, end) in zip(rows, pieces, strict=False)]
         out = np.full_like(queries, np.nan)
+        pieces, (_, num_kv_heads, head_dim) = np.array(described, np.int64), self.key_cache.shape
+        room = make_room(pieces, slots, queries.shape[1] // num_kv_heads, head_dim)
         attention(
-            one_thread(), queries, self.key_cache, self.value_cache, np.array(described, np.int64), tables,
-            self.block_size, self.scaling, self.window, out,
-        )  # fmt: skip
+            one_thread(), queries, self.key_cache, self.value_cache, pieces, slots, self.scaling, self.window, room, out
+        )
         return np.split(out, rows[1:-1])
 
     def whole(self, i: int = 0) -> np.ndarray:

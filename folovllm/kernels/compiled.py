@@ -22,18 +22,27 @@ ENTRIES: list[CodeCache] = []
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that kernels call: it becomes a part of each that does."""
-    return numba.njit(fastmath=_FREEDOM, error_model="numpy", nogil=True)(function)
+    """Compile a function that kernels call: it becomes a part of each that does.
+
+    It makes no arrays. So nobody needs to count who holds one, or a row of it, which takes longer than a short loop,
+    most of all where two threads count the same one.
+    """
+    return numba.njit(fastmath=_FREEDOM, error_model="numpy", nogil=True, _nrt=False)(function)
 
 
 def exact_order(function: Callable[..., Any]) -> Any:
     """Compile a function as :func:`kernel` does, but leave its sums as they are written."""
-    return numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True)(function)
+    return numba.njit(fastmath={"contract"}, error_model="numpy", nogil=True, _nrt=False)(function)
+
+
+def maker(function: Callable[..., Any]) -> Any:
+    """Compile a function that makes and returns arrays, for kernels to write to or to read."""
+    return numba.njit(fastmath=_FREEDOM, error_model="numpy", nogil=True, _nrt=True)(function)
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, and keep the result for later processes. It holds no lock of Python's."""
-    compiled = kernel(function)
+    compiled = maker(function)
     compiled._cache = CodeCache(function)  # where numba would put its own
     ENTRIES.append(compiled._cache)
     return compiled

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from numba import carray, types
 from numba.extending import intrinsic
 
-from folovllm.kernels.attention import attention
-from folovllm.kernels.compiled import entry, kernel
+from folovllm.kernels.attention import attention, make_room
+from folovllm.kernels.compiled import entry, kernel, maker
 from folovllm.kernels.elementwise import find_angles, rms_norm, rotate_and_store, silu_mul, take_rows
 from folovllm.kernels.linear import linear
 from folovllm.kernels.team import THREADS, join, meet
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     """What one step computes: tokens of several sequences side by side; all int64.
 
     token_ids, positions, slots: [num_tokens].  rows: [num_rows], the tokens that logits are wanted of.
-    pieces, tables: as in :func:`folovllm.kernels.attention.attention`.
+    pieces, seen: as in :func:`folovllm.kernels.attention.attention`, where ``seen`` are its slots.
     """
 
     token_ids: Any
@@ -60,7 +60,7 @@ class Step(NamedTuple):
     slots: Any
     rows: Any
     pieces: Any
-    tables: Any
+    seen: Any
 
 
 class Scratch(NamedTuple):
@@ -86,7 +86,7 @@ def _pointer(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), generate
 
 
-@kernel
+@maker
 def matrix_at(address, num_rows, num_columns):
     """Return the float32 matrix that lies at an address.
 
@@ -95,7 +95,7 @@ def matrix_at(address, num_rows, num_columns):
     return carray(_pointer(address), (num_rows, num_columns))
 
 
-@kernel
+@maker
 def vector_at(address, size):
     """Return the float32 vector that lies at an address; at 0 there is one without elements."""
     return carray(_pointer(address), (size if address != 0 else 0,))
@@ -108,14 +108,14 @@ def project(team, x, layer, which, out, add):
     linear(team, x, weight, vector_at(layer[BIAS + which], out.shape[1]), out, add)
 
 
-@kernel
+@maker
 def heads(x, head_dim):
     """Return rows as rows of heads: [n, num_heads, head_dim]."""
     return x.reshape(x.shape[0], x.shape[1] // head_dim, head_dim)
 
 
 @kernel
-def run_attention(team, layer, constants, window, step, scratch, keys, values):
+def run_attention(team, layer, constants, window, step, scratch, room, keys, values):
     """From ``normed`` to ``attended``.  keys, values: [num_blocks, block_size, num_kv_heads, head_dim], one layer."""
     num_blocks, block_size, num_kv_heads, head_dim = keys.shape
     project(team, scratch.normed, layer, QUERY, scratch.queries, False)
@@ -133,17 +133,17 @@ def run_attention(team, layer, constants, window, step, scratch, keys, values):
     rotate_and_store(team, q, k, v, scratch.cos, scratch.sin, step.slots, keys, values)
     meet(team)
     out = heads(scratch.attended, head_dim)
-    attention(team, q, keys, values, step.pieces, step.tables, block_size, constants[SCALING], window, out)
+    attention(team, q, keys, values, step.pieces, step.seen, constants[SCALING], window, room, out)
     meet(team)
 
 
 @kernel
-def run_layer(team, layer, constants, window, step, scratch, keys, values):
+def run_layer(team, layer, constants, window, step, scratch, room, keys, values):
     """One decoder layer: attention, then the MLP, each behind a norm, each added to what came in."""
     hidden, normed = scratch.hidden, scratch.normed
     rms_norm(team, hidden, vector_at(layer[INPUT_NORM], hidden.shape[1]), constants[INPUT_EPS], normed)
     meet(team)
-    run_attention(team, layer, constants, window, step, scratch, keys, values)
+    run_attention(team, layer, constants, window, step, scratch, room, keys, values)
     project(team, scratch.attended, layer, OUTPUT, hidden, True)
     meet(team)
     rms_norm(team, hidden, vector_at(layer[MLP_NORM], hidden.shape[1]), constants[MLP_EPS], normed)
@@ -168,8 +168,11 @@ def forward(progress, model, step, scratch, cache, logits):
     take_rows(team, model.embedding, step.token_ids, scratch.hidden)
     find_angles(team, step.positions, model.frequencies, model.rotary_scale, scratch.cos, scratch.sin)
     meet(team)
+    num_kv_heads, head_dim = cache.shape[4:]
+    room = make_room(step.pieces, step.seen, scratch.queries.shape[1] // (num_kv_heads * head_dim), head_dim)
     for i in range(len(model.layers)):
-        run_layer(team, model.layers[i], model.constants[i], model.windows[i], step, scratch, cache[i, 0], cache[i, 1])
+        layer, constants, window = model.layers[i], model.constants[i], model.windows[i]
+        run_layer(team, layer, constants, window, step, scratch, room, cache[i, 0], cache[i, 1])
     last = scratch.normed[: len(step.rows)]
     take_rows(team, scratch.hidden, step.rows, last)
     meet(team)

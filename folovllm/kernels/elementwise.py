@@ -118,4 +118,6 @@ def rotate_and_store(team, queries, keys, values, cos, sin, slots, key_cache, va
             rotate(queries[i, h], cos[i], sin[i], queries[i, h])
         for h in range(keys.shape[1]):
             rotate(keys[i, h], cos[i], sin[i], key_cache[slots[i], h])
-            value_cache[slots[i], h, :] = values[i, h]
+            value, kept = values[i, h], value_cache[slots[i], h]
+            for d in range(len(value)):
+                kept[d] = value[d]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from folovllm.kernels.compiled import entry, kernel
+from folovllm.kernels.compiled import entry, kernel, maker
 from folovllm.kernels.elementwise import exp
 from folovllm.kernels.team import join, meet, shares
 
@@ -47,7 +47,7 @@ class Room(NamedTuple):
     sums: Any
 
 
-@kernel
+@maker
 def make_room(vocab_size):
     """Return room for one thread, in one piece: it is asked for in every call."""
     floats = np.empty((4, vocab_size), np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from folovllm.kernels.compiled import kernel
+from folovllm.kernels.compiled import kernel, maker
 
 _LINE = 8
 """Counters lie so many numbers apart: a cache line each, lest threads wait for a counter they do not need."""
@@ -69,7 +69,7 @@ def _read(typing_context: Any, counters: Any, index: Any) -> Any:
 _let_others_run = types.ExternalFunction("sched_yield", types.int32())
 
 
-@kernel
+@maker
 def join(progress):
     """Return the team as the calling thread sees it."""
     return Team(progress, np.zeros(2, np.int64))

@@ -106,7 +106,7 @@ class FlatDecoder:
     def __call__(self, batch: FlatBatch) -> Tensor:
         """Return the logits that follow ``batch.rows``: [num_rows, vocab]."""
         decoder, cache = self._kernels, batch.kv_cache
-        step = decoder.Step(batch.token_ids, batch.positions, batch.slots, batch.rows, batch.pieces, batch.tables)
+        step = decoder.Step(batch.token_ids, batch.positions, batch.slots, batch.rows, batch.pieces, batch.seen)
         scratch = self._scratch(len(batch.token_ids))
         logits = np.empty((len(batch.rows), len(self._model.head)), np.float32)
         decoder.run(torch.get_num_threads(), self._model, step, scratch, cache.data.numpy(), logits)

@@ -122,6 +122,15 @@ class FlatBatch:
         )
 
     @cached_property
+    def seen(self) -> Numbers:
+        """Where each sequence's tokens lie, [num_runs, most_slots], as :mod:`folovllm.kernels.attention` takes it."""
+        from folovllm.kernels.attention import TILE  # here: importing numba takes .3 s, and a GPU has no use for it
+
+        offsets = np.arange(self.kv_cache.block_size)
+        slots = (self.tables[:, :, None] * self.kv_cache.block_size + offsets).reshape(len(self.tables), -1)
+        return np.pad(slots, ((0, 0), (0, -slots.shape[1] % TILE)))
+
+    @cached_property
     def tensors(self) -> BatchTensors:
         """The batch on the device of the KV cache."""
         return send_together(self._collect(), self.kv_cache.data.device)
