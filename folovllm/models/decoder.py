@@ -24,6 +24,10 @@ from folovllm.models.probe import get_attention
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
+_PART = 256
+"""Tokens that go through all layers together. What lies between kernels then stays in the processor's caches."""
+
+
 def why_not_flat(model: PreTrainedModel) -> str | None:
     """Return why a model cannot run here; None if it can."""
     if reason := _why_not_of_the_family(model):
@@ -105,11 +109,20 @@ class FlatDecoder:
 
     def __call__(self, batch: FlatBatch) -> Tensor:
         """Return the logits that follow ``batch.rows``: [num_rows, vocab]."""
-        decoder, cache = self._kernels, batch.kv_cache
-        step = decoder.Step(batch.token_ids, batch.positions, batch.slots, batch.rows, batch.pieces, batch.seen)
-        scratch = self._scratch(len(batch.token_ids))
         logits = np.empty((len(batch.rows), len(self._model.head)), np.float32)
-        decoder.run(torch.get_num_threads(), self._model, step, scratch, cache.data.numpy(), logits)
+        for first, end, pieces in batch.divide(_PART):  # each reads what those before it left in the KV cache
+            chosen = slice(*np.searchsorted(batch.rows, (first, end)))
+            tokens = slice(first, end)
+            step = self._kernels.Step(
+                batch.token_ids[tokens],
+                batch.positions[tokens],
+                batch.slots[tokens],
+                batch.rows[chosen] - first,
+                pieces,
+                batch.seen,
+            )
+            arguments = (self._model, step, self._scratch(end - first), batch.kv_cache.data.numpy(), logits[chosen])
+            self._kernels.run(torch.get_num_threads(), *arguments)
         return torch.from_numpy(logits)
 
     def _scratch(self, num_tokens: int) -> Any:

@@ -1,6 +1,6 @@
 """One step as a flat batch: the new tokens of all sequences side by side, and where their keys and values lie."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -129,6 +129,14 @@ class FlatBatch:
         offsets = np.arange(self.kv_cache.block_size)
         slots = (self.tables[:, :, None] * self.kv_cache.block_size + offsets).reshape(len(self.tables), -1)
         return np.pad(slots, ((0, 0), (0, -slots.shape[1] % TILE)))
+
+    def divide(self, size: int) -> Iterator[tuple[int, int, Numbers]]:
+        """Yield parts of some ``size`` tokens: the first, the end, and its pieces, whose rows begin at its first."""
+        last_tokens = self.pieces[:, 0] + self.pieces[:, 1] - 1
+        for part in np.unique(last_tokens // size):
+            pieces = self.pieces[last_tokens // size == part]
+            first = pieces[0, 0]
+            yield first, pieces[-1, :2].sum(), pieces - [first, 0, 0, 0]
 
     @cached_property
     def tensors(self) -> BatchTensors:
