@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from folovllm.kernels.compiled import kernel
+from folovllm.kernels.compiled import maker
 from folovllm.kernels.decoder import matrix_at
 from folovllm.kernels.linear import linear
 from folovllm.kernels.team import THREADS, join, meet
@@ -32,7 +32,7 @@ Pass = Callable[[dict[int, Tensor]], object]
 """Goes through all weights once, with the inputs by their width."""
 
 
-@kernel
+@maker
 def multiply_all(progress, table, x, no_bias, out):
     """Multiply the same numbers by every weight, one weight after the other.
 

@@ -1,5 +1,7 @@
 """A whole forward pass is HuggingFace's in float32, with the same bits for any number of threads and any cut."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,42 @@ def test_the_batch_and_the_cut_change_no_bit(hf_model, prompts):
     for lengths in ([70, 70, 70, 70], [1, 1, 1, 1], [2, 5, 16, 1], [24, 1, 2, 3]):
         for a, b in zip(run(hf_model, prompts, lengths, 2), alone, strict=True):
             assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("part", [1, 16, 40])
+def test_a_step_that_is_divided_has_the_same_bits(hf_model, prompts, part, monkeypatch):
+    whole = run(hf_model, prompts, [70, 9, 33, 18])
+    monkeypatch.setattr("folovllm.models.decoder._PART", part)
+    for a, b in zip(run(hf_model, prompts, [70, 9, 33, 18], 2), whole, strict=True):
+        assert same_bits(a, b)
+
+
+def prepare(num_tokens: int, rows: list[int]) -> tuple[FlatDecoder, FlatBatch]:
+    """Return a forward pass and one prompt for it."""
+    model = tiny_model()
+    spec = get_attention(model)
+    num_blocks = -(-num_tokens // BLOCK_SIZE)
+    sizes = spec.num_layers, num_blocks, BLOCK_SIZE, spec.num_kv_heads, spec.head_dim
+    cache = KVCache(*sizes, torch.float32, torch.device("cpu"))
+    tokens = np.random.default_rng(0).integers(3, VOCAB_SIZE, num_tokens).tolist()
+    return FlatDecoder(model), FlatBatch(tokens, rows, [TokenRun(0, num_tokens, list(range(num_blocks)))], cache)
+
+
+@pytest.mark.parametrize("part", [16, 32, 1000])
+def test_of_a_divided_step_come_the_logits_that_are_wanted(part, monkeypatch):
+    monkeypatch.setattr("folovllm.models.decoder._PART", part)
+    forward, batch = prepare(90, list(range(90)))
+    every = forward(batch).numpy()
+    for rows in ([0], [89], [15, 16, 17], [3, 40, 41, 88], []):
+        forward, batch = prepare(90, rows)
+        assert same_bits(forward(batch).numpy(), every[rows])
+
+
+def test_a_forward_pass_keeps_nothing():
+    forward, batch = prepare(40, [39])
+    forward(batch)
+    arrays = [*forward._room, batch.seen, batch.slots, batch.kv_cache.data.numpy().base]
+    held = [sys.getrefcount(array) for array in arrays]
+    for _ in range(5):
+        forward(batch)
+    assert [sys.getrefcount(array) for array in arrays] == held

@@ -36,7 +36,10 @@ def exact_order(function: Callable[..., Any]) -> Any:
 
 
 def maker(function: Callable[..., Any]) -> Any:
-    """Compile a function that makes and returns arrays, for kernels to write to or to read."""
+    """Compile a function that returns arrays: new ones, which the entry that asks for them frees, or what nobody owns.
+
+    A kernel must not ask for new ones: it frees nothing.
+    """
     return numba.njit(fastmath=_FREEDOM, error_model="numpy", nogil=True, _nrt=True)(function)
 
 

@@ -108,12 +108,6 @@ def project(team, x, layer, which, out, add):
     linear(team, x, weight, vector_at(layer[BIAS + which], out.shape[1]), out, add)
 
 
-@maker
-def heads(x, head_dim):
-    """Return rows as rows of heads: [n, num_heads, head_dim]."""
-    return x.reshape(x.shape[0], x.shape[1] // head_dim, head_dim)
-
-
 @kernel
 def run_attention(team, layer, constants, window, step, scratch, room, keys, values):
     """From ``normed`` to ``attended``.  keys, values: [num_blocks, block_size, num_kv_heads, head_dim], one layer."""
@@ -122,7 +116,10 @@ def run_attention(team, layer, constants, window, step, scratch, room, keys, val
     project(team, scratch.normed, layer, KEY, scratch.keys, False)
     project(team, scratch.normed, layer, VALUE, scratch.values, False)
     meet(team)
-    q, k, v = heads(scratch.queries, head_dim), heads(scratch.keys, head_dim), heads(scratch.values, head_dim)
+    num_tokens = len(scratch.queries)
+    q = scratch.queries.reshape(num_tokens, -1, head_dim)
+    k = scratch.keys.reshape(num_tokens, num_kv_heads, head_dim)
+    v = scratch.values.reshape(num_tokens, num_kv_heads, head_dim)
     if layer[QUERY_NORM] != 0:  # Qwen3 normalizes queries and keys, head by head
         each_q, each_k = scratch.queries.reshape(-1, head_dim), scratch.keys.reshape(-1, head_dim)
         rms_norm(team, each_q, vector_at(layer[QUERY_NORM], head_dim), constants[QUERY_EPS], each_q)
@@ -132,7 +129,7 @@ def run_attention(team, layer, constants, window, step, scratch, room, keys, val
     values = values.reshape(num_blocks * block_size, num_kv_heads, head_dim)
     rotate_and_store(team, q, k, v, scratch.cos, scratch.sin, step.slots, keys, values)
     meet(team)
-    out = heads(scratch.attended, head_dim)
+    out = scratch.attended.reshape(num_tokens, -1, head_dim)
     attention(team, q, keys, values, step.pieces, step.seen, constants[SCALING], window, room, out)
     meet(team)
 
