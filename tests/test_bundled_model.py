@@ -20,9 +20,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,6 +43,7 @@ from folovllm.models.bundled import (
 )
 from folovllm.models.bundled import cache as cache_module
 from folovllm.models.bundled import wheel as wheel_module
+from folovllm.models.bundled.conversion import save_aligned
 from folovllm.models.bundled.report import Report
 from folovllm.models.gguf_loader import split_as_the_file_says
 from tests.tiny_gguf import write_tiny_gguf
@@ -136,6 +139,18 @@ def test_the_converted_weights_and_tokenizer_are_those_that_transformers_reads(o
     tokenizer = AutoTokenizer.from_pretrained(origin, gguf_file="tiny.gguf")
     split_as_the_file_says(tokenizer, origin / "tiny.gguf")
     assert AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize("name_length", [*range(1, 65, 3), 64])
+def test_weights_begin_at_a_multiple_of_64_bytes_however_long_their_list_is(tmp_path, name_length):
+    weights = {"a" * name_length: np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(1, np.float32)}
+    path = tmp_path / "model.safetensors"
+    save_aligned(weights, path)
+    begin = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert begin % 64 == 0
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["format"] == "pt"
+    assert all(np.array_equal(load_file(path)[name], weight) for name, weight in weights.items())
 
 
 def test_the_converted_folder_keeps_eos_chat_template_and_lengths(filled_cache, source):

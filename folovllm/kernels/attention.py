@@ -41,6 +41,14 @@ class Room(NamedTuple):
 
 
 @maker
+def aligned(count):
+    """Return so many numbers that begin at a multiple of 64 bytes, which a processor reads and writes at once."""
+    numbers = np.empty(count + LINE, np.float32)
+    first = -(numbers.ctypes.data // 4) % LINE
+    return numbers[first : first + count]
+
+
+@maker
 def make_room(pieces, slots, group, head_dim):
     """Return room for one thread.  group: how many heads share a key head."""
     most = 0
@@ -50,9 +58,9 @@ def make_room(pieces, slots, group, head_dim):
         np.empty((most, head_dim), np.float32),
         np.empty((most, slots.shape[1]), np.float32),
         np.empty(most, np.float32),
-        np.empty(head_dim * TILE, np.float32),
-        np.empty(TILE * TILE, np.float32),
-        np.empty(((most + 3) // 4, 4 * TILE), np.float32),
+        aligned(head_dim * TILE),
+        aligned(TILE * TILE),
+        aligned((most + 3) // 4 * 4 * TILE).reshape(-1, 4 * TILE),
     )
 
 

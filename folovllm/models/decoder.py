@@ -126,9 +126,12 @@ class FlatDecoder:
         return torch.from_numpy(logits)
 
     def _scratch(self, num_tokens: int) -> Any:
-        """Return room for what lies between kernels. It is kept: the system hands out new memory page by page."""
+        """Return room for what lies between kernels. It is kept: the system hands out new memory page by page.
+
+        PyTorch's memory begins at a multiple of 64 bytes, where a processor reads 64 at once; numpy's need not.
+        """
         if not self._room or len(self._room[0]) < num_tokens:
-            self._room = [np.empty((num_tokens, width), np.float32) for width in self._widths]
+            self._room = [torch.empty(num_tokens, width).numpy() for width in self._widths]
         return self._kernels.Scratch(*(each[:num_tokens] for each in self._room))
 
 

@@ -23,7 +23,7 @@ from folovllm.models.bundled.report import Report
 from folovllm.models.bundled.source import SMOLLM2, BundledModelError, BundledSource
 
 # Counts up whenever the conversion would write something else: caches of an older one are then rebuilt.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 
 MANIFEST = "folovllm-manifest.json"
 _PARTIAL = ".partial-"
