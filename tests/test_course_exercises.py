@@ -76,6 +76,32 @@ def test_a_diagnosis_is_for_its_mistake_and_not_for_a_near_one(name, answer, sai
     assert find_exercise(name).judge(answer)[1].startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("language", "message", "said"),
+    [
+        (
+            "en",
+            "a block_size must be > 0",
+            "the first difference: 'a block_size must be' in place of 'block_size must be a'",
+        ),
+        (
+            "en",
+            "block_size must be a positive int",
+            "the first difference: 'a positive int' in place of 'an int >= 1, got 0'",
+        ),
+        ("en", "block_size must be an int >= 1", "the first difference: '1' in place of '1, got 0'"),
+        ("zh", "block_size must be an int >= 1, got 0.", "第一处不同：写了 '0.'，应为 '0'"),
+    ],
+)
+def test_an_errors_message_is_compared_and_the_first_difference_shown(language, message, said, monkeypatch):
+    monkeypatch.setenv("FOLOVLLM_LANG", language)
+
+    def refuse(value):
+        raise ValueError(message)
+
+    assert find_exercise("block_size").judge(lambda value: value if value == 16 else refuse(value))[1].endswith(said)
+
+
 @BY_NAME
 def test_there_are_three_mistakes_with_different_diagnoses_and_three_hints(exercise):
     assert len({mistake.diagnosis for mistake in exercise.mistakes}) == len(exercise.mistakes) >= 3

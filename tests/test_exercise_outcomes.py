@@ -50,7 +50,7 @@ ANSWERS = [
         lambda values: torch.tensor(double(values)),
         "returns a tensor of int64, shape [2], [2, 4]; right: a list",
     ),
-    (lambda values: None, "returns None; right: a list, [2, 4]; is there a `return`?"),
+    (lambda values: None, "returns None; right: a list, [2, 4]; is a `return` with a value reached?"),
     (lambda values: [float(2 * value) for value in values], "returns [2.0, 4.0]; right: it returns [2, 4]"),
     (lambda values: (2 * value for value in values), "returns a generator, "),
     (lambda values: ValueError("no"), "a ValueError (it must be raised, not returned)"),

@@ -54,8 +54,8 @@ def test_who_sits_second_waits_until_the_first_is_done(llm):
     engine = ask(llm, ("Bo", "Anna"), max_num_seqs=1)
     bo, anna = turns_of(engine).values()
     seconds = [step_ms(step) / 1000 for step in recorded(engine)]
-    assert [kind for kind, _, _ in bo.bars] == ["the prompt is read", "the answer is written"]
-    assert [kind for kind, _, _ in anna.bars] == ["waits", "the prompt is read", "the answer is written"]
+    assert [kind for kind, _, _ in bo.bars] == ["the prompt is read", "the answer is being written"]
+    assert [kind for kind, _, _ in anna.bars] == ["waits", "the prompt is read", "the answer is being written"]
     assert anna.longest_wait() == pytest.approx((0, sum(seconds[: MAX_TOKENS + 1])))
     assert len(bo.tokens) == len(anna.tokens) == MAX_TOKENS
     assert "Anna sees nothing new for" in plot_turns({"one seat": engine}, watch="Anna").alt

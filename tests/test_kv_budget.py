@@ -47,7 +47,9 @@ def test_the_budget_equals_a_count_by_hand():
 def test_blocks_left_over_are_waste():
     budget = Budget(AttentionSpec(30, 3, 64), torch.float32, 256 * 2**20, 128, 2000)
     assert (budget.num_blocks, budget.num_sequences, budget.num_left_over) == (45, 2, 13)
-    assert budget.sentence().splitlines()[1] == "wasted: 1.6 % in last blocks + 29.7 % left over (13 blocks) = 31.3 %"
+    assert (
+        budget.sentence().splitlines()[1] == "wasted: 1.65 % in last blocks + 29.69 % left over (13 blocks) = 31.34 %"
+    )
 
 
 def test_one_is_not_written_as_many():
@@ -103,7 +105,7 @@ def test_the_axis_ends_little_above_the_most_that_fit(memory):
 def test_where_nothing_fits_it_says_so(widget):
     none = Budget(AttentionSpec(30, 8, 128), torch.float32, 2**20, 16, 200)
     assert none.sentence().startswith("0 blocks of 3,840 KiB: room for 0 sequences of 200 tokens each")
-    assert none.sentence().endswith("100.0 % left over (0 blocks) = 100.0 %")
+    assert none.sentence().endswith("100.00 % left over (less than one block) = 100.00 %")
     widget.spec = none.spec
     widget.length.value = 8192
     assert "room for 0 sequences of 8,192 tokens each" in widget.status.value

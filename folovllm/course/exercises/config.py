@@ -2,17 +2,17 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from random import Random
 from typing import Any
 
 import torch
 
 from folovllm.config import CacheConfig
-from folovllm.course.exercises.block_size_message import message_has_three_parts
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.outcome import Case
+from folovllm.course.exercises.outcome import Case, Outcome, safely, show
 from folovllm.engine.block_manager import BlockManager
+from folovllm.language import _
 from folovllm.models.probe import AttentionSpec
 
 _DTYPES = {1: torch.int8, 2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
@@ -38,8 +38,25 @@ def num_fitting_solution(num_blocks: int, block_size: int, readers: Readers) -> 
 
 
 def block_size_solution(value: Any) -> int:
-    """Return a block size that is allowed, or raise ValueError."""
-    return CacheConfig(block_size=value).block_size
+    """Return a block size that is allowed, or raise ValueError: the engine's, without the name of the group."""
+    try:
+        return CacheConfig(block_size=value).block_size
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("CacheConfig.")) from None
+
+
+def _another_message(case: Case, outcome: Outcome) -> str:
+    """Ask of an error's message that it is the one in the exercise, letter by letter."""
+    if not isinstance(outcome.error, ValueError):
+        return ""
+    given, right = safely(str, outcome.error), f"block_size must be an int >= 1, got {case[0]!r}"
+    if given == right:
+        return ""
+    first = next(i for i, (one, other) in enumerate(zip_longest(given, right)) if one != other)
+    word = right.rfind(" ", 0, first) + 1  # where the word begins that differs
+    return _(
+        "your ValueError reads {given}; right: {right}; the first difference: {part} in place of {right_part}"
+    ).format(given=show(given), right=show(right), part=repr(given[word:][:20]), right_part=repr(right[word:][:20]))
 
 
 # -- inputs by chance ------------------------------------------------------------------------------
@@ -107,6 +124,10 @@ def _one_seat_too_many(num_readers: int, max_tokens: int, max_steps: int) -> int
 
 def _groups(num_readers: int, max_tokens: int, max_steps: int) -> int:
     return (max_steps - 1) // max_tokens + 1
+
+
+def _turns_a_step_too_short(num_readers: int, max_tokens: int, max_steps: int) -> int:
+    return -(-num_readers // ((max_steps - 1) // (max_tokens - 1) + 1))
 
 
 def _whole_block(num_layers: int, num_heads: int, num_kv_heads: int, head_dim: int, bytes_per_number: int) -> int:
@@ -192,6 +213,14 @@ def _passed_over(num_blocks: int, block_size: int, readers: Readers) -> int:
     return seated
 
 
+def _one_behind_the_last(num_blocks: int, block_size: int, readers: Readers) -> int:
+    return min(len(readers), num_fitting_solution(num_blocks, block_size, readers) + 1)
+
+
+def _blocks_never_taken(num_blocks: int, block_size: int, readers: Readers) -> int:
+    return sum(-(-(prompt + answer - 1) // block_size) <= num_blocks for prompt, answer in readers)
+
+
 def _notes_check(value: Any) -> Any:
     if value <= 0:
         raise ValueError("block_size must be positive")
@@ -253,6 +282,11 @@ EXERCISES = [
                 _whole_answers_or_none,
                 "you count whole answers, and divide by 0 where none fits; the last group needs only its first token "
                 "in time, which comes in the first step of its turn",
+            ),
+            Mistake(
+                _turns_a_step_too_short,
+                "you give a group `max_tokens - 1` steps; its turn takes `max_tokens`, the first of which reads the "
+                "prompts and brings the first token",
             ),
             Mistake(_seats_rounded_down, "you round the seats down: some readers are left over and come too late"),
             Mistake(
@@ -343,6 +377,14 @@ EXERCISES = [
             ),
             Mistake(_shortest_first, "you seat the shortest first; the order in which they come decides"),
             Mistake(
+                _one_behind_the_last,
+                "you count the first reader who does not fit too: look whether the blocks suffice before you count",
+            ),
+            Mistake(
+                _blocks_never_taken,
+                "you compare each reader with all blocks; those who sit hold theirs, so take them away first",
+            ),
+            Mistake(
                 _passed_over, "you pass over a reader who does not fit and seat a later one; all behind them must wait"
             ),
         ],
@@ -394,14 +436,13 @@ EXERCISES = [
         ],
         hints=(
             "`value <= 0` compares before it knows what it compares.",
-            "First `isinstance`, with `bool` refused although it is an `int`; then the range. One `raise` is enough, "
-            "if its message says which ints are allowed.",
+            "First `isinstance`, with `bool` refused although it is an `int`; then the range. One `raise` is enough.",
         ),
         code=(
             "if isinstance(value, bool) or not isinstance(value, int) or value < 1:\n"
             '    raise ValueError(f"block_size must be an int >= 1, got {value!r}")\n'
             "return value"
         ),
-        complaint=message_has_three_parts,
+        complaint=_another_message,
     ),
 ]

@@ -138,7 +138,7 @@ def describe_difference(
     if given.error is None and expected.error is None:
         kinds = kind_of(given.value), kind_of(expected.value)
         if kinds[0] != kinds[1]:
-            reason = _("; is there a `return`?") if given.value is None and not may_be_none else ""
+            reason = _("; is a `return` with a value reached?") if given.value is None and not may_be_none else ""
             shown = kinds[0] if given.value is None else _of_kind(kinds[0], show(given.value))
             right = _("None alone") if expected.value is None else _of_kind(kinds[1], show(expected.value))
             told = _("your function returns {given}; right: {expected}{reason}")
@@ -151,7 +151,7 @@ def describe_difference(
 def _tell(outcome: Outcome) -> str:
     if outcome.error is None:
         return _("returns {value}").format(value=show(outcome.value))
-    text = " ".join(_safely(str, outcome.error).split())
+    text = " ".join(safely(str, outcome.error).split())
     name = type(outcome.error).__name__
     if not text:
         return _("raises {name} without a message").format(name=name)
@@ -173,7 +173,7 @@ def kind_of(value: Any) -> str:
 
 def show(value: Any, digits: int = 3) -> str:
     """Return a value as short text; at most a line, whatever it is."""
-    return _cut(_safely(_Shown(digits).repr, value), 120)
+    return _cut(safely(_Shown(digits).repr, value), 120)
 
 
 def show_apart(given: Any, expected: Any) -> tuple[str, str]:
@@ -247,7 +247,7 @@ def _show_float(x: float, digits: int) -> str:
     return repr(round(x, digits)) if abs(x) < 1e6 else f"{x:.{digits}e}"
 
 
-def _safely(text_of: Callable[[Any], str], value: Any) -> str:
+def safely(text_of: Callable[[Any], str], value: Any) -> str:
     """Return a text of a value, even if its own ``__repr__`` or ``__str__`` fails."""
     try:
         return text_of(value)

@@ -27,9 +27,9 @@ from folovllm.sampling_params import SamplingParams
 _TURNS: dict[str, dict[str, Any]] = {
     N_("waits"): {"facecolor": "#dddddd"},
     N_("the prompt is read"): {"facecolor": ORANGE, "hatch": "....", "edgecolor": "white"},
-    N_("the answer is written"): {"facecolor": BLUE, "hatch": "////", "edgecolor": "white"},
+    N_("the answer is being written"): {"facecolor": BLUE, "hatch": "////", "edgecolor": "white"},
 }
-_PHASES = {None: "waits", "prefill": "the prompt is read", "decode": "the answer is written"}
+_PHASES = {None: "waits", "prefill": "the prompt is read", "decode": "the answer is being written"}
 
 
 def step_ms(step: StepRecord) -> float:
@@ -97,12 +97,12 @@ def plot_turns(llms: Mapping[str, LLM], watch: str, late: str | None = None) -> 
         axes.set_title(title, loc="left", fontsize=12)
         start, end = turns[watch].longest_wait()
         told.append(
-            _("{title}: {watch} sees nothing new for {longest:.1f} s at the longest").format(
+            _("{title}: {watch} sees nothing new for {longest:.2g} s at the longest").format(
                 title=title, watch=watch, longest=end - start
             )
         )
         if late is not None:
-            told[-1] += _(", {late} has the first token after {first_wait:.1f} s").format(
+            told[-1] += _(", {late} has the first token after {first_wait:.2g} s").format(
                 late=late, first_wait=turns[late].first_wait()[1]
             )
     panels[-1, 0].set_xlabel(
@@ -175,7 +175,7 @@ def plot_step_times(llms: Mapping[int, Sequence[LLM]]) -> Image:
     step.set(title=_("one step"), ylabel=_("milliseconds"))
     shares = [ms / seats for seats, ms in times.items()]
     bars = token.bar(range(len(times)), shares, color=GREEN, hatch="\\\\", **looks)
-    token.bar_label(bars, fmt="%.0f", fontsize=11)
+    token.bar_label(bars, fmt="%.1f", fontsize=11)
     token.set(title=_("one step, divided by its tokens"), ylabel=_("milliseconds per token"))
     for axes in (step, token):
         axes.set_xticks(range(len(times)), [f"{seats}" for seats in times])
@@ -274,7 +274,7 @@ def plot_shared_blocks(llm: LLM, prompts: Mapping[str, str], block_size: int = 4
     axes.axis("off")
     looks: list[Any] = [
         Patch(**_SHARED, label=_("a block that both hold")),
-        Patch(**_OWN, label=_("a block of one reader")),
+        Patch(**_OWN, label=_("the prompt, in one reader's block")),
         Patch(**_WRITTEN, label=_("written by the model")),
         Patch(**_OWN, linestyle=":", label=_("an empty place")),
     ]

@@ -99,16 +99,18 @@ class Budget:
             counted(number, "{n} block", "{n} blocks")
             for number in (self.num_blocks, self.blocks_per_sequence, self.num_left_over)
         )
+        if not self.num_left_over:
+            left_over = _("less than one block")
         room = ngettext("{sequences} of {tokens}", "{sequences} of {tokens} each", self.num_sequences).format(
             sequences=counted(self.num_sequences, "{n} sequence", "{n} sequences"),
             tokens=counted(self.length, "{n} token", "{n} tokens"),
         )
-        empty, wasted = (round(100 * self.share_of(size), 1) for size in (self.empty_bytes, self.wasted_bytes))
+        empty, wasted = (round(100 * self.share_of(size), 2) for size in (self.empty_bytes, self.wasted_bytes))
         left = wasted - empty  # so that the printed numbers add up
         fits = _("{blocks} of {size:,g} KiB: room for {room}, {per_sequence} per sequence").format(
             blocks=blocks, size=self.block_bytes / 1024, room=room, per_sequence=per_sequence
         )
-        holds_nothing = _("wasted: {empty:.1f} % in last blocks + {left:.1f} % left over ({blocks}) = {wasted:.1f} %")
+        holds_nothing = _("wasted: {empty:.2f} % in last blocks + {left:.2f} % left over ({blocks}) = {wasted:.2f} %")
         return f"{fits}\n{holds_nothing.format(empty=empty, left=left, blocks=left_over, wasted=wasted)}"
 
 
@@ -124,7 +126,7 @@ class BudgetPicture(LivePicture):
         self._add_fit(axes[1, 0])
         self._add_waste(axes[1, 1])
         moving_axes = self._fit_axis, self._waste_axis
-        moving = [*moving_axes, *self._parts, self._words, self._fit, self._fit_now]
+        moving = [*moving_axes, *self._parts, self._words, self._fit, self._fit_now, self._none_fits]
         moving += [bar for bars in self._waste.values() for bar in bars] + [*self._numbers, self._waste_now]
         for artist in moving:
             artist.set_in_layout(artist in moving_axes)
@@ -146,8 +148,10 @@ class BudgetPicture(LivePicture):
         self._words = axes.text(0.015, 0, "", va="center", fontsize=12, fontweight="bold", bbox=box)
 
     def _add_fit(self, axes: Axes) -> None:
-        [self._fit] = axes.plot([], [], color=BLUE, linewidth=2)
-        [self._fit_now] = axes.plot([], [], "D", color=ORANGE, markeredgecolor="black", markersize=9)
+        [self._fit] = axes.step([], [], where="post", color=BLUE, linewidth=2)
+        look: dict[str, Any] = {"color": ORANGE, "markeredgecolor": "black", "markersize": 9, "clip_on": False}
+        [self._fit_now] = axes.plot([], [], "D", **look)
+        self._none_fits = axes.text(0.97, 0.86, "", transform=axes.transAxes, ha="right", fontsize=12)
         axes.set(xscale="log", yscale="log", xlim=(16, LONGEST * 1.1), ylim=(0.8, 2e4))
         self._fit_axis = axes.yaxis
         axes.set_title(_("sequences that fit"), fontsize=12)
@@ -196,6 +200,7 @@ class BudgetPicture(LivePicture):
         self._fit.set_data(_LENGTHS, [num or np.nan for num in fitting])
         self._fit_axis.axes.set_ylim(0.8, 2 * 10 ** math.ceil(math.log10(max(*fitting, 20) / 2)))
         self._fit_now.set_data([budget.length], [budget.num_sequences or np.nan])
+        self._none_fits.set_text("" if budget.num_sequences else _("none of this length fits"))
         self._show_waste(budget)
         return self.redraw()
 
