@@ -253,7 +253,7 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
 
 
 class _Shown(reprlib.Repr):
-    """reprlib's short forms, with ``float_text`` of numbers and tensors as lists; within a value they say what they are."""
+    """reprlib's short forms, with numbers as ``float_text`` and tensors as lists; within a value they say so."""
 
     def __init__(self, float_text: Callable[[float], str]) -> None:
         super().__init__()
