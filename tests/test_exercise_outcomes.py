@@ -1,13 +1,15 @@
 """What ``check`` says of an answer, whatever the answer does."""
 
+import math
 import random
 
 import pytest
 import torch
 
-from folovllm.course.exercises.checks import check
+from folovllm.course.exercises.checks import check, find_exercise
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.outcome import same, show, show_apart, try_out
+from folovllm.course.exercises.outcome import same, show, show_apart, show_arguments, try_out
+from folovllm.course.exercises.sampling import min_p_solution, temperature_solution, top_p_solution
 from tests.translation_rules import half_width_marks
 
 
@@ -160,6 +162,33 @@ def test_numbers_are_shown_with_the_digits_that_they_need():
 def test_small_numbers_keep_their_digits(number, shown):
     assert show(number) == shown
     assert show(torch.tensor([number], dtype=torch.float64)) == f"[{shown}]"
+
+
+@pytest.mark.parametrize(
+    ("case", "shown"),
+    [
+        ((torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])), ["[[2.0, 2.0]]", "[5e-06]"]),
+        ((torch.tensor([0.75, 0.25]), 0.9995), ["[0.75, 0.25]", "0.9995"]),
+        ((torch.tensor([0.75, 0.25]), 0.75 + 2**-17), ["[0.75, 0.25]", "0.750008"]),
+        (([1.0, 1 - 1e-12], {"p": -1e-8}), ["[1.0, 0.999999999999]", "{'p': -1e-08}"]),
+        ((torch.tensor([0.1, 0.10000001]), torch.inf, 3, True), ["[0.1, 0.10000001]", "inf", "3", "True"]),
+        ((1 / 3, [-20_000.53, math.nan], ()), ["0.333333", "[-20000.5, nan]", "()"]),
+    ],
+)
+def test_arguments_are_shown_with_the_digits_that_tell_them_from_each_other_and_from_whole_numbers(case, shown):
+    assert show_arguments(case) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "told"),
+    [
+        ("temperature", lambda logits, t: temperature_solution(logits, t.where(t > 1e-5, 0.0)), "temperature=[5e-06]"),
+        ("top_p", lambda probs, p: top_p_solution(probs, 9.0 if p > 0.95 else p), "p=0.9995"),
+        ("min_p", lambda logits, p: min_p_solution(logits, p.where(p > 1e-7, 0.0)), "min_p=[1e-08]"),
+    ],
+)
+def test_a_setting_near_0_or_1_is_told_as_what_it_is(name, answer, told):
+    assert told in find_exercise(name).judge(answer)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """From logits to the next tokens: one pure function a strategy, and the :class:`Sampler` that chains them.
 
 Logits are ``[num_seqs, vocab]``, float32; parameters are tensors ``[num_seqs]``, so that every row can
-ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/sample/sampler.py``.)
+ask for something else. A dropped token's logit is -inf. (vLLM: ``v1/worker/gpu/sample/sampler.py``.)
 """
 
 import math

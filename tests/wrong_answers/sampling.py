@@ -449,11 +449,6 @@ def stop_one_more(text, stop):
     return text[: min(found)[0]] if found else text
 
 
-def stop_tie_last_of_the_list(text, stop):
-    found = [(text.index(each) + len(each), -i) for i, each in enumerate(stop) if each in text]
-    return text if not found else text[: min(found)[0] - len(stop[-min(found)[1]])]
-
-
 def stop_none_without(text, stop):
     found = [(text.index(each) + len(each), i) for i, each in enumerate(stop) if each in text]
     return text[: min(found)[0] - len(stop[min(found)[1]])] if found else None

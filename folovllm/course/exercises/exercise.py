@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, try_out
+from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, show_arguments, try_out
 from folovllm.language import N_, _
 
 NOT_ATTEMPTED = N_("not attempted yet")
@@ -101,7 +101,8 @@ class Exercise:
 
     def _describe(self, i: int, given: Outcome) -> str:
         case = self.all_cases[i]
-        asked = ", ".join(f"{name}={show(value)}" for name, value in zip(self.argument_names, case, strict=True))
+        shown = zip(self.argument_names, show_arguments(case), strict=True)
+        asked = ", ".join(f"{name}={value}" for name, value in shown)
         if given.is_like(self._expected[i]):
             said = self._complaint(i, given)
         else:

@@ -5,7 +5,7 @@ import copy
 import io
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ Answer = Callable[..., Any]
 Case = tuple[Any, ...]
 _TOLERANCE = 1e-5
 _DIGITS = range(3, 10)
+_DIGITS_OF_ARGUMENTS = range(6, 18)  # 17 tell any two floats apart
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,36 @@ def kind_of(value: Any) -> str:
 
 def show(value: Any, digits: int = 3) -> str:
     """Return a value as short text; at most a line, whatever it is."""
-    return _cut(safely(_Shown(digits).repr, value), 120)
+    return _show_with(lambda x: _show_float(x, digits), value)
+
+
+def show_arguments(case: Case) -> list[str]:
+    """Return a case's arguments as short text, with the digits that tell its numbers apart, and from whole ones.
+
+    What is right may turn on it that a number is not 0, not 1, or not the same as another.
+    """
+    numbers = {x for x in _floats(case) if math.isfinite(x)}
+    numbers |= {float(round(x)) for x in numbers}
+
+    def rounded(x: float, digits: int) -> float:
+        return float(f"{x:.{digits}g}")
+
+    enough = next(n for n in _DIGITS_OF_ARGUMENTS if len({rounded(x, n) for x in numbers}) == len(numbers))
+    return [_show_with(lambda x: repr(rounded(x, enough)), argument) for argument in case]
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """Return the numbers with a point in an argument: those of tensors, lists, tuples and dicts."""
+    if type(value) is float:
+        yield value
+    elif isinstance(value, Tensor | list | tuple | dict):
+        parts = value.flatten().tolist() if isinstance(value, Tensor) else value
+        for part in parts.values() if isinstance(parts, dict) else parts:
+            yield from _floats(part)
+
+
+def _show_with(float_text: Callable[[float], str], value: Any) -> str:
+    return _cut(safely(_Shown(float_text).repr, value), 120)
 
 
 def show_apart(given: Any, expected: Any) -> tuple[str, str]:
@@ -223,20 +253,20 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
 
 
 class _Shown(reprlib.Repr):
-    """reprlib's short forms, with numbers rounded and tensors as lists; in another value they say what they are."""
+    """reprlib's short forms, with numbers as ``float_text`` and tensors as lists; within a value they say so."""
 
-    def __init__(self, digits: int) -> None:
+    def __init__(self, float_text: Callable[[float], str]) -> None:
         super().__init__()
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = 12
         self.maxstring = self.maxother = 80
-        self._digits = digits
+        self._float_text = float_text
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, Tensor):
             numbers = self.repr1(x.tolist(), level)
             return numbers if level == self.maxlevel else f"tensor({numbers})"
         if type(x) is float:
-            return _show_float(x, self._digits)
+            return self._float_text(x)
         return super().repr1(x, level)
 
 

@@ -387,6 +387,17 @@ _prompt_counted = _penalties(counted=lambda prompt, output: [*prompt, *output])
 _frequency_once = _penalties(counted=lambda prompt, output: list(set(output)))
 _subtracted_first = _penalties(subtract_first=True)
 _presence_per_time = _penalties(presence_per_time=True)
+_once_per_text = _penalties(repeated=lambda prompt, output: [*set(prompt), *set(output)])
+_counted_in_the_prompt_too = _penalties(
+    counted=lambda prompt, output: [each for each in [*prompt, *output] if each in output]
+)
+
+
+def _frequency_and_presence_swapped(
+    logits: Tensor, prompt: list[int], output: list[int], repetition: float, frequency: float, presence: float
+) -> Tensor:
+    return penalties_solution(logits, prompt, output, repetition, presence, frequency)
+
 
 # -- stop ------------------------------------------------------------------------------------------------
 
@@ -451,6 +462,10 @@ def _cut_by(text: str, stop: list[str], rank: Callable[[int, str], object], find
 
 def _last_occurrence(text: str, stop: list[str]) -> str:
     return _cut_by(text, stop, lambda start, each: start + len(each), str.rfind)
+
+
+def _tie_by_the_end_of_the_list(text: str, stop: list[str]) -> str:
+    return stop_solution(text, stop[::-1])
 
 
 def _tie_by_alphabet(text: str, stop: list[str]) -> str:
@@ -720,6 +735,8 @@ EXERCISES = [
             (torch.tensor([2.0, 1.0, -1.0]), [], [0, 2], 2.0, 0.0, 0.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1], [0, 0], 2.0, 0.5, 1.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [], 2.0, 0.5, 1.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [0], [0], 2.0, 0.0, 0.0),
+            (torch.tensor([2.0, 1.0, -1.0]), [0, 1], [0, 0], 1.0, 0.5, 0.0),
             (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 12], 1.0, 0.5, 1.0),
             (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 1.0, 0.0, 0.0),
         ],
@@ -739,12 +756,25 @@ EXERCISES = [
                 "you apply the repetition penalty once per occurrence; once per token is right, it does not count",
             ),
             Mistake(
+                _once_per_text,
+                "you apply the repetition penalty twice to a token of both prompt and output; once per token is right",
+            ),
+            Mistake(
                 _repetition_of_the_output,
                 "the repetition penalty looks at the prompt too, and not only at the output",
             ),
             Mistake(
                 _prompt_counted,
                 "frequency and presence penalty look at the output only; you count the tokens of the prompt too",
+            ),
+            Mistake(
+                _counted_in_the_prompt_too,
+                "right tokens, but you count how often each was written in the prompt too; the frequency penalty "
+                "counts the output only",
+            ),
+            Mistake(
+                _frequency_and_presence_swapped,
+                "you swap frequency and presence penalty: frequency acts per time, presence once",
             ),
             Mistake(
                 _subtracted_first,
@@ -815,6 +845,10 @@ EXERCISES = [
             Mistake(
                 _last_occurrence,
                 "you take the last occurrence of a stop string; the text ended at its first, and never saw the others",
+            ),
+            Mistake(
+                _tie_by_the_end_of_the_list,
+                "of two that are completed together you take the last of the list; the first of the list wins",
             ),
             Mistake(
                 _tie_by_alphabet,

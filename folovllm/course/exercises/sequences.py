@@ -185,6 +185,11 @@ def _each_block_once(tables: list[list[int]], lengths: list[int], block_size: in
     return list(dict.fromkeys(copies_solution(tables, lengths, block_size)))
 
 
+def _first_writer_keeps(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    written = [table[-1] for table, length in zip(tables, lengths, strict=True) if length % block_size]
+    return [block for i, block in enumerate(written) if block in written[:i]]
+
+
 _every_writer_copies = _copies_by(lambda tables, block, left: _holders(tables, block) > 1)
 _full_ones_too = _copies_by(lambda tables, block, left: left > 1, lambda length, block_size: True)
 _counts_the_new_token = _copies_by(lambda tables, block, left: left > 1, lambda length, size: (length + 1) % size > 0)
@@ -236,6 +241,11 @@ COPIES = Exercise(
             _every_writer_copies,
             "the last holder copies too, but then nobody else holds the block any more: count the holders that "
             "are left at that moment",
+        ),
+        Mistake(
+            _first_writer_keeps,
+            "your first writer keeps the block, although others still hold it and need what is in it; whoever writes "
+            "while others hold the block copies it, and the last holder keeps it",
         ),
         Mistake(
             _full_ones_too,
@@ -619,6 +629,11 @@ def _multiplied(totals: list[float], logprobs: list[list[float]], width: int) ->
     return [(text, token) for _, text, token in sorted(products)[:width]]
 
 
+def _multiplied_largest_first(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
+    products = [(totals[i] * p, i, token) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
+    return [(text, token) for _, text, token in sorted(products, reverse=True)[:width]]
+
+
 def _of_probabilities(totals: list[float], logprobs: list[list[float]], width: int) -> list[tuple[int, int]]:
     best = sorted(((math.exp(total), text, token) for total, text, token in _proposals(totals, logprobs)), reverse=True)
     return [(text, token) for _, text, token in best[:width]]
@@ -656,6 +671,7 @@ _ALL_ZERO = (
     "almost: you turn the sums into probabilities; those of a long text are smaller than any float, so all of them are "
     "0.0 and none is the best. Compare the sums themselves"
 )
+_PRODUCTS = "you multiply log-probabilities; they add, because probabilities multiply"
 BEAM_STEP = Exercise(
     name="beam_step",
     task="which continuations of several texts live on",
@@ -675,7 +691,8 @@ BEAM_STEP = Exercise(
         ),
         Mistake(_newest_alone, "you compare the newest tokens alone; the sum of the whole text decides"),
         Mistake(_only_the_best_text, "you continue the best text only; the others may still overtake it"),
-        Mistake(_multiplied, "you multiply log-probabilities; they add, because probabilities multiply"),
+        Mistake(_multiplied, _PRODUCTS),
+        Mistake(_multiplied_largest_first, _PRODUCTS + " (and the largest product is that of the least likely text)"),
         Mistake(_of_probabilities, _ALL_ZERO),
         Mistake(_of_probabilities_by_key, _ALL_ZERO + ", in `key` too"),
         Mistake(_worst_first, "you keep the worst: a log-probability is negative, and near 0 is likely"),

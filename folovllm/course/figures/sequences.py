@@ -263,7 +263,7 @@ _WHY = {
     ("waiting", "finished_aborted"): (N_("user left"), (8.0, 25.0), 0.0),
     ("running", "finished_aborted"): (N_("user left"), (22.0, 18.0), 0.0),
     ("swapped", "finished_aborted"): (N_("user left"), (32.0, 6.0), 0.0),
-    ("running", "finished_stopped"): (N_("EOS or a\nstop string"), (74.0, 52.0), 0.0),
+    ("running", "finished_stopped"): (N_("EOS, stop token\nor stop string"), (74.0, 52.0), 0.0),
     ("running", "finished_length_capped"): (N_("max_tokens\nreached"), (74.0, 40.0), 0.0),
     ("finished_stopped", "finished_ignored"): (N_("not among\nthe best n"), (108.0, 52.4), 0.0),
     ("finished_length_capped", "finished_ignored"): (N_("not among\nthe best n"), (108.0, 39.6), 0.0),
@@ -318,8 +318,11 @@ def plot_race(llm: LLM, greedy: CompletionOutput, best: Sequence) -> Image:
         for place, (total, other, word) in enumerate(zip(sums, others, _words(llm, tokens), strict=True)):
             above = total > other - 1e-3  # the same token of both is written once over the other
             how: dict[str, Any] = {"ha": "center", "va": "bottom" if above else "top", "family": "monospace"}
-            offset = (0, 9 if above else -9)
-            axes.annotate(word, (place + 1, total), offset, textcoords="offset points", fontsize=12, **how)
+            how["bbox"] = {"facecolor": "white", "pad": 0.5, "linewidth": 0}
+            offset = (0, 10 if above else -10)
+            axes.annotate(
+                word, (place + 1, total), offset, textcoords="offset points", fontsize=13, weight="bold", **how
+            )
     told = [
         _("{name} after each token: {line}").format(name=name, line=listed(f"{total:.2f}" for total in line[1]))
         for name, line in lines.items()
@@ -354,7 +357,7 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
             axes.plot(*ends, look["linestyle"], color=look["edgecolor"], linewidth=look["linewidth"], zorder=0)
             [word] = _words(llm, [text[-1]])
             label = f"{word}\n{alive[step][row].cumulative_logprob:.2f}"
-            box = {"facecolor": "white", "boxstyle": "round,pad=0.3", **look, "linewidth": 2}
+            box = {"facecolor": "white", "boxstyle": "round,pad=0.45", **look, "linewidth": 2}
             how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "family": "monospace"}
             axes.text(step + 1, row, label, bbox=box, **how)
     handles = [Patch(facecolor="white", label=_(name), **look | {"linewidth": 2}) for name, look in _FATES.items()]
