@@ -34,10 +34,11 @@ def test_without_a_kernel_there_are_a_picture_and_words():
     assert metadata["image/png"]["alt"] == data["text/plain"] == NumberBits(0.1).summary()
 
 
-def test_what_is_no_number_is_said_and_no_picture_stays_beside_it():
+@pytest.mark.parametrize("text", ["five", "1,5"])
+def test_what_is_no_number_is_said_and_no_picture_stays_beside_it(text):
     widget = NumberBits(5.0)
-    widget.number.value = "five"
-    assert "&#x27;five&#x27; is no number" in widget.status.value
+    widget.number.value = text
+    assert f"&#x27;{text}&#x27; is no number" in widget.status.value
     assert widget.picture.value == ""
     widget.number.value = "6"
     assert "float16 stores 6" in widget.status.value

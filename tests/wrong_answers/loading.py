@@ -68,10 +68,6 @@ def _transposed(content: bytes, name: str) -> Tensor:
     return tensor.permute(*range(tensor.dim())[::-1])
 
 
-def _big_endian(content: bytes, name: str) -> Any:
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "big")])[name]
-
-
 def _two_bytes_of_length(content: bytes, name: str) -> Tensor:
     length = content[0] + 256 * content[1]
     return read_tensor_solution(length.to_bytes(8, "little") + content[8:], name)
@@ -113,11 +109,6 @@ def _name_contained(content: bytes, name: str) -> Tensor:
     return _the_first_name_that(str.__contains__)(content, name)
 
 
-def _first_rows(sequences: list[list[int]], num_computed: list[int]) -> Any:
-    token_ids, positions, last = flat_batch_solution(sequences, num_computed)
-    return token_ids, positions, [0, *(row + 1 for row in last[:-1])]
-
-
 def _nested(sequences: list[list[int]], num_computed: list[int]) -> Any:
     _, positions, last = flat_batch_solution(sequences, num_computed)
     return [tokens[done:] for tokens, done in zip(sequences, num_computed, strict=True)], positions, last
@@ -148,7 +139,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _list_of_numbers,
         _shape_reversed,
         _transposed,
-        _big_endian,
         _two_bytes_of_length,
         _behind_its_place,
         _always_float32,
@@ -170,7 +160,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _position_ends_at_127,
     ],
     "flat_batch": [
-        _first_rows,
         _nested,
         _newest_tokens_only,
         _empties_the_texts,

@@ -104,13 +104,6 @@ def _flattened(weights: Tensor) -> Tensor:
     return q8_0_solution(weights).flatten()
 
 
-def _rounded_by_the_stored_scale_upwards(weights: Tensor) -> Tensor:
-    blocks = weights.reshape(-1, 32)
-    scale = blocks.abs().amax(dim=1, keepdim=True) / 127
-    whole = torch.where(scale > 0, blocks / scale, 0).ceil()
-    return (whole * scale.half().float()).reshape(weights.shape)
-
-
 def _scale_not_below_a_thousandth(weights: Tensor) -> Tensor:
     blocks = weights.reshape(-1, 32)
     scale = (blocks.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-3)
@@ -225,7 +218,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _unchanged,
         _flattened,
         _smallest_scale_too_large,
-        _rounded_by_the_stored_scale_upwards,
         _scale_not_below_a_thousandth,
         _small_scales_are_one,
         _small_blocks_are_zeros,

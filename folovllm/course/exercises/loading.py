@@ -72,6 +72,10 @@ def _always_the_first(content: bytes, name: str) -> Tensor:
     return next(_read(content, each) for each in json.loads(content[8 : 8 + length]) if each != "__metadata__")
 
 
+def _length_highest_byte_first(content: bytes, name: str) -> Tensor:
+    return _read(int.from_bytes(content[:8], "big").to_bytes(8, "little") + content[8:], name)
+
+
 def _data_in_the_lists_order(content: bytes, name: str) -> Tensor:
     """Read the tensor as if the numbers lay in the order of the list, wherever data_offsets says that they begin."""
     length = int.from_bytes(content[:8], "little")
@@ -152,6 +156,11 @@ def _rows_within_each_text(sequences: list[list[int]], num_computed: list[int]) 
     token_ids, positions, _ = flat_batch_solution(sequences, num_computed)
     rows = [len(tokens) - done - 1 for tokens, done in zip(sequences, num_computed, strict=True)]
     return token_ids, positions, rows
+
+
+def _first_rows(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    token_ids, positions, last = flat_batch_solution(sequences, num_computed)
+    return token_ids, positions, [0, *(row + 1 for row in last[:-1])]
 
 
 def _rows_of_the_next(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
@@ -256,6 +265,11 @@ EXERCISES = [
                 "almost: you add up the sizes in the order of the list; the numbers may lie in another order, and "
                 "data_offsets says where each tensor begins",
             ),
+            Mistake(
+                _length_highest_byte_first,
+                "you read the length highest byte first, as `int.from_bytes(content[:8])` does; the lowest byte comes "
+                'first, which is what `"little"` says',
+            ),
             Mistake(_flat, "you return the numbers in one row; the list says their shape"),
             Mistake(_always_the_first, "you return the first tensor of the list, whatever name is asked for"),
         ],
@@ -357,6 +371,7 @@ EXERCISES = [
                 "both lists together, with zip",
             ),
             Mistake(_as_tensors, "you return tensors; three lists of whole numbers are asked for"),
+            Mistake(_first_rows, "you give the first row of each text; the next token is asked for at its last one"),
             Mistake(_rows_of_the_next, "your last rows are one too far: they are the first rows of the texts behind"),
         ],
         hints=(

@@ -55,6 +55,22 @@ def _float16_bits(bits: int) -> int:
     return int(torch.tensor(signed, dtype=torch.int32).view(torch.float32).half().view(torch.int16)) % 2**16
 
 
+def _ends_at_the_largest(bits: int) -> int:
+    rounded = round_bits_solution(bits)
+    return rounded - (rounded % 2**15 == 0x7F80)
+
+
+def _below_zero(bits: int) -> int:
+    rounded = round_bits_solution(bits)
+    return rounded - 2**16 * (rounded >= 2**15)
+
+
+def _leading_zeros_lost(bits: int) -> int:
+    written = f"{bits:b}"
+    kept, cut = int(written[:16], 2), int(written[16:], 2)
+    return kept + (cut > 2**15 or (cut == 2**15 and kept % 2 == 1))
+
+
 def _not_float32(case: Case, outcome: Outcome) -> str:
     """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
@@ -124,6 +140,17 @@ def _layer_norm(x: Tensor) -> Tensor:
     return torch.nn.functional.layer_norm(x.float(), x.shape[-1:], eps=_EPSILON)
 
 
+def _divided_by_the_spread(x: Tensor, correction: int = 1) -> Tensor:
+    """Divide as with x.var(), which warns where a row has one number only."""
+    wide = x.float()
+    squares = (wide - wide.mean(dim=-1, keepdim=True)).square().sum(dim=-1, keepdim=True)
+    return wide / (squares / (x.shape[-1] - correction) + _EPSILON).sqrt()
+
+
+def _divided_by_the_whole_spread(x: Tensor) -> Tensor:
+    return _divided_by_the_spread(x, correction=0)
+
+
 def _epsilon_outside(x: Tensor) -> Tensor:
     wide = x.float()
     return wide / (wide.square().mean(dim=-1, keepdim=True).sqrt() + _EPSILON)
@@ -173,6 +200,16 @@ def _divided_by_the_stored_scale(weights: Tensor) -> Tensor:
 def _rounded_down(weights: Tensor) -> Tensor:
     blocks, scale = _in_blocks(weights)
     return _back((blocks / scale).floor(), scale, weights)
+
+
+def _rounded_up(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return _back((blocks / scale).ceil(), scale, weights)
+
+
+def _blocks_of_16(weights: Tensor) -> Tensor:
+    blocks = torch.nn.functional.pad(weights.reshape(-1, 16), (0, 16))
+    return q8_0_solution(blocks)[:, :16].reshape(weights.shape)
 
 
 def _signed_maximum(weights: Tensor) -> Tensor:
@@ -264,6 +301,7 @@ _NEVER_WIDENED = (
     "you compute in float16: it ends at 65,504, so the square of 300 is already infinite, and the result 0; "
     "`x.float()` widens the row first, and then the result is float32 too"
 )
+_VARIANCE = "you divide by the spread: the variance takes the mean away first; take the mean of the squares themselves"
 EXERCISES = [
     Exercise(
         name="round_bits",
@@ -285,6 +323,19 @@ EXERCISES = [
             Mistake(
                 _halves_down,
                 "almost: exactly half-way you always go down; the rule is to the even one: 259 becomes 260",
+            ),
+            Mistake(
+                _ends_at_the_largest,
+                "almost: beyond the largest bfloat16 comes infinity, by the same rule: 32639 and one more is 32640",
+            ),
+            Mistake(
+                _below_zero,
+                "your number is below 0 where the first bit is 1; 16 bits as a whole number are 0 to 65,535, so take "
+                "`% 2**16`",
+            ),
+            Mistake(
+                _leading_zeros_lost,
+                "you lose the zeros in front: `bin` and `:b` leave them out, and `:032b` writes all 32 bits",
             ),
             Mistake(_lower_half, "you keep the lower 16 bits; sign and exponent are at the upper end"),
             Mistake(
@@ -351,6 +402,8 @@ EXERCISES = [
             Mistake(_down_the_columns, "you take the mean down the columns; each row is one token and has its own"),
             Mistake(_sum_of_squares, "you take the sum of the squares; it is their mean"),
             Mistake(_layer_norm, "you take the mean away first; that is LayerNorm, RMSNorm only divides"),
+            Mistake(_divided_by_the_spread, _VARIANCE),
+            Mistake(_divided_by_the_whole_spread, _VARIANCE + " (in either form of the variance)"),
             Mistake(_epsilon_outside, "you add 1e-5 to the root; it is added to the mean, before the root"),
             Mistake(_no_root, "you divide by the mean of the squares; the root is missing"),
         ],
@@ -405,6 +458,8 @@ EXERCISES = [
             ),
             Mistake(_divided_by_128, "you divide by 128; the largest magnitude becomes 127, on both sides of 0"),
             Mistake(_rounded_down, "you round down; rounding to the nearest halves the error"),
+            Mistake(_rounded_up, "you round up; rounding to the nearest halves the error"),
+            Mistake(_blocks_of_16, "you take a scale for every 16 weights; a block has 32"),
             Mistake(_four_bits, "you divide by 7, which is for 4 bits; 8 bits with a sign reach 127"),
         ],
         hints=(

@@ -61,7 +61,7 @@ def plot_folder(folder: Path) -> Image:
         shown = _("{size:,.1f} MB").format(size=size / 1e6) if size > 1e5 else _("{size:,} bytes").format(size=size)
         _box(axes, 0.04, row + 0.1, 3.5, f"{name}\n{shown}", color)
         _arrow(axes, (3.6, row + 0.5), (4.0, row + 0.5))
-        axes.text(4.1, row + 0.5, _(purpose), va="center", fontsize=11)
+        _box(axes, 4.05, row + 0.2, 3.1, _(purpose), GREY, height=0.6)
         told.append(_("{name}, {size}: {purpose}").format(name=name, size=shown, purpose=_(purpose)))
     for first, last, text, color in ((0, 2, _("the model"), ORANGE), (3, 5, _("the tokenizer"), GREEN)):
         for row in range(first, last + 1):
@@ -196,7 +196,7 @@ def plot_waste(lengths: Sequence[int]) -> Image:
     longest, cells = max(lengths), max(lengths) * len(lengths)
     figure, (rectangle, flat) = new_figure(9.5, 4.2, nrows=2, height_ratios=(6, 1), sharex=True)
     padding: dict[str, Any] = {"facecolor": _LIGHT[GREY], "edgecolor": "#C4C4C4", "hatch": "///", "linewidth": 0}
-    rectangle.add_patch(Rectangle((0, -0.5), longest, len(lengths), label=_("padding"), **padding))
+    rectangle.add_patch(Rectangle((0, 0.5), longest, len(lengths) - 1, label=_("padding"), **padding))
     colors = [BLUE if length == longest else ORANGE for length in lengths]
     rectangle.barh(range(len(lengths)), lengths, 0.8, color=colors)
     rectangle.set(

@@ -55,8 +55,8 @@ PREDICTIONS = [
     ),
     Prediction(
         name="who_notices",
-        question="Padding on the left: the first prompt now begins in column 4. Which model gives other logits than "
-        "for the prompt alone?",
+        question="Padding on the left: the first prompt now begins 4 columns further to the right. Which model gives "
+        "other logits than for the prompt alone?",
         choices={
             "both": "One of them does not notice. With rotary positions only distances count, and those are the same.",
             "the one with rotary positions": "Rotary positions turn pairs of numbers, and only the difference of two "

@@ -51,9 +51,9 @@ PREDICTIONS = [
     Prediction(
         name="near_tie",
         question="Eleven tokens after Chen's prompt, the two best logits are 14.584 and 14.579. Near them, the "
-        "numbers of bfloat16 are 0.0625 apart. What does bfloat16 make of them?",
+        "numbers of bfloat16 are 0.0625 apart. These two are stored in bfloat16: what comes out?",
         choices={
-            "the same number twice": "Both are nearest to 14.5625. The model no longer decides which token wins.",
+            "the same number twice": "Both are nearest to 14.5625. Stored so, they no longer say which token wins.",
             "two different numbers": "Both lie between 14.53125 and 14.59375, and every number there becomes 14.5625.",
             "infinity": "14 is far from the end of the range.",
         },
@@ -62,13 +62,15 @@ PREDICTIONS = [
     ),
     Prediction(
         name="old_card",
-        question="A model is stored in bfloat16, and the card's capability is 7.5. Which dtype does our engine take?",
+        question="A Llama model is stored in bfloat16, and the card's capability is 7.5. Which dtype does our engine "
+        "take?",
         choices={
             "bfloat16": "It is what is stored, so it would be the first choice. But cards have bfloat16 only from 8.0 "
             "on.",
-            "float16": "The card has no bfloat16, and float16 takes as little memory. It is taken only for want of "
-            "better.",
-            "float32": "It would be safe, but it takes twice the memory. On a card, our rule keeps to 16 bits.",
+            "float16": "The card has no bfloat16, and float16 takes as little memory. It is taken only where "
+            "bfloat16 is missing.",
+            "float32": "It would be safe, but it takes twice the memory. On a card, our rule "
+            "gives a Llama model 16 bits.",
         },
         right="float16",
         evidence="stored bfloat16 cuda (7, 5) notes float16 ours float16",

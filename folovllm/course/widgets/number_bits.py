@@ -1,5 +1,7 @@
 """A widget: type a number, and see the bits in which three formats store it, and what is left of it."""
 
+import re
+
 import ipywidgets
 
 from folovllm.course.number_bits import BitsDrawing, stored_as
@@ -7,6 +9,9 @@ from folovllm.course.padded_batch import DTYPES
 from folovllm.course.style import LivePicture
 from folovllm.course.widgets.widget import PictureWidget
 from folovllm.language import _, clauses
+
+_BETWEEN_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+"""Only such commas are left out: a decimal comma, as in 1,5, is no number in Python."""
 
 
 class NumberBits(PictureWidget):
@@ -28,7 +33,7 @@ class NumberBits(PictureWidget):
     def read_number(self) -> None:
         """Show the number of the box; where there is none, say so and show no picture."""
         try:
-            number = float(self.number.value.replace(",", "").replace("_", ""))
+            number = float(_BETWEEN_THOUSANDS.sub("", self.number.value))
         except ValueError:
             self.say(_("{value!r} is no number. Type one, such as 0.1, -3 or 1e-8.").format(value=self.number.value))
             self.picture.value = ""
