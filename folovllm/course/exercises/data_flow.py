@@ -481,7 +481,7 @@ def _why_they_differ(given: list[int], engines: list[int], eos: int) -> str:
         return ""
     if given == engines[:-1] and engines[-1] == eos:
         return _(" (you leave the end-of-sequence token out; it belongs to the list)")
-    return _(" (you end early; only an end-of-sequence token that was generated ends the loop)")
+    return _(" (you end early; only a generated end-of-sequence token or `max_tokens` ends the loop)")
 
 
 _TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789")]
@@ -786,22 +786,22 @@ EXERCISES = [
             ),
             Mistake(
                 _engines_rule(lambda text: text),
-                "that is the engine's rule: safe, but you hold back more than you must. And text[:-0], where nothing "
+                "that is the engine's rule: safe, but you hold back more than you must. And `text[:-0]`, where nothing "
                 "is held back, is empty",
             ),
             Mistake(
                 _engines_rule(lambda text: ""),
-                "that is the engine's rule: safe, but you hold back more than you must. And text[:-0] is empty, so "
+                "that is the engine's rule: safe, but you hold back more than you must. And `text[:-0]` is empty, so "
                 "without stop strings nothing is shown",
             ),
             Mistake(
                 _engines_rule(_max_of_nothing),
                 "that is the engine's rule: safe, but you hold back more than you must. And `stop` may be empty: "
-                "max() of nothing is an error",
+                "`max()` of nothing is an error",
             ),
             Mistake(
                 _cut_by_minus_0,
-                "where nothing is held back, text[:-0] is empty; return the whole text there",
+                "where nothing is held back, `text[:-0]` is empty; return the whole text there",
             ),
             Mistake(
                 _first_stop_that_fits,

@@ -29,7 +29,7 @@ PREDICTIONS = [
         ),
         choices={
             "It is loaded as a Llama model": "Nobody looks at the tensors to choose a class: they are read later.",
-            "A general class is used": "transformers has none for an unknown word. A class of model is code for one architecture.",
+            "A general class is used": "Not for an unknown word: a class of model is code for one architecture.",
             "An error": "Yes. The word is looked up in a table, and the table does not know it.",
         },
         right="An error",
