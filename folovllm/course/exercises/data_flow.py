@@ -767,6 +767,7 @@ EXERCISES = [
             (b"one EN", ["END"]),
             (b"one N", ["END"]),
             (b"one EN", ["NO", "END"]),
+            (b"EN", ["NO", "END"]),
             (b"one EN", ["END", " of"]),
             (b"one", ["."]),
             (b"one END", ["END."]),
