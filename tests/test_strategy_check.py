@@ -311,7 +311,7 @@ def cools_down(self):
         (params_with(refuse_unless(is_allowed), __post_init__=cools_down), "your class makes temperature=0.5 of 1.0"),
         (params_with(refuse_unless(is_allowed, "no")), "does not name both the field and the value"),
         (params_with(refuse_unless(is_allowed), __post_init__=not_checked), "temperature=-1.0 is accepted"),
-        (SamplingParams, "the field epsilon must be 0"),
+        (SamplingParams, "there is no field epsilon"),
         (EpsilonParams(), "give the class itself"),
         ("EpsilonParams", "give the class itself"),
     ],

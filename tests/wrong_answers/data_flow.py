@@ -107,6 +107,29 @@ def shown_by_the_first_that_fits(data, stop):
     return text
 
 
+def shown_without_the_endless(data, stop):
+    text = data.decode(errors="ignore")
+    while text and any(each.startswith(text[-1:]) for each in stop):
+        text = text[:-1]
+    return text
+
+
+def shown_by_endings_within(data, stop):
+    text = data.decode(errors="ignore")
+    for start in range(len(text)):
+        if any(text[start:] in each for each in stop):
+            return text[:start]
+    return text
+
+
+def shown_by_the_shortest_stop(data, stop):
+    text = data.decode(errors="ignore")
+    for start in range(max(0, len(text) - min(map(len, stop), default=1) + 1), len(text)):
+        if any(each.startswith(text[start:]) for each in stop):
+            return text[:start]
+    return text
+
+
 def shown_only_for_endings_but_for_one(data, stop):
     text = data.decode(errors="ignore")
     for each in stop:
@@ -378,6 +401,18 @@ def generate_at_most_one_less(tokenizer, model, sampler, text, max_tokens):
     return output
 
 
+def generate_until_the_end(tokenizer, model, sampler, text, max_tokens):
+    """From the fifth read-through, where ``check`` never returned."""
+    prompt, output = tokenizer.encode(text), []
+    while tokenizer.eos_token_id not in output:
+        output.append(int(sampler(model(torch.tensor([prompt + output])).logits[:, -1])))
+    return output
+
+
+def generate_until_the_end_and_cuts(tokenizer, model, sampler, text, max_tokens):
+    return generate_until_the_end(tokenizer, model, sampler, text, max_tokens)[:max_tokens]
+
+
 def generate_without_the_batch(tokenizer, model, sampler, text, max_tokens):
     ids, output = tokenizer.encode(text), []
     while len(output) < max_tokens and tokenizer.eos_token_id not in output:
@@ -465,6 +500,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         shown_all_or_nothing,
         shown_stripped,
         shown_by_the_first_that_fits,
+        shown_without_the_endless,
+        shown_by_endings_within,
+        shown_by_the_shortest_stop,
         shown_only_for_endings_but_for_one,
         shown_with_half_a_character_as_latin,
         shown_without_the_last_bytes,
@@ -500,6 +538,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         generate_counts_the_prompt,
         generate_the_text_alone,
         generate_at_most_one_less,
+        generate_until_the_end,
+        generate_until_the_end_and_cuts,
         generate_without_the_batch,
         generate_from_probabilities,
         generate_from_half_the_logits,

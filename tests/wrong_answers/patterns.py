@@ -136,6 +136,22 @@ def keeps_above_epsilon(logits, epsilon):
     return torch.where(kept, logits, -torch.inf)
 
 
+def tolerates_at_epsilon(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    kept = (probs >= epsilon[:, None]) | torch.isclose(probs, epsilon[:, None])
+    return torch.where(kept | (probs == probs.amax(dim=-1, keepdim=True)), logits, -torch.inf)
+
+
+def leaves_a_margin_of_a_millionth(logits, epsilon):
+    return epsilon_solution(logits, (epsilon - 1e-6).clamp(min=0))
+
+
+def takes_close_ones_for_ties(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True))
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "epsilon": [
         *WRONG_STRATEGIES.values(),
@@ -151,6 +167,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         returns_float64,
         keeps_the_first_token,
         leaves_a_margin,
+        leaves_a_margin_of_a_millionth,
         leaves_a_small_margin,
         normalises_what_is_left,
         overflows,
@@ -161,10 +178,12 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         returns_the_mask,
         rounds_to_four_decimals,
         rounds_to_three_decimals,
+        takes_close_ones_for_ties,
         takes_near_ties_for_ties,
         takes_nearer_ties_for_ties,
         takes_small_epsilons_for_off,
         takes_the_mean_epsilon,
+        tolerates_at_epsilon,
         writes_a_large_negative_number,
     ]
 }

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
 
 from folovllm.config import SchedulerConfig
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED, Exercise, Mistake
 from folovllm.course.exercises.outcome import Answer
+from folovllm.course.exercises.time_limit import TimeIsUp, call_in_time
 from folovllm.engine.block_manager import BlockManager
 from folovllm.engine.detokenizer import find_stop
 from folovllm.engine.draws import Draw, DrawnToken
@@ -110,6 +113,15 @@ def _waiting_before_running(running: list[int], waiting: list[int], budget: int,
 
 def _waiting_before_running_in_the_list(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
     return _share_by(min)(waiting, running, budget, seats)
+
+
+def _newcomers_uncut(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
+    given: list[int] = []
+    for i, need in enumerate(running + waiting):
+        left = budget - sum(given)
+        fits = i < len(running) or need <= left
+        given.append(min(need, left) if i < seats and fits else 0)
+    return given
 
 
 def _shortest_first(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
@@ -211,6 +223,14 @@ def _stop_ids_first(output: list[int], eos: int, stop_token_ids: list[int], min_
     return why_solution(output, never, stop_token_ids, min_tokens, max_tokens)
 
 
+def _min_tokens_for_eos_only(
+    output: list[int], eos: int, stop_token_ids: list[int], min_tokens: int, max_tokens: int
+) -> Why:
+    if output[-1] in stop_token_ids and len(output) < min_tokens:
+        return "stop", output[-1]
+    return why_solution(output, eos, stop_token_ids, min_tokens, max_tokens)
+
+
 def _eos_as_reason(output: list[int], eos: int, stop_token_ids: list[int], min_tokens: int, max_tokens: int) -> Why:
     return why_solution(output, -1, [*stop_token_ids, eos], min_tokens, max_tokens)
 
@@ -243,6 +263,37 @@ def _always_the_longest(data: bytes, stop: list[str]) -> str:
     text = data.decode(errors="ignore")
     held = max(map(len, stop), default=1) - 1
     return text[: max(0, len(text) - held)]
+
+
+def _engines_rule(without_stop: Callable[[str], str]) -> Answer:
+    """Return an answer that cuts by a negative index, which keeps nothing where nothing is to be cut."""
+
+    def answer(data: bytes, stop: list[str]) -> str:
+        text = data.decode(errors="ignore")
+        return text[: -(max(map(len, stop)) - 1)] if stop else without_stop(text)
+
+    return answer
+
+
+def _max_of_nothing(text: str) -> str:
+    raise ValueError("max() of no stop strings")
+
+
+def _cut_by_minus_0(data: bytes, stop: list[str]) -> str:
+    text, safe = data.decode(errors="ignore"), shown_solution(data, stop)
+    return text[: -(len(text) - len(safe))]
+
+
+def _first_stop_that_fits(data: bytes, stop: list[str]) -> str:
+    text = data.decode(errors="ignore")
+    return next((safe for each in stop if (safe := shown_solution(data, [each])) != text), text)
+
+
+def _one_stop_after_another(data: bytes, stop: list[str]) -> str:
+    text = data.decode(errors="ignore")
+    for each in stop:
+        text = shown_solution(text.encode(), [each])
+    return text
 
 
 def _with_marks(data: bytes, stop: list[str]) -> str:
@@ -379,6 +430,8 @@ COMPARED = (
 )
 """Prompts and temperatures for a loop on the real model. One prompt holds an EOS, and ends with one soon."""
 _SEED = 4
+_SECONDS = 60.0
+"""A loop on the real model may take so long; a right one takes a few."""
 
 
 def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> None:
@@ -393,10 +446,14 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
         engines = expected.outputs[0].token_ids
         try:
             with torch.inference_mode():
-                given = list(answer(tokenizer, model, EngineSampler(temperature, UniformStream(_SEED)), text, 16))
+                sampler = EngineSampler(temperature, UniformStream(_SEED))
+                given = list(call_in_time(_SECONDS, answer, tokenizer, model, sampler, text, 16))
             written = tokenizer.decode(given)
         except NotImplementedError:
             print(_("your loop on the real model: {not_attempted}").format(not_attempted=_(NOT_ATTEMPTED)))
+            return
+        except TimeIsUp as error:
+            print(_("{text!r}: your loop {stopped}").format(text=text, stopped=error))
             return
         except Exception as error:
             print(
@@ -414,7 +471,17 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
             _("    {num_tokens} tokens of the engine; yours are the same: {same}").format(
                 num_tokens=len(engines), same=given == engines
             )
+            + _why_they_differ(given, engines, tokenizer.eos_token_id)
         )
+
+
+def _why_they_differ(given: list[int], engines: list[int], eos: int) -> str:
+    """Say which of the two likely mistakes with EOS has been made; "" if neither."""
+    if given == engines or given != engines[: len(given)]:
+        return ""
+    if given == engines[:-1] and engines[-1] == eos:
+        return _(" (you leave the end-of-sequence token out; it belongs to the list)")
+    return _(" (you end early; only a generated end-of-sequence token or `max_tokens` ends the loop)")
 
 
 _TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789")]
@@ -430,8 +497,9 @@ class _ToyTokenizer:
 
     eos_token_id: int
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [_TOY_VOCABULARY.index(found[0]) for found in re.finditer(r"(\d)\1|.", text)]
+    def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
+        ids = [_TOY_VOCABULARY.index(found[0]) for found in re.finditer(r"(\d)\1|.", text)]
+        return torch.tensor([ids]) if return_tensors else ids
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
         """Return the text of an id or of several."""
@@ -445,16 +513,33 @@ class _ToyTokenizer:
         return f"digits(EOS {self.eos_token_id})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class _ToyModel:
-    """Ten logits a place, which depend on all tokens up to it and on their order, so that a wrong context shows."""
+    """Ten logits a place, which depend on all tokens up to it and on their order, so that a wrong context shows.
 
-    def __call__(self, input_ids: Tensor) -> SimpleNamespace:
+    max_tokens: of the run.  A loop that calls the model far more often does not look at it, and need not end.
+    """
+
+    max_tokens: int
+    num_calls: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def __call__(self, input_ids: Tensor) -> CausalLMOutput:
+        if not isinstance(input_ids, Tensor):
+            raise TypeError(f"the model takes a tensor of ids, got a {type(input_ids).__name__}")
+        if input_ids.dim() != 2:
+            raise ValueError(f"the model takes ids of shape [1, n], got {list(input_ids.shape)}")
+        self.num_calls += 1
+        if self.num_calls > self.max_tokens + 20:
+            raise RuntimeError(_("more than max_tokens + 20 calls of the model; does your loop look at max_tokens?"))
         state, rows = 7, []
         for token in input_ids[0].tolist():
             state = (3 * state + token + 5) % 100 + 1
             rows.append([float(state * place % 101) for place in range(1, 11)])  # 101 is prime: no two are equal
-        return SimpleNamespace(logits=torch.tensor(rows).reshape(1, len(rows), 10))
+        return CausalLMOutput(logits=torch.tensor(rows).reshape(1, len(rows), 10))
 
     def __repr__(self) -> str:
         return "toy model"
@@ -464,7 +549,8 @@ def _random_run(rng: random.Random) -> tuple[_ToyTokenizer, _ToyModel, Answer, s
     text = "".join(rng.choices("0123456789", k=rng.randint(1, 6)))
     eos = int(rng.choice((text[0], text[-1], rng.choice("0123456789"))))
     sampler = _GapSampler(tuple(rng.choice((0, 0, 3, 10, 30)) for _ in range(rng.randint(1, 5))))
-    return _ToyTokenizer(eos), _ToyModel(), sampler, text, rng.randint(1, 7)
+    max_tokens = rng.randint(1, 7)
+    return _ToyTokenizer(eos), _ToyModel(max_tokens), sampler, text, max_tokens
 
 
 def _only_the_last_token(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
@@ -534,6 +620,14 @@ def _never_stops(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tok
     return generate_solution(endless, model, sampler, text, max_tokens)
 
 
+def _until_the_end(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(tokenizer, model, sampler, text, sys.maxsize)
+
+
+def _cut_after_the_end(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return _until_the_end(tokenizer, model, sampler, text, max_tokens)[:max_tokens]
+
+
 def _stops_for_the_prompt(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
     if tokenizer.eos_token_id in tokenizer.encode(text):
         return []
@@ -584,12 +678,12 @@ def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_to
 
 
 _RUNS: list[tuple[Any, ...]] = [
-    (_ToyTokenizer(eos), _ToyModel(), _GapSampler((0,)), text, max_tokens)
+    (_ToyTokenizer(eos), _ToyModel(max_tokens), _GapSampler((0,)), text, max_tokens)
     for text, eos, max_tokens in (("12", 7, 3), ("4", 9, 8), ("551", 7, 8), ("83", 9, 4), ("12", 1, 4))
 ] + [
-    (_ToyTokenizer(7), _ToyModel(), _GapSampler((10, 0)), "12", 4),
-    (_ToyTokenizer(7), _ToyModel(), _GapSampler((0,)), " 12 ", 4),
-    (_ToyTokenizer(11), _ToyModel(), _GapSampler((0,)), "12", 70),
+    (_ToyTokenizer(7), _ToyModel(4), _GapSampler((10, 0)), "12", 4),
+    (_ToyTokenizer(7), _ToyModel(4), _GapSampler((0,)), " 12 ", 4),
+    (_ToyTokenizer(11), _ToyModel(70), _GapSampler((0,)), "12", 70),
 ]
 
 EXERCISES = [
@@ -623,6 +717,11 @@ EXERCISES = [
                 _share_by(lambda need, left: need if need <= left else 0),
                 "you pass over a request that does not fit; with chunked prefill it gets what is left of the budget, "
                 "and the rest in later steps",
+            ),
+            Mistake(
+                _newcomers_uncut,
+                "you pass over a waiting prompt that does not fit; with chunked prefill it gets what is left of the "
+                "budget, and the rest in later steps",
             ),
             Mistake(_share_by(lambda need, left: need), "your step has more tokens than the budget allows"),
             Mistake(
@@ -666,6 +765,11 @@ EXERCISES = [
         cases=[
             (b"one END", []),
             (b"one EN", ["END"]),
+            (b"one N", ["END"]),
+            (b"one EN", ["NO", "END"]),
+            (b"EN", ["NO", "END"]),
+            (b"one EN", ["END", " of"]),
+            (b"one", ["."]),
             (b"one END", ["END."]),
             (b"ENENE", ["ENEND"]),
             ("灯".encode() + "🏮".encode()[:2], ["END"]),
@@ -680,6 +784,33 @@ EXERCISES = [
                 _always_the_longest,
                 "safe, but you hold back more than you must: the engine's own rule. Hold back an ending only if a stop "
                 "string begins with it",
+            ),
+            Mistake(
+                _engines_rule(lambda text: text),
+                "that is the engine's rule: safe, but you hold back more than you must. And `text[:-0]`, where nothing "
+                "is held back, is empty",
+            ),
+            Mistake(
+                _engines_rule(lambda text: ""),
+                "that is the engine's rule: safe, but you hold back more than you must. And `text[:-0]` is empty, so "
+                "without stop strings nothing is shown",
+            ),
+            Mistake(
+                _engines_rule(_max_of_nothing),
+                "that is the engine's rule: safe, but you hold back more than you must. And `stop` may be empty: "
+                "`max()` of nothing is an error",
+            ),
+            Mistake(
+                _cut_by_minus_0,
+                "where nothing is held back, `text[:-0]` is empty; return the whole text there",
+            ),
+            Mistake(
+                _first_stop_that_fits,
+                "you stop at the first stop string that fits; another one may have begun earlier in the text",
+            ),
+            Mistake(
+                _one_stop_after_another,
+                "you cut for one stop string after another; look at the same text for each, and cut once",
             ),
             Mistake(
                 _strictly_decoded,
@@ -747,6 +878,7 @@ EXERCISES = [
             ([5, 7], 9, [7], 0, 3),
             ([9, 5], 9, [], 0, 4),
             ([5, 9], 9, [], 3, 4),
+            ([5, 7], 9, [7], 3, 4),
             ([5, 9], 9, [9], 0, 4),
             ([5, 0], 9, [0], 0, 3),
             ([5, 0], 0, [], 0, 3),
@@ -767,6 +899,7 @@ EXERCISES = [
                 _without_counting_eos,
                 "you leave older end-of-sequence tokens out of the count; every token of the output counts",
             ),
+            Mistake(_min_tokens_for_eos_only, "below `min_tokens` tokens no stop id ends the text either"),
             Mistake(_without_min_tokens, "below `min_tokens` tokens neither EOS nor a stop id ends the text"),
             Mistake(_beyond_min_tokens, "with exactly `min_tokens` tokens the text may end, not one later"),
             Mistake(
@@ -822,6 +955,16 @@ EXERCISES = [
             Mistake(
                 _without_the_end,
                 "you leave the end-of-sequence token out; it was generated, and `token_ids` holds it",
+            ),
+            Mistake(
+                _until_the_end,
+                "your loop does not look at `max_tokens`: an end-of-sequence token may never come, and then it never "
+                "ends",
+            ),
+            Mistake(
+                _cut_after_the_end,
+                "you cut the list at `max_tokens` after the loop, and the loop itself may never end: an "
+                "end-of-sequence token need not come",
             ),
             Mistake(_never_stops, "you go on after the end-of-sequence token; it is the last one"),
             Mistake(

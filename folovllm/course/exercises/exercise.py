@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from time import monotonic
 
 from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, show_arguments, try_out
+from folovllm.course.exercises.time_limit import SECONDS
 from folovllm.language import N_, _
 
 NOT_ATTEMPTED = N_("not attempted yet")
@@ -70,9 +72,11 @@ class Exercise:
 
     def judge(self, answer: Answer) -> tuple[bool, str]:
         """Return whether an answer is right, and what to tell its author. Raises nothing, whatever the answer does."""
-        given = self._try(answer)
+        given = self._try(answer, SECONDS)
         if all(isinstance(each.error, NotImplementedError) for each in given):
             return False, _(NOT_ATTEMPTED)
+        if given[-1].is_late:
+            return False, self._describe(len(given) - 1, given[-1])
         wrong = [i for i, each in enumerate(given) if not each.is_like(self._expected[i]) or self._complaint(i, each)]
         if not wrong:
             return True, _("right, on all {count} inputs").format(count=len(given))
@@ -86,8 +90,15 @@ class Exercise:
         """Return the reference as it stands in the package."""
         return inspect.getsource(self.solution)
 
-    def _try(self, function: Answer) -> list[Outcome]:
-        return [try_out(function, case) for case in self.all_cases]
+    def _try(self, function: Answer, seconds: float = 3600.0) -> list[Outcome]:
+        """Return what a function does with each case, up to the one in which its seconds are over."""
+        end = monotonic() + seconds
+        outcomes: list[Outcome] = []
+        for case in self.all_cases:
+            outcomes.append(try_out(function, case, max(0.0, end - monotonic())))
+            if outcomes[-1].is_late:
+                break
+        return outcomes
 
     def _complaint(self, i: int, outcome: Outcome) -> str:
         return self.complaint(self.all_cases[i], outcome)

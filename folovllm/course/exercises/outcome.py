@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, allclose
 
+from folovllm.course.exercises.time_limit import TimeIsUp, call_in_time
 from folovllm.language import _
 
 Answer = Callable[..., Any]
@@ -35,6 +36,11 @@ class Outcome:
     returned: int | None = None
     printed: str = ""
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the function was stopped because it took too long."""
+        return isinstance(self.error, TimeIsUp)
+
     def is_like(self, other: "Outcome") -> bool:
         """Return whether both did the same: values within 1e-5, errors of one kind.
 
@@ -47,16 +53,19 @@ class Outcome:
         return same(self.value, other.value) and (self.returned is None or other.returned is not None)
 
 
-def try_out(function: Answer, case: Case) -> Outcome:
-    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome."""
+def try_out(function: Answer, case: Case, seconds: float) -> Outcome:
+    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome.
+
+    seconds: after so many it is stopped.
+    """
     arguments = copy.deepcopy(list(case))
     comparable = list(map(same, arguments, case))  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
     try:
         with contextlib.redirect_stdout(printed):
-            value = function(*arguments)
-    except (Exception, SystemExit) as raised:
+            value = call_in_time(seconds, function, *arguments)
+    except (Exception, SystemExit, TimeIsUp) as raised:
         error = raised
     kept = map(same, arguments, case)
     changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
@@ -124,7 +133,7 @@ def describe_difference(
 
     names: of the function's arguments.  may_be_none: None is right for some case, and no sign of a missing ``return``.
     """
-    if given.changed is not None and expected.changed is None:
+    if given.changed is not None and expected.changed is None and not given.is_late:
         name = names[given.changed]
         return _(
             "your function changes its argument `{name}`, which belongs to the caller; work on a copy of it"
@@ -141,7 +150,7 @@ def describe_difference(
         if kinds[0] != kinds[1]:
             reason = _("; is a `return` with a value reached?") if given.value is None and not may_be_none else ""
             shown = kinds[0] if given.value is None else _of_kind(kinds[0], show(given.value))
-            right = _("None alone") if expected.value is None else _of_kind(kinds[1], show(expected.value))
+            right = kinds[1] if expected.value is None else _of_kind(kinds[1], show(expected.value))
             told = _("your function returns {given}; right: {expected}{reason}")
             return told.format(given=shown, expected=right, reason=reason)
         told, wanted = (_("returns {value}").format(value=each) for each in show_apart(given.value, expected.value))
@@ -152,6 +161,8 @@ def describe_difference(
 def _tell(outcome: Outcome) -> str:
     if outcome.error is None:
         return _("returns {value}").format(value=show(outcome.value))
+    if outcome.is_late:
+        return str(outcome.error)
     text = " ".join(safely(str, outcome.error).split())
     name = type(outcome.error).__name__
     if not text:

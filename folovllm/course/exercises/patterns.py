@@ -204,6 +204,8 @@ _SMALL = torch.tensor([[0.9992, 0.0004, 0.00026, 0.00014]]).log()
 _NEARLY_TIED = torch.tensor([[0.3333, 0.3328, 0.3339]]).log()
 # A token exactly at epsilon, whichever way probabilities are computed: with a softmax, its logarithm, or in float64.
 _AT_EPSILON = [([4, 3, 1], 0.375), ([5, 2, 1], 0.25), ([6, 5, 5], 0.3125), ([8, 5, 3], 0.1875)]
+# So little, relative to it, lies below: more than rounding makes, and less than a tolerance lets pass.
+_A_LITTLE = 2e-6
 
 EXERCISES = [
     Exercise(
@@ -226,8 +228,10 @@ EXERCISES = [
             (_SMALL, torch.tensor([0.0003])),
             *[
                 (torch.tensor([shares]).div(sum(shares)).log(), torch.tensor([epsilon]))
-                for shares, epsilon in _AT_EPSILON
+                for shares, at_epsilon in _AT_EPSILON
+                for epsilon in (at_epsilon, at_epsilon * (1 + _A_LITTLE))
             ],
+            (torch.tensor([[0.0, -_A_LITTLE, -1.0]]), torch.tensor([0.9])),
         ],
         generate=_case,
         complaint=_another_dtype,

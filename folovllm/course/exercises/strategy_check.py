@@ -14,6 +14,7 @@ from torch import Tensor
 from folovllm.course.exercises import patterns
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns import epsilon_solution
+from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _, listed
 from folovllm.llm import LLM
 from folovllm.sampling.sampler import Sampler
@@ -94,7 +95,10 @@ def _judge_params(params_class: Any) -> str:
 
 def _own_problem(params_class: Any) -> str:
     """Say what is wrong with the field itself; "" if nothing."""
-    if getattr(params_class(), "epsilon", None) != 0:
+    made = params_class()
+    if not hasattr(made, "epsilon"):
+        return _("not yet: there is no field epsilon")
+    if made.epsilon != 0:
         return _("not yet: the field epsilon must be 0 when nobody sets it")
     for value in _ALLOWED:
         try:
@@ -122,7 +126,7 @@ def _own_problem(params_class: Any) -> str:
             why = (
                 _("True and False are no numbers (chapter 01)")
                 if isinstance(value, bool)
-                else _("what would a draw do?")
+                else _("only numbers from 0 to below 1 are allowed")
             )
             return _("not yet: epsilon={value!r} is accepted; {why}").format(value=value, why=why)
     return ""
@@ -209,7 +213,7 @@ class _Watched(Sampler):
 
     def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
         """Return what the learner's sampler makes of the logits."""
-        given = self.own.refine(logits.clone(), params)
+        given = call_in_time(SECONDS, self.own.refine, logits.clone(), params)
         if isinstance(given, Tensor) and given.shape == logits.shape:
             self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
         return given
@@ -291,7 +295,7 @@ def _judge(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> st
             _run(llm, watched, requests)
     except NotImplementedError:
         return _(NOT_ATTEMPTED)
-    except Exception as error:
+    except (Exception, TimeIsUp) as error:
         if "has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
         return _("not yet: the engine stopped with {named}").format(named=_named(error))
@@ -386,6 +390,24 @@ def check_tests(tests: Callable[[Strategy], Any]) -> None:
 
 
 def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
+    problem = _problem_with_what_is_right(tests)
+    if problem:
+        return problem
+    slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
+    num_wrong = len(WRONG_STRATEGIES)
+    if not slipped:  # tests that count how often they are called catch the later ones, whatever those do
+        return _problem_with_what_is_right(tests) or _(
+            "✔ they accept what is right and catch all {num_wrong} wrong strategies"
+        ).format(num_wrong=num_wrong)
+    doubt = _(" Does your test assert anything?") if len(slipped) == num_wrong else ""
+    told = "".join("\n    " + _("one that {title}").format(title=_(title)) for title in slipped)
+    return _("they catch {caught} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}").format(
+        caught=num_wrong - len(slipped), num_wrong=num_wrong, doubt=doubt, told=told
+    )
+
+
+def _problem_with_what_is_right(tests: Callable[[Strategy], Any]) -> str:
+    """Say what the tests have against a right strategy, or what they lack there; "" if nothing."""
     for strategy in _RIGHT:
         error, returned = _try_tests(tests, strategy)
         if isinstance(error, NotImplementedError):
@@ -398,30 +420,22 @@ def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
             return _(
                 "not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
             ).format(returned=returned)
-    slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
-    num_wrong = len(WRONG_STRATEGIES)
-    if not slipped:
-        return _("✔ they accept what is right and catch all {num_wrong} wrong strategies").format(num_wrong=num_wrong)
-    doubt = _(" Does your test assert anything?") if len(slipped) == num_wrong else ""
-    told = "".join("\n    " + _("one that {title}").format(title=_(title)) for title in slipped)
-    return _("they catch {caught} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}").format(
-        caught=num_wrong - len(slipped), num_wrong=num_wrong, doubt=doubt, told=told
-    )
+    return ""
 
 
-def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Exception | None, Any]:
+def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[BaseException | None, Any]:
     """Return what the tests raise for a strategy, None if they are content, and what they return."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return None, tests(strategy)
-    except Exception as error:
+            return None, call_in_time(SECONDS, tests, strategy)
+    except (Exception, TimeIsUp) as error:
         return error, None
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """Say which line of a learner's tests an error went through last; "" if it came before the first one."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
+    frames = traceback.extract_tb(error.__traceback__)[2:]
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     return _(" in line {lineno}: {line}").format(lineno=own[-1].lineno, line=own[-1].line) if own else ""
 
@@ -454,6 +468,6 @@ def finished_capstone(llm: LLM, function: Strategy, sampler: Sampler, params_cla
     return Capstone(function, sampler, params_class)
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     told = str(error).strip().splitlines()
     return f"{type(error).__name__}: {told[0]}" if told else type(error).__name__

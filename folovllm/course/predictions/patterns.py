@@ -29,7 +29,7 @@ PREDICTIONS = [
         ),
         choices={
             "It is loaded as a Llama model": "Nobody looks at the tensors to choose a class: they are read later.",
-            "A general class is used": "There is none. A class of model is code for one architecture.",
+            "A general class is used": "Not for an unknown word: a class of model is code for one architecture.",
             "An error": "Yes. The word is looked up in a table, and the table does not know it.",
         },
         right="An error",
@@ -101,7 +101,7 @@ PREDICTIONS = [
                 "Yes. Temperature 0 leaves nothing to chance. Rounding decides only where two tokens are nearly equal."
             ),
             "About half": (
-                "With 16-bit weights perhaps: chapter 04b kept half of its texts. In float32 two tokens are seldom so "
+                "With bfloat16 perhaps: in chapter 04b it kept half of the texts. In float32 two tokens are seldom so "
                 "close that rounding decides."
             ),
             "None": "That is what happens when texts are drawn: the random numbers are others there.",
