@@ -10,6 +10,9 @@ from folovllm.kernels.tile import HEIGHT, WIDTH, multiply, pick_4, pick_wide
 _COLUMNS = 96
 """Outputs of one share, a multiple of a tile's width."""
 
+_TILES_TO_ASK = 4
+"""With fewer tiles of rows, most time goes to reading weights as fast as they come: asking only delays it."""
+
 
 @kernel
 def begin(out, first, end, bias, add):
@@ -28,10 +31,13 @@ def linear(team, x, weight, bias, out, add):
     """``out = x @ weight.T + bias``, or with ``add`` that much more than it was.
 
     x: [num_rows, in].  weight: [out, in].  bias: [out], or [0] for none.  out: [num_rows, out].
+
+    While a tile is multiplied, a part of the weights of the next ones comes from memory.
     """
-    numbers, tile = weight.reshape(-1), WIDTH * weight.shape[1]
-    num_parts = (len(x) + HEIGHT - 1) // HEIGHT
-    part = (tile // num_parts + LINE - 1) // LINE * LINE
+    numbers, num_tiles = weight.reshape(-1), (len(x) + HEIGHT - 1) // HEIGHT
+    part = 0
+    if num_tiles >= _TILES_TO_ASK:
+        part = (WIDTH * weight.shape[1] // num_tiles + LINE - 1) // LINE * LINE
     for share in shares(team, (len(weight) + _COLUMNS - 1) // _COLUMNS):
         first, end = share * _COLUMNS, min(len(weight), (share + 1) * _COLUMNS)
         begin(out, first, end, bias, add)
