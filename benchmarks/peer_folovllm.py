@@ -1,6 +1,7 @@
 """This project's engine."""
 
 import time
+from typing import Any
 
 import torch
 from peers import Peer, Result, Setting
@@ -12,9 +13,9 @@ from folovllm import LLM, SamplingParams
 class FoloVLLM(Peer):
     """``LLM`` with its defaults. The prefix cache is emptied before every run, so that no run profits from another."""
 
-    def __init__(self, setting: Setting, *, enforce_eager: bool = False) -> None:
+    def __init__(self, setting: Setting, **settings: Any) -> None:
         torch.set_num_threads(setting.threads)
-        self.llm = LLM(device=setting.device, dtype=setting.dtype, enforce_eager=enforce_eager)
+        self.llm = LLM(device=setting.device, dtype=setting.dtype, **settings)
 
     def run(self, workload: Workload) -> Result:  # noqa: D102
         self.llm.llm_engine.reset_prefix_cache()

@@ -25,7 +25,7 @@ FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 
 
 _PART = 256
-"""Tokens that go through all layers together. What lies between kernels then stays in the processor's caches."""
+"""About so many tokens go through all layers together. What lies between kernels then stays in the processor's caches."""
 
 
 def why_not_flat(model: PreTrainedModel) -> str | None:

@@ -131,10 +131,11 @@ class FlatBatch:
         return np.pad(slots, ((0, 0), (0, -slots.shape[1] % TILE)))
 
     def divide(self, size: int) -> Iterator[tuple[int, int, Numbers]]:
-        """Yield parts of some ``size`` tokens: the first, the end, and its pieces, whose rows begin at its first."""
-        last_tokens = self.pieces[:, 0] + self.pieces[:, 1] - 1
-        for part in np.unique(last_tokens // size):
-            pieces = self.pieces[last_tokens // size == part]
+        """Yield equal parts of about ``size`` tokens: the first, the end, its pieces (rows counted from the first)."""
+        num_parts = max(1, round(len(self.token_ids) / size))
+        part_of_piece = (self.pieces[:, 0] + self.pieces[:, 1] - 1) * num_parts // len(self.token_ids)
+        for part in np.unique(part_of_piece):
+            pieces = self.pieces[part_of_piece == part]
             first = pieces[0, 0]
             yield first, pieces[-1, :2].sum(), pieces - [first, 0, 0, 0]
 
