@@ -25,7 +25,7 @@ FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 
 
 _PART = 256
-"""About so many tokens go through all layers together. What lies between kernels then stays in the processor's caches."""
+"""About so many tokens go through all layers together, so that what lies between kernels stays in the caches."""
 
 
 def why_not_flat(model: PreTrainedModel) -> str | None:
