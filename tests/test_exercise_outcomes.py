@@ -213,7 +213,7 @@ def test_what_is_the_same(given, expected, are):
 
 
 def test_an_argument_without_equality_is_not_called_changed():
-    assert try_out(lambda thing: 1, (object(),), 1).changed is None
+    assert try_out(lambda thing: 1, (object(),)).changed is None
 
 
 def test_what_an_answer_prints_is_told_of_the_case_that_is_shown(capsys):
