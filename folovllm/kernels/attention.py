@@ -163,6 +163,13 @@ def take_values(values, slots, count, stride, column, size, taken):
 
 
 @kernel
+def add_alone(weights, first, end, values, start, sums):
+    """``sums += weights[first:end] @ values``, for one query.  values: those of the tokens from ``start`` on."""
+    for j in range(first, end):
+        add_product(weights[j], values[(j - start) * TILE :], sums)
+
+
+@kernel
 def mix_tile(piece, group, window, start, room):
     """Add a tile's values times weights to the sums, for four queries at once where all four see them.
 
@@ -175,15 +182,14 @@ def mix_tile(piece, group, window, start, room):
         stop = max(first, min(end, piece[POSITION] + n // group + 1))
         for i in range(last - n + 1):
             position = piece[POSITION] + (n + i) // group
-            for j in range(max(start, seen_from(position, window)), min(first, end, position + 1)):
-                add_product(weights[n + i, j], values[(j - start) * TILE :], sums[i * TILE :])
+            begin = max(start, seen_from(position, window))
+            add_alone(weights[n + i], begin, min(first, end, position + 1), values, start, sums[i * TILE :])
         if first < stop:
             w0, w1, w2, w3 = pick_4(weights[:count], n)
             add_products(w0, w1, w2, w3, first, stop, values[(first - start) * TILE :], sums)
         for i in range(last - n + 1):
             position = piece[POSITION] + (n + i) // group
-            for j in range(stop, min(end, position + 1)):
-                add_product(weights[n + i, j], values[(j - start) * TILE :], sums[i * TILE :])
+            add_alone(weights[n + i], stop, min(end, position + 1), values, start, sums[i * TILE :])
 
 
 @kernel

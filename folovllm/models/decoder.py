@@ -23,7 +23,6 @@ from folovllm.models.probe import get_attention
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
-
 _PART = 256
 """About so many tokens go through all layers together, so that what lies between kernels stays in the caches."""
 
