@@ -31,7 +31,7 @@ def call_in_time(seconds: float, function: Callable[P, R], *args: P.args, **kwar
         alarm.start(seconds)  # in here, for it may ring at once
         return function(*args, **kwargs)
     finally:
-        while alarm.is_on:
+        while not alarm.is_over:
             try:
                 alarm.stop()
             except TimeIsUp:  # it rang just now
@@ -45,7 +45,8 @@ class _Alarm:
     """
 
     def __init__(self) -> None:
-        self.is_on = True
+        self.is_over = False
+        self._has_rung = False
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -55,20 +56,24 @@ class _Alarm:
         threading.Thread(target=self._wait, args=(seconds,), daemon=True).start()
 
     def stop(self) -> None:
-        """Let it never ring again; what has not arrived yet is taken back."""
+        """Let it never ring again; what may be on its way is replaced by one more, and awaited here."""
         with self._lock:
-            self.is_on = False
-            self._raise(None)
-        self._stopped.set()
+            self._stopped.set()
+        if self._has_rung:
+            self._has_rung = False
+            self._ring()
+            while True:  # taken back by None, it would leave a flag up that stops Python 3.11 from tracing
+                pass
+        self.is_over = True
 
     def _wait(self, seconds: float) -> None:
         while not self._stopped.wait(seconds):
             with self._lock:
-                if self.is_on:
-                    self._raise(TimeIsUp)
+                if not self._stopped.is_set():
+                    self._has_rung = True
+                    self._ring()
             seconds = _AGAIN
 
-    def _raise(self, error: type[BaseException] | None) -> None:
-        """Have an exception raised before the next jump or call in that thread."""
-        argument = None if error is None else ctypes.py_object(error)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), argument)
+    def _ring(self) -> None:
+        """Have TimeIsUp raised before the next jump or call in that thread."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(TimeIsUp))
