@@ -6,6 +6,8 @@ Importing it is cheap: PyTorch and transformers are imported when something that
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from folovllm.collector import collector_paused
+
 if TYPE_CHECKING:
     from folovllm.config import (
         CacheConfig as CacheConfig,
@@ -86,7 +88,8 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'folovllm' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    with collector_paused():
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
     return value
 
 

@@ -6,12 +6,15 @@ Importing it is cheap, since commands have their rooms here; the first name that
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from folovllm.collector import collector_paused
+
 if TYPE_CHECKING:
     from folovllm.course.public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(import_module("folovllm.course.public"), name)
+    with collector_paused():
+        return getattr(import_module("folovllm.course.public"), name)
 
 
 def __dir__() -> list[str]:  # what the Tab key offers

@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from folovllm.collector import collector_paused
 from folovllm.config import EngineConfig
 from folovllm.engine.beam_search import choose, propose
 from folovllm.engine.block_manager import BlockManager
@@ -54,6 +55,7 @@ class LLMEngine:
     """
 
     @out_of_memory_explained()
+    @collector_paused()
     def __init__(
         self,
         config: EngineConfig,
