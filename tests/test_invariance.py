@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from folovllm import LLMEngine, SamplingParams
 from folovllm.llm import make_engine_config
+from folovllm.models.flat_batch import FlatBatch
 from folovllm.outputs import RequestOutput
 from tests.engine_checks import assert_at_rest
 from tests.tiny_models import VOCAB_SIZE, tiny_llm, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
-BASE = list(range(3, 63))
+BASE = list(range(3, 83))
 
 
 @cache
@@ -26,9 +27,9 @@ def model():
 
 
 def make_prompt(seed: int) -> list[int]:
-    """Return a prompt of 1 to 60 tokens; many share a beginning."""
+    """Return a prompt of 1 to 82 tokens; many share a beginning, some one that attention reads once for all."""
     rng = random.Random(seed)
-    shared = rng.choice([0, 0, 16, 33, 48])
+    shared = rng.choice([0, 0, 16, 33, 70, 70])
     return BASE[:shared] + [rng.randrange(3, VOCAB_SIZE) for _ in range(rng.randint(1, 12))]
 
 
@@ -140,6 +141,24 @@ def test_results_are_those_of_running_alone(
         if str(i) not in aborted:
             assert finished[str(i)] == expected[i]
     assert_at_rest(engine)
+
+
+def test_what_is_read_once_for_several_gives_each_the_bits_it_has_alone(monkeypatch):
+    in_common: list[int] = []
+    bundle = FlatBatch.bundle
+
+    def spy(batch, pieces):
+        pieces, bundles = bundle(batch, pieces)
+        in_common.extend(bundles[:, 2].tolist())
+        return pieces, bundles
+
+    seeds = [seed for seed in range(60) if make_prompt(seed)[:70] == BASE[:70]]
+    expected = [alone(seed) for seed in seeds]
+    monkeypatch.setattr(FlatBatch, "bundle", spy)
+    prompts = [{"prompt_token_ids": make_prompt(seed)} for seed in seeds]
+    outputs = tiny_llm(model()).generate(prompts, [make_params(seed) for seed in seeds], use_tqdm=False)
+    assert [result_of(output) for output in outputs] == expected
+    assert in_common.count(64) > 10
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral-window", "qwen3"])

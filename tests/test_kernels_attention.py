@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folovllm.kernels.attention import TILE, attention, make_room
+from folovllm.kernels.attention import attention, make_room
+from folovllm.kernels.attention_tile import TILE
 from tests.kernel_arrays import EPS, assert_within, normal, one_thread, same_bits
 
 
@@ -39,8 +40,11 @@ class Case:
     def scaling(self) -> np.float32:
         return np.float32(self.key_cache.shape[2] ** -0.5)
 
-    def attend(self, *pieces: tuple[int, int, int]) -> list[np.ndarray]:
-        """Return the results of pieces, each a sequence's index, its first token and its end, from one call."""
+    def attend(self, *pieces: tuple[int, int, int], common: int | None = None) -> list[np.ndarray]:
+        """Return the results of pieces, each a sequence's index, its first token and its end, from one call.
+
+        common: so many tokens are the same for all of them, which are bundled; None: each is a bundle of its own.
+        """
         queries = np.concatenate([self.sequences[i].queries[first:end] for i, first, end in pieces])
         lengths = [end - first for _, first, end in pieces]
         rows = np.cumsum([0, *lengths])
@@ -54,10 +58,11 @@ class Case:
         described = [(row, end - first, first, i) for row, (i, first, end) in zip(rows, pieces, strict=False)]
         out = np.full_like(queries, np.nan)
         pieces, (_, num_kv_heads, head_dim) = np.array(described, np.int64), self.key_cache.shape
-        room = make_room(pieces, slots, queries.shape[1] // num_kv_heads, head_dim)
-        attention(
-            one_thread(), queries, self.key_cache, self.value_cache, pieces, slots, self.scaling, self.window, room, out
-        )
+        bundles = [(i, i + 1, 0) for i in range(len(pieces))] if common is None else [(0, len(pieces), common)]
+        bundles = np.array(bundles)
+        room = make_room(pieces, bundles, slots, queries.shape[1] // num_kv_heads, head_dim)
+        caches = self.key_cache, self.value_cache
+        attention(one_thread(), queries, *caches, pieces, bundles, slots, self.scaling, self.window, room, out)
         return np.split(out, rows[1:-1])
 
     def whole(self, i: int = 0) -> np.ndarray:
@@ -164,6 +169,34 @@ def test_sequences_in_one_call_are_each_as_alone(seed, lengths, group, window, b
     results = case.attend(*((i, firsts[i], lengths[i]) for i in order))
     for i, result in zip(order, results, strict=True):
         assert same_bits(result, case.whole(i)[firsts[i] :])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_tiles=st.integers(1, 2),
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    head_dim=st.sampled_from([32, 64, 100, 128]),
+    group=st.sampled_from([1, 3, 4, 5, 7]),
+    window=st.sampled_from([0, 0, 1, 70]),
+    block_size=st.sampled_from([1, 16, 64]),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_a_beginning_in_common_is_read_once_and_changes_no_bit(
+    seed, num_tiles, lengths, head_dim, group, window, block_size, data
+):
+    common = num_tiles * TILE
+    lengths = [common + length for length in lengths]
+    case = make_case(seed, lengths, head_dim, kv_heads=2, group=group, window=window, block_size=block_size)
+    first = case.sequences[0]
+    for other in case.sequences[1:]:
+        other.table[: common // block_size] = first.table[: common // block_size]
+        other.keys[:common], other.values[:common] = first.keys[:common], first.values[:common]
+    firsts = [data.draw(st.integers(max(common, length - 20), length - 1)) for length in lengths]
+    pieces = [(i, begin, length) for i, (begin, length) in enumerate(zip(firsts, lengths, strict=True))]
+    for (i, begin, _), result in zip(pieces, case.attend(*pieces, common=common), strict=True):
+        assert same_bits(result, case.whole(i)[begin:])
+        assert_attends(case, begin, result, i)
 
 
 def test_the_place_of_blocks_and_their_size_change_no_bit():

@@ -96,3 +96,40 @@ def test_a_batch_knows_its_positions_slots_and_pieces():
     assert batch.slots.tolist()[-3:] == [6 * 4 + 1, 7 * 4, 7 * 4 + 1]
     assert batch.pieces.tolist() == [[0, 1, 5, 0], [1, 16, 2, 1], [17, 4, 18, 1], [21, 2, 0, 2]]
     assert batch.tables.tolist()[0] == [3, 9, 0, 0, 0, 0]
+
+
+def bundles_of(positions, tables, counts=None):
+    cache = KVCache(1, 99, 16, 1, 2, torch.float32, torch.device("cpu"))
+    counts = counts or [1] * len(positions)
+    runs = [TokenRun(*run) for run in zip(positions, counts, tables, strict=True)]
+    pieces, bundles = FlatBatch([0] * sum(counts), [0], runs, cache).bundled
+    return pieces[:, 3].tolist(), bundles.tolist()
+
+
+PROMPT, OTHER = list(range(10, 20)), list(range(30, 40))
+
+
+def test_sequences_that_begin_with_the_same_blocks_are_bundled_by_fours():
+    tables = [[*PROMPT, 50 + i] for i in range(6)]
+    assert bundles_of([160, 170, 161, 162, 163, 164], tables) == (list(range(6)), [[0, 4, 128], [4, 6, 128]])
+
+
+def test_others_may_stand_between_them():
+    tables = [[*PROMPT, 1], [*OTHER, 2], [*PROMPT, 3], [*OTHER, 4], [5]]
+    order, bundles = bundles_of([160, 165, 161, 166, 3], tables)
+    assert order == [4, 0, 2, 1, 3]
+    assert bundles == [[0, 1, 0], [1, 3, 128], [3, 5, 128]]
+
+
+def test_a_bundle_shares_whole_tiles_before_all_of_its_tokens():
+    assert bundles_of([63, 64], [PROMPT, PROMPT])[1] == [[0, 1, 0], [1, 2, 0]]
+    assert bundles_of([64, 65], [PROMPT, PROMPT])[1] == [[0, 2, 64]]
+    assert bundles_of([159, 159], [PROMPT, [*PROMPT[:7], *OTHER]])[1] == [[0, 2, 64]]
+    assert bundles_of([159, 159], [PROMPT, [*PROMPT[:3], *OTHER]])[1] == [[0, 1, 0], [1, 2, 0]]
+
+
+def test_nobody_who_shares_less_joins_a_bundle_and_no_long_piece_does():
+    tables = [PROMPT, PROMPT, [*PROMPT[:4], *OTHER], [*PROMPT[:4], *OTHER]]
+    assert bundles_of([159, 159, 159, 159], tables)[1] == [[0, 2, 128], [2, 4, 128]]
+    assert bundles_of([140, 140, 140], [PROMPT] * 3, [1, 16, 2])[1] == [[0, 1, 0], [1, 2, 0], [2, 3, 0]]
+    assert bundles_of([140, 140, 140], [PROMPT] * 3, [1, 2, 2])[1] == [[0, 2, 128], [2, 3, 0]]

@@ -52,7 +52,7 @@ class Step(NamedTuple):
     """What one step computes: tokens of several sequences side by side; all int64.
 
     token_ids, positions, slots: [num_tokens].  rows: [num_rows], the tokens that logits are wanted of.
-    pieces, seen: as in :func:`folovllm.kernels.attention.attention`, where ``seen`` are its slots.
+    pieces, bundles, seen: as in :func:`folovllm.kernels.attention.attention`, where ``seen`` are its slots.
     """
 
     token_ids: Any
@@ -60,6 +60,7 @@ class Step(NamedTuple):
     slots: Any
     rows: Any
     pieces: Any
+    bundles: Any
     seen: Any
 
 
@@ -130,7 +131,7 @@ def run_attention(team, layer, constants, window, step, scratch, room, keys, val
     rotate_and_store(team, q, k, v, scratch.cos, scratch.sin, step.slots, keys, values)
     meet(team)
     out = scratch.attended.reshape(num_tokens, -1, head_dim)
-    attention(team, q, keys, values, step.pieces, step.seen, constants[SCALING], window, room, out)
+    attention(team, q, keys, values, step.pieces, step.bundles, step.seen, constants[SCALING], window, room, out)
     meet(team)
 
 
@@ -166,7 +167,8 @@ def forward(progress, model, step, scratch, cache, logits):
     find_angles(team, step.positions, model.frequencies, model.rotary_scale, scratch.cos, scratch.sin)
     meet(team)
     num_kv_heads, head_dim = cache.shape[4:]
-    room = make_room(step.pieces, step.seen, scratch.queries.shape[1] // (num_kv_heads * head_dim), head_dim)
+    group = scratch.queries.shape[1] // (num_kv_heads * head_dim)
+    room = make_room(step.pieces, step.bundles, step.seen, group, head_dim)
     for i in range(len(model.layers)):
         layer, constants, window = model.layers[i], model.constants[i], model.windows[i]
         run_layer(team, layer, constants, window, step, scratch, room, cache[i, 0], cache[i, 1])

@@ -1,4 +1,7 @@
-"""Asking for what is needed soon: memory then delivers it while something else is computed."""
+"""Fetching numbers by the line: asking for those that are needed soon, and copying them.
+
+What is asked for, memory delivers while something else is computed.
+"""
 
 from typing import Any
 
@@ -25,3 +28,20 @@ def ask_for(typing_context: Any, numbers: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_line(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> Any:
+    """``target[start : start + LINE] = source[place : place + LINE]``, of flat arrays that do not overlap.
+
+    A loop does the same, but first asks each time whether they do, which takes five times as long as to copy.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2))
+        line = ir.VectorType(ir.FloatType(), LINE).as_pointer()
+        theirs, mine = (builder.gep(source, [arguments[1]]), builder.gep(target, [arguments[3]]))
+        builder.store(builder.load(builder.bitcast(theirs, line), align=4), builder.bitcast(mine, line), align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64, target, types.int64), generate

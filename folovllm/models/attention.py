@@ -74,7 +74,7 @@ def _attend_by_kernel(layer: int, queries: Tensor, batch: FlatBatch, scaling: fl
         attend,
         queries.contiguous().numpy(),
         *(part.numpy() for part in batch.kv_cache.layer(layer)),
-        batch.pieces,
+        *batch.bundled,
         batch.seen,
         np.float32(scaling),
         window or 0,

@@ -117,7 +117,7 @@ class FlatDecoder:
                 batch.positions[tokens],
                 batch.slots[tokens],
                 batch.rows[chosen] - first,
-                pieces,
+                *batch.bundle(pieces),
                 batch.seen,
             )
             arguments = (self._model, step, self._scratch(end - first), batch.kv_cache.data.numpy(), logits[chosen])

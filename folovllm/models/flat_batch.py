@@ -20,6 +20,9 @@ Numbers = NDArray[np.int64]
 _PIECE = 16
 """A sequence's new tokens are divided into pieces of at most so many: what a thread attends for at a time."""
 
+_TOGETHER = 4
+"""Pieces with a beginning in common are bundled while they have at most so many tokens together."""
+
 
 @dataclass(frozen=True)
 class TokenRun:
@@ -124,7 +127,8 @@ class FlatBatch:
     @cached_property
     def seen(self) -> Numbers:
         """Where each sequence's tokens lie, [num_runs, most_slots], as :mod:`folovllm.kernels.attention` takes it."""
-        from folovllm.kernels.attention import TILE  # here: importing numba takes .3 s, and a GPU has no use for it
+        # Here: importing numba takes .3 s, and a GPU has no use for it.
+        from folovllm.kernels.attention_tile import TILE
 
         offsets = np.arange(self.kv_cache.block_size)
         slots = (self.tables[:, :, None] * self.kv_cache.block_size + offsets).reshape(len(self.tables), -1)
@@ -138,6 +142,31 @@ class FlatBatch:
             pieces = self.pieces[part_of_piece == part]
             first = pieces[0, 0]
             yield first, pieces[-1, :2].sum(), pieces - [first, 0, 0, 0]
+
+    @cached_property
+    def bundled(self) -> tuple[Numbers, Numbers]:
+        """All pieces and their bundles."""
+        return self.bundle(self.pieces)
+
+    def bundle(self, pieces: Numbers) -> tuple[Numbers, Numbers]:
+        """Return pieces, in another order, and their bundles, as :mod:`folovllm.kernels.attention` takes them."""
+        from folovllm.kernels.attention_tile import TILE
+
+        pieces = pieces[np.argsort(self.tables[pieces[:, 3], 0], kind="stable")]
+        tables, positions = self.tables[pieces[:, 3]], pieces[:, 2]
+        num_blocks = np.minimum.accumulate(tables[1:] == tables[:-1], axis=1).sum(1)
+        common = np.minimum(num_blocks * self.kv_cache.block_size, np.minimum(positions[1:], positions[:-1]))
+        bundles = [[0, 1, 0]]
+        num_tokens = pieces[0, 1]
+        for i, tokens in enumerate((common // TILE * TILE).tolist(), 1):
+            num_tokens += pieces[i, 1]
+            first, _, so_far = bundles[-1]
+            if num_tokens <= _TOGETHER and tokens > 0 and tokens >= so_far:
+                bundles[-1] = [first, i + 1, so_far or tokens]
+            else:
+                bundles.append([i, i + 1, 0])
+                num_tokens = pieces[i, 1]
+        return pieces, np.array(bundles)
 
     @cached_property
     def tensors(self) -> BatchTensors:
