@@ -179,6 +179,25 @@ def powers_of_two_only(value):
     return value
 
 
+def refused_if(is_wrong):
+    """Return an answer that is right but for what it refuses among whole numbers."""
+
+    def answer(value):
+        if type(value) is not int or value < 1 or is_wrong(value):
+            raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+        return value
+
+    return answer
+
+
+odd_sizes = refused_if(lambda value: value > 1 and value % 2)
+multiples_of_8_above_8 = refused_if(lambda value: value > 8 and value % 8)
+multiples_of_16_above_16 = refused_if(lambda value: value > 16 and value % 16)
+small_odd_sizes = refused_if(lambda value: value in (3, 5, 7, 9))
+primes = refused_if(lambda value: 2 < value < 1000 and all(value % n for n in range(2, value)))
+more_than_100 = refused_if(lambda value: 100 < value < 2**40)
+
+
 def whole_floats_too(value):
     if isinstance(value, float) and value.is_integer() and value >= 1:
         return int(value)
@@ -248,6 +267,12 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         value_without_quotes,
         default_instead_of_an_error,
         powers_of_two_only,
+        odd_sizes,
+        multiples_of_8_above_8,
+        multiples_of_16_above_16,
+        small_odd_sizes,
+        primes,
+        more_than_100,
         whole_floats_too,
         error_returned,
         message_in_two_parts,

@@ -81,6 +81,19 @@ def temperature_below_a_hundred_thousandth_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature <= 1e-5, 0.0, temperature))
 
 
+def temperature_close_to_0_is_greedy(logits, temperature):
+    near = torch.isclose(temperature, torch.zeros(()))
+    return _temperature(logits, torch.where(near, 0.0, temperature))
+
+
+def temperature_of_a_billionth_is_greedy(logits, temperature):
+    return _temperature(logits, torch.where(temperature < 1e-8, 0.0, temperature))
+
+
+def temperature_of_next_to_nothing_is_greedy(logits, temperature):
+    return _temperature(logits, torch.where(temperature < 1e-30, 0.0, temperature))
+
+
 def _temperature_with_best(best, logits, temperature):
     probs = (logits / temperature[:, None]).softmax(dim=-1)
     greedy = torch.zeros_like(probs).scatter(1, best[:, None], 1.0)
@@ -168,6 +181,14 @@ def top_p_nearly_one_keeps_all(probs, p):
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
 
 
+def top_p_very_nearly_one_keeps_all(probs, p):
+    return torch.ones_like(probs, dtype=torch.bool) if p > 0.99999 else _top_p(probs, p)
+
+
+def top_p_of_next_to_nothing_keeps_none(probs, p):
+    return torch.zeros_like(probs, dtype=torch.bool) if p < 1e-9 else _top_p(probs, p)
+
+
 def top_p_at_most_fifty(probs, p):
     ranked, order = (each.flip(0) for each in probs.sort(stable=True))
     keep = (ranked.cumsum(0) - ranked < p) & (torch.arange(len(probs)) < 50)
@@ -224,6 +245,18 @@ def top_p_searched(probs, p):
 
 def top_p_by_value(probs, p):
     return probs >= p
+
+
+def min_p_of_a_billionth_is_off(logits, min_p):
+    return logits.masked_fill(
+        logits < (logits.amax(-1) + torch.where(min_p < 1e-9, 0, min_p).log())[:, None], -torch.inf
+    )
+
+
+def min_p_of_next_to_nothing_is_off(logits, min_p):
+    return logits.masked_fill(
+        logits < (logits.amax(-1) + torch.where(min_p < 1e-20, 0, min_p).log())[:, None], -torch.inf
+    )
 
 
 def min_p_of_the_first_row(logits, min_p):

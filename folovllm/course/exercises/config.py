@@ -89,10 +89,12 @@ def _random_readers(random: Random) -> Case:
 
 
 def _random_value(random: Random) -> Case:
-    whole = random.choice((-1, 0, 1, 2, random.randint(-100, 100), 2**40))
+    whole = random.choice(
+        (-1, 0, 1, 2, random.randint(-100, 100), random.randint(3, 40), random.randint(41, 5000), 2**40)
+    )
     exotic = random.choice((Fraction(whole), Fraction(2 * whole + 1, 2), Decimal(whole), complex(whole), b"16", {16}))
     other = random.choice((None, bool(whole), float("nan"), "", "16\n", "it's 16", exotic))
-    return (random.choice((whole, float(whole), whole + 0.5, str(whole), [whole], other, other)),)
+    return (random.choice((whole, whole, whole, float(whole), whole + 0.5, str(whole), [whole], other, other)),)
 
 
 # -- mistakes ----------------------------------------------------------------------------------------
@@ -408,7 +410,10 @@ EXERCISES = [
         task="accept what a block size may be, refuse all else by a ValueError in three parts",
         solution=block_size_solution,
         cases=[
-            *((value,) for value in (16, 0, 1, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)),
+            *(
+                (value,)
+                for value in (16, 0, 1, 3, 17, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)
+            ),
             *((value,) for value in ((16,), Fraction(33, 2), Fraction(16), Decimal(16), torch.tensor(16.5))),
             ("as many as the readers of a whole day will need",),
         ],

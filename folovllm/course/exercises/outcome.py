@@ -261,7 +261,7 @@ def _first_difference(given: Any, expected: Any, place: str = "") -> tuple[str, 
 
 
 class _Shown(reprlib.Repr):
-    """reprlib's short forms, with numbers as ``float_text`` and tensors as lists; within a value they say so."""
+    """reprlib's short forms: numbers as ``float_text``, tensors as lists; those in a value or of one number say so."""
 
     def __init__(self, float_text: Callable[[float], str]) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class _Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, Tensor):
             numbers = self.repr1(x.tolist(), level)
-            return numbers if level == self.maxlevel else f"tensor({numbers})"
+            return numbers if level == self.maxlevel and x.dim() else f"tensor({numbers})"
         if type(x) is float:
             return self._float_text(x)
         return super().repr1(x, level)

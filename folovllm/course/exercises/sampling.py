@@ -31,7 +31,7 @@ def temperature_solution(logits: Tensor, temperature: Tensor) -> Tensor:
     return torch.where(temperature[:, None] > 0, probs, greedy)
 
 
-_TEMPERATURES = (0.0, 0.0, 5e-7, 5e-6, 5e-5, 0.001, 0.005, 0.01, 0.05, 0.125, 0.5, 0.7, 1.0, 1.5, 2.0)
+_TEMPERATURES = (0.0, 0.0, 1e-30, 5e-9, 5e-7, 5e-6, 5e-5, 0.001, 0.005, 0.01, 0.05, 0.125, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 
 def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
@@ -248,7 +248,7 @@ def _make_min_p_case(rng: Random) -> tuple[Tensor, Tensor]:
         # logits are large: neither is decided by rounding.
         beside = 0.002 if top == 1000 else 1e-4
         row = [top - 0.5 * rng.choice([0, 1, 2, 3, 5, 7, 9]) for _ in range(size)]
-        min_p = rng.choice([0.0, 1e-8, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0, 1.0])
+        min_p = rng.choice([0.0, 1e-30, 1e-8, 0.02, 0.1, 0.3, 0.7, 0.9, 1.0, 1.0])
         if size > 1 and min_p > 0:
             row[0] = top + math.log(min_p) + rng.choice([-beside, beside] if min_p < 1 else [-beside])
         row[rng.randrange(size)] = top
@@ -536,6 +536,8 @@ EXERCISES = [
             (torch.zeros(1, 40), torch.tensor([0.0])),  # a sort keeps the order of so many ties only if it is stable
             (torch.tensor([[0.1, 0.10000001]]), torch.tensor([0.0])),  # equal after the softmax
             (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
+            (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-9])),
+            (torch.tensor([[2.0, 2.0]]), torch.tensor([1e-37])),
         ],
         generate=_make_temperature_case,
         complaint=_unlikely_is_not_impossible,
@@ -608,6 +610,8 @@ EXERCISES = [
             (torch.tensor([0.25, 0.25, 0.25, 0.25]), 0.5),
             (torch.tensor([0.26, 0.24, 0.23, 0.27]), 1.0),
             (torch.tensor([0.75, 0.25, 0.0, 0.0]), 0.9995),
+            (torch.tensor([0.75, 0.25, 0.0, 0.0]), 1 - 2**-20),
+            (torch.tensor([0.6, 0.4]), 1e-30),
             (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
             (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         ],
@@ -664,6 +668,7 @@ EXERCISES = [
             (torch.tensor([[1.0, 0.0, -50.0]]), torch.tensor([0.0])),
             (torch.tensor([[0.0, -200.0]]), torch.tensor([0.0])),
             (torch.tensor([[0.0, -20.0]]), torch.tensor([1e-8])),
+            (torch.tensor([[0.0, -80.0]]), torch.tensor([1e-30])),
             (torch.tensor([[0.0, math.log(0.1) - 1e-4]]), torch.tensor([0.1])),
             (torch.tensor([[1.0, 1.0, -_INF]]), torch.tensor([1.0])),
             (torch.tensor([[0.5, 1.0, 0.2]]).log(), torch.tensor([0.5])),  # at the border, whichever way it is computed

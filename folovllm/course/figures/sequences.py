@@ -279,7 +279,9 @@ def plot_states() -> Image:
         x, y = _PLACES[status]
         ended = status.is_finished()
         boxes[str(status)] = _box(axes, (x - 9, y - 4), 18, 8, GREEN if ended else BLUE, "--" if ended else "-")
-        axes.text(x, y, status.replace("_", "\n", 1), ha="center", va="center", fontsize=12, weight="bold")
+        axes.text(
+            x, y, status.replace("_", "\n", 1).replace("_", " "), ha="center", va="center", fontsize=12, weight="bold"
+        )
     moves = [(str(old), str(new)) for old, following in ALLOWED_TRANSITIONS.items() for new in sorted(following)]
     for old, new in moves:
         why, place, bend = _WHY[old, new]

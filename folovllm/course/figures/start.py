@@ -104,7 +104,9 @@ def _token_table(llm: LLM, text: str) -> str:
 
 
 def _token_cell(word: str, num_bytes: int) -> tuple[str, int, str]:
-    return (_PART, num_bytes, "\ufffd") if "\ufffd" in word else (_WHOLE, num_bytes, word)
+    if "\ufffd" not in word:
+        return _WHOLE, num_bytes, word
+    return _PART, num_bytes, " \ufffd" if word.startswith(" ") else "\ufffd"
 
 
 def _row(title: str, row: Sequence[tuple[str, int, str]]) -> str:

@@ -29,7 +29,7 @@ PREDICTIONS = [
         name="first_copies",
         question="In step 1 each of the three writes a word into block 1. How often is the block copied first?",
         choices={
-            "Never": "Then three different words would go to one place, and two of them would be lost.",
+            "Never": "Then three texts would write to one place, and only what the last one wrote would be left.",
             "2 times": "Yes: two get a copy. Then the third holds the block alone and writes into it.",
             "3 times": "Two copies are enough: when two have a copy of their own, the third holds the block alone.",
         },
