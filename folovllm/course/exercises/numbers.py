@@ -242,6 +242,11 @@ def _scale_kept_in_float32(weights: Tensor) -> Tensor:
     return (torch.where(scale > 0, blocks / scale, 0).round() * scale).reshape(weights.shape)
 
 
+def _product_in_float16(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return (torch.where(scale > 0, blocks / scale, 0).round().to(torch.int8) * scale.half()).reshape(weights.shape)
+
+
 def _four_bits(weights: Tensor) -> Tensor:
     blocks, scale = _in_blocks(weights)
     scale = scale * 127 / 7
@@ -474,6 +479,11 @@ EXERCISES = [
                 _divided_by_the_stored_scale,
                 "almost: you divide by the scale as it is stored; GGUF divides by the exact one and multiplies by the "
                 "stored one",
+            ),
+            Mistake(
+                _product_in_float16,
+                "almost: your product is a float16 and is rounded once more; make the stored scale a float32 first: "
+                "`scale.half().float()`",
             ),
             Mistake(_divided_by_128, "you divide by 128; the largest magnitude becomes 127, on both sides of 0"),
             Mistake(_rounded_down, "you round down; rounding to the nearest halves the error"),
