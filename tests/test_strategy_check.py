@@ -112,7 +112,7 @@ def test_epsilons_that_are_remembered_are_noticed_in_the_second_batch(llm, capsy
                 self.epsilons = torch.tensor([getattr(each, "epsilon", 0.0) for each in params])
             return epsilon_solution(logits, self.epsilons)
 
-    assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in a second one")
+    assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in another one")
 
 
 def of_those_who_have_one(logits, params):
@@ -157,7 +157,7 @@ def by_settings(logits, params):
     ("refine", "verdict"),
     [
         (of_those_who_have_one, "with epsilon="),
-        (not_in_the_last_row, "in a second one, with the requests in another order: with epsilon="),
+        (not_in_the_last_row, "in another one, with fewer requests or in another order: with epsilon="),
         (not_in_the_first_row, "with epsilon="),
         (not_for_one_alone, "with epsilon="),
         (if_the_first_has_one, "with epsilon="),
@@ -346,10 +346,13 @@ def thorough_tests(strategy):
     assert (new > -torch.inf).tolist() == kept
     assert torch.equal(logits, before)
     assert torch.equal(new[new > -torch.inf], logits[new > -torch.inf])
+    even = torch.tensor([[1.0, 1.0, 0.0]] * 2)
+    at = even.softmax(dim=-1)[0, 2].item()
+    assert (strategy(even, torch.tensor([0.9, at])) > -torch.inf).sum() == 5
 
 
 def test_thorough_tests_catch_every_wrong_strategy(capsys):
-    assert said_of_tests(capsys, thorough_tests) == "✔ they accept what is right and catch all 12 wrong strategies"
+    assert said_of_tests(capsys, thorough_tests) == "✔ they accept what is right and catch all 14 wrong strategies"
 
 
 def test_no_wrong_strategy_is_right():
@@ -359,14 +362,14 @@ def test_no_wrong_strategy_is_right():
 
 def test_all_that_slips_through_is_named(capsys):
     first, *slipped = said_of_tests(capsys, first_test).splitlines()
-    assert first == "they catch 4 of 12 wrong strategies. Slipped through:"
-    assert len(slipped) == 8
+    assert first == "they catch 4 of 14 wrong strategies. Slipped through:"
+    assert len(slipped) == 10
     assert "    one that compares the logit itself" in slipped
 
 
 def test_tests_without_an_assertion_catch_nothing(capsys):
     verdict = said_of_tests(capsys, lambda strategy: None)
-    assert verdict.startswith("they catch 0 of 12 wrong strategies. Does your test assert anything?")
+    assert verdict.startswith("they catch 0 of 14 wrong strategies. Does your test assert anything?")
 
 
 def test_a_test_that_returns_its_verdict_is_told_that_nobody_looks(capsys):

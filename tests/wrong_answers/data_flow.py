@@ -1,9 +1,12 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.data_flow``."""
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from folovllm.course.exercises.data_flow import shown_solution
 
 # -- share -------------------------------------------------------------------------------------------------
 
@@ -87,6 +90,14 @@ def shown_up_to_the_first_mark(data, stop):
 
 def shown_without_the_last_letter(data, stop):
     return data.decode(errors="ignore")[:-1]
+
+
+def shown_without_a_mark_of_order(data, stop):
+    return shown_solution(data, stop).removeprefix("\ufeff")
+
+
+def shown_composed(data, stop):
+    return unicodedata.normalize("NFC", shown_solution(data, stop))
 
 
 def shown_all_or_nothing(data, stop):
@@ -494,6 +505,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         share_without_a_word_about_seats,
     ],
     "shown": [
+        shown_without_a_mark_of_order,
+        shown_composed,
         shown_as_bytes,
         shown_up_to_the_first_mark,
         shown_without_the_last_letter,

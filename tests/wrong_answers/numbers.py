@@ -39,6 +39,40 @@ def _eight_bits_kept(bits: int) -> int:
     return round_bits_solution(bits) & 0xFF00
 
 
+def _carry_joined_with_or(bits: int) -> int:
+    sign, exponent, mantissa = bits >> 31, (bits >> 23) & 255, bits & 0x7FFFFF
+    mantissa, cut = divmod(mantissa, 2**16)
+    if cut > 2**15 or (cut == 2**15 and mantissa % 2):
+        mantissa += 1
+    return (sign << 15) | (exponent << 7) | mantissa
+
+
+def _carry_left_out(bits: int) -> int:
+    rounded, kept = round_bits_solution(bits), bits >> 16
+    return rounded if rounded >> 7 == kept >> 7 else kept & ~0x7F
+
+
+def _mantissa_stays_full(bits: int) -> int:
+    rounded, kept = round_bits_solution(bits), bits >> 16
+    return rounded if rounded >> 7 == kept >> 7 else kept
+
+
+def _nan_for_infinity(bits: int) -> int:
+    return 0x7FC0 if (bits >> 23) & 255 == 255 else round_bits_solution(bits)
+
+
+def _largest_for_infinity(bits: int) -> int:
+    return 0x7F7F if (bits >> 23) & 255 == 255 else round_bits_solution(bits)
+
+
+def _zero_without_sign(bits: int) -> int:
+    return 0 if bits == 0x80000000 else round_bits_solution(bits)
+
+
+def _smallest_are_zeros(bits: int) -> int:
+    return bits >> 31 << 15 if (bits >> 23) & 255 == 0 else round_bits_solution(bits)
+
+
 def _still_float16(x: Tensor) -> Tensor:
     return rms_norm_solution(x).half()
 
@@ -184,6 +218,10 @@ _LOOKS_FULL: dict[str, Callable[[Tensor], Tensor]] = {
 """Tests of rows that are meant to find those of zeros, and find others too."""
 
 
+def _clamped_to_ten(x: Tensor) -> Tensor:
+    return rms_norm_solution(x).clamp(-10, 10)
+
+
 def _clamped_to_60000(x: Tensor) -> Tensor:
     return rms_norm_solution(x.clamp(-60000, 60000))
 
@@ -197,6 +235,13 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _as_a_float,
         _never_infinite,
         _eight_bits_kept,
+        _carry_joined_with_or,
+        _carry_left_out,
+        _mantissa_stays_full,
+        _nan_for_infinity,
+        _largest_for_infinity,
+        _zero_without_sign,
+        _smallest_are_zeros,
     ],
     "rms_norm": [
         _still_float16,
@@ -211,6 +256,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _first_row_only,
         _bfloat16_squares,
         _clamped_to_60000,
+        _clamped_to_ten,
         *(_named(f"_zeros_found_by_{name}", _rms_norm_where(test)) for name, test in _LOOKS_FULL.items()),
     ],
     "q8_0": [

@@ -777,6 +777,8 @@ EXERCISES = [
             (b"one en", ["END"]),
             ("a\ufffd".encode(), []),
             (b"...THE END OF TH", ["THE END OF THIS STORY"]),
+            ("cafe\u0301 E".encode(), ["END"]),  # an accent of its own stays one
+            ("\ufeffone E".encode(), ["END"]),  # a mark of byte order is a character too
         ],
         generate=_random_stream,
         mistakes=[

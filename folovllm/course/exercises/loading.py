@@ -76,6 +76,10 @@ def _length_highest_byte_first(content: bytes, name: str) -> Tensor:
     return _read(int.from_bytes(content[:8], "big").to_bytes(8, "little") + content[8:], name)
 
 
+def _length_of_one_byte(content: bytes, name: str) -> Tensor:
+    return _read(content[:1] + bytes(7) + content[8:], name)
+
+
 def _data_in_the_lists_order(content: bytes, name: str) -> Tensor:
     """Read the tensor as if the numbers lay in the order of the list, wherever data_offsets says that they begin."""
     length = int.from_bytes(content[:8], "little")
@@ -264,6 +268,10 @@ EXERCISES = [
                 _data_in_the_lists_order,
                 "almost: you add up the sizes in the order of the list; the numbers may lie in another order, and "
                 "data_offsets says where each tensor begins",
+            ),
+            Mistake(
+                _length_of_one_byte,
+                "you take the first byte for the length; the first 8 bytes together are one number",
             ),
             Mistake(
                 _length_highest_byte_first,

@@ -50,6 +50,11 @@ def _lower_half(bits: int) -> int:
     return bits % 2**16
 
 
+def _carry_joined_with_or(bits: int) -> int:
+    rounded, kept = round_bits_solution(bits), bits // 2**16
+    return rounded if rounded // 2**7 == kept // 2**7 else kept & 0xFF80 | 0x80
+
+
 def _float16_bits(bits: int) -> int:
     signed = bits - 2**32 if bits >= 2**31 else bits
     return int(torch.tensor(signed, dtype=torch.int32).view(torch.float32).half().view(torch.int16)) % 2**16
@@ -237,6 +242,11 @@ def _scale_kept_in_float32(weights: Tensor) -> Tensor:
     return (torch.where(scale > 0, blocks / scale, 0).round() * scale).reshape(weights.shape)
 
 
+def _product_in_float16(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return (torch.where(scale > 0, blocks / scale, 0).round().to(torch.int8) * scale.half()).reshape(weights.shape)
+
+
 def _four_bits(weights: Tensor) -> Tensor:
     blocks, scale = _in_blocks(weights)
     scale = scale * 127 / 7
@@ -244,10 +254,14 @@ def _four_bits(weights: Tensor) -> Tensor:
 
 
 def _random_bits(random: Random) -> tuple[int]:
-    """Return a float32 that is often half-way between two bfloat16, or beside half-way; never "not a number"."""
-    kept = random.choice([random.randrange(0x7F80), random.randrange(0x7F80), 0, 0x7F7F])
+    """Return a float32 that is often half-way between two bfloat16, or beside half-way; never "not a number".
+
+    Its mantissa is often full, so that one more carries into the exponent, odd or even. Some are infinite.
+    """
+    full, tiny = random.randrange(255) * 2**7 + 0x7F, random.randrange(2**7)
+    kept = random.choice([random.randrange(0x7F80), random.randrange(0x7F80), full, tiny, 0, 0x7F7F, 0x7F80])
     cut = random.choice([0, 1, 2**15 - 1, 2**15, 2**15, 2**15 + 1, 2**16 - 1, random.randrange(2**16)])
-    return (random.choice([0, 2**31]) + kept * 2**16 + cut,)
+    return (random.choice([0, 2**31]) + kept * 2**16 + cut * (kept < 0x7F80),)
 
 
 def _random_states(random: Random) -> tuple[Tensor]:
@@ -284,6 +298,11 @@ def _random_weights(random: Random) -> tuple[Tensor]:
 
 
 _FLOAT32_OF_257, _FLOAT32_OF_259 = 0x43808000, 0x43818000  # half-way between 256 and 258, 258 and 260
+_FLOAT32 = [
+    *(0x3F800000, 0x3F80C000, 0x3F804000, _FLOAT32_OF_257, _FLOAT32_OF_259, 0xC1200001),
+    *(0x3FFFFFFF, 0xBFFF8000),  # a full mantissa carries into an odd exponent
+    *(0x7F800000, 0x80000000),  # infinity, and 0 with a sign
+]
 _WEIGHTS = [
     torch.linspace(-1.0, 0.83, 32).roll(5)[None],
     torch.zeros(1, 32),
@@ -307,7 +326,7 @@ EXERCISES = [
         name="round_bits",
         task="from the bits of a float32 to those of the nearest bfloat16",
         solution=round_bits_solution,
-        cases=[(0x3F800000,), (0x3F80C000,), (0x3F804000,), (_FLOAT32_OF_257,), (_FLOAT32_OF_259,), (0xC1200001,)],
+        cases=[(bits,) for bits in _FLOAT32],
         generate=_random_bits,
         mistakes=[
             Mistake(
@@ -327,6 +346,10 @@ EXERCISES = [
             Mistake(
                 _ends_at_the_largest,
                 "almost: beyond the largest bfloat16 comes infinity, by the same rule: 32639 and one more is 32640",
+            ),
+            Mistake(
+                _carry_joined_with_or,
+                "almost: a full mantissa and one more carry into the exponent: join the parts with +, not with |",
             ),
             Mistake(
                 _below_zero,
@@ -367,6 +390,7 @@ EXERCISES = [
             (torch.tensor([[1.0, 2.0, 3.0], [400.0, 0.5, -2.0]]).half(),),
             (torch.tensor([[3.0, -3.0], [0.0, 2.0], [-2.0, 0.0], [2.0, 2.0]]).half(),),  # not zeros
             (torch.tensor([[65504.0, 30000.0]]).half(),),
+            (torch.nn.functional.pad(torch.tensor([[20000.0], [-3.0]]), (0, 199)).half(),),  # results above 10
         ],
         generate=_random_states,
         complaint=_not_float32,
@@ -455,6 +479,11 @@ EXERCISES = [
                 _divided_by_the_stored_scale,
                 "almost: you divide by the scale as it is stored; GGUF divides by the exact one and multiplies by the "
                 "stored one",
+            ),
+            Mistake(
+                _product_in_float16,
+                "almost: your product is a float16 and is rounded once more; make the stored scale a float32 first: "
+                "`scale.half().float()`",
             ),
             Mistake(_divided_by_128, "you divide by 128; the largest magnitude becomes 127, on both sides of 0"),
             Mistake(_rounded_down, "you round down; rounding to the nearest halves the error"),

@@ -52,7 +52,7 @@ class ReferenceSampler(Sampler):
 _ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(1, 0))
 _REFUSED: tuple[Any, ...] = (
     *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(1, 2)),
-    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False),
+    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False, 0.5 + 0j),
 )
 _OTHER_SETTINGS: dict[str, Any] = {
     "n": 2,
@@ -237,7 +237,7 @@ class _Watched(Sampler):
             found = _problem_of_a_step(logits, epsilons, given, right)
             if found and self.batch > 1:
                 found = _(
-                    "right in the first batch; in a second one, with the requests in another order: {found}"
+                    "right in the first batch; in another one, with fewer requests or in another order: {found}"
                 ).format(found=found)
             self.problem = found
         probs = logits.softmax(dim=-1)
@@ -377,6 +377,8 @@ WRONG_STRATEGIES: dict[str, Strategy] = {
     N_("runs the softmax over the batch"): patterns.takes_columns_for_rows,
     N_("rounds to two decimals"): patterns.rounds,
     N_("changes the caller's logits"): patterns.changes_its_argument,
+    N_("keeps only the first of equally likely tokens"): patterns.keeps_the_first_of_equals,
+    N_("drops a token exactly at epsilon"): patterns.drops_at_epsilon,
 }
 """What a learner's tests must find out, by what each does."""
 

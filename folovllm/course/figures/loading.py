@@ -224,7 +224,7 @@ def plot_waste(lengths: Sequence[int]) -> Image:
 def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Image:
     """Show prompts as one row of tokens, each with its position in its own text."""
     names = _token_names(tokenizer, prompts)
-    widths = [[0.85 * len(name) + 1.5 for name in row] for row in names]
+    widths = [[0.75 * len(name) + 2 for name in row] for row in names]
     figure, axes = _blank(11, 1.9, sum(map(sum, widths)), 2.75)
     x = 0.0
     for row, tokens in enumerate(names):
@@ -232,9 +232,9 @@ def plot_flat_batch(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) 
         axes.text(x + 0.3, 0.35, _("prompt {row}").format(row=row + 1), fontsize=12)
         for position, (name, width) in enumerate(zip(tokens, widths[row], strict=True)):
             look: dict[str, Any] = {"facecolor": _LIGHT[color], "edgecolor": color, "linewidth": 1.5}
-            axes.add_patch(Rectangle((x + 0.15, 0.7), width - 0.3, 1.0, **look))
+            axes.add_patch(Rectangle((x + 0.08, 0.7), width - 0.16, 1.0, **look))
             below: dict[str, Any] = {"facecolor": "white", "edgecolor": color, "hatch": hatch}
-            axes.add_patch(Rectangle((x + 0.15, 1.7), width - 0.3, 0.14, **below))
+            axes.add_patch(Rectangle((x + 0.08, 1.7), width - 0.16, 0.14, **below))
             middle, last = x + width / 2, position == len(tokens) - 1
             axes.text(middle, 1.2, name, ha="center", va="center", fontsize=11)
             axes.text(middle, 2.15, str(position), ha="center", fontsize=12, fontweight="bold" if last else "normal")

@@ -61,6 +61,9 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
         shown = [*errors[finite], errors[finite][-1]]
         every: dict[str, Any] = {"marker": marker, "markevery": 6, "markersize": 6}
         axes.plot(ends, shown, line, color=color, linewidth=2.5, label=dtype, **every)
+    for end, error in ((65504 * 3, 2.0**-11), (2.0**22, 2.0**-8), (2.0**22, 2.0**-24)):
+        percent = np.format_float_positional(100 * error, precision=1, fractional=False, trim="-")
+        axes.text(end, 100 * error, f"{percent} %", va="center", fontsize=12)
     axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label=_("float16 ends: 65,504"))
     told = []
     for row, (name, tensors) in enumerate(inside.items()):
@@ -112,11 +115,11 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
     step = float(torch.finfo(torch.bfloat16).eps * 2.0 ** np.floor(np.log2(float(values[0]))))
     stored = values.bfloat16().float()
     grid = float(stored[0]) + step * np.arange(-1, 2)
-    figure, axes = new_figure(9.5, 3.0)
+    figure, axes = new_figure(9.5, 2.6)
     axes.hlines(0, grid[0], grid[-1], color="#555555")
     axes.plot(grid, np.zeros(3), "|", color=GREEN, markersize=28, markeredgewidth=3)
     for place in grid:
-        axes.text(place, -0.85, f"{place:.4f}", ha="center", fontsize=12, color="#00614A")
+        axes.text(place, -0.6, f"{place:.4f}", ha="center", va="top", fontsize=12, color="#00614A")
     told = []
     for i, (color, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
         name, value, target = visible_text(decode_token(tokenizer, int(tokens[i]))), float(values[i]), float(stored[i])
@@ -129,7 +132,7 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
         arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2, **bend}
         axes.annotate("", xy=(target, 0), xytext=(value, 0), arrowprops=arrow)
         told.append(_("{name}: {value:.3f} becomes {target:.4f}").format(name=name, value=value, target=target))
-    axes.set(ylim=(-1.1, 1.4), xlim=(grid[0] - step / 8, grid[-1] + step / 8))
+    axes.set(ylim=(-1.0, 1.4), xlim=(grid[0] - step / 8, grid[-1] + step / 8))
     axes.set_axis_off()
     axes.set_title(_("the two best logits; green: the numbers that bfloat16 has here"), loc="left")
     return show(
@@ -156,6 +159,7 @@ def _magnify_all_but(outlier: int, axes: Axes, weights: NDArray[np.float32], res
     tidy(inset)
     _draw_block(inset, np.delete(weights, outlier), np.delete(restored, outlier))
     inset.set(xticks=[], title=_("the 31 others, enlarged"))
+    inset.margins(y=0.2)  # the outermost circles are whole
 
 
 def plot_quantised(blocks: Mapping[str, tuple[Tensor, Tensor]]) -> Image:

@@ -67,8 +67,8 @@ PREDICTIONS = [
         choices={
             "bfloat16": "It is what is stored, so it would be the first choice. But cards have bfloat16 only from 8.0 "
             "on.",
-            "float16": "The card has no bfloat16, and float16 takes as little memory. It is taken only where "
-            "bfloat16 is missing.",
+            "float16": "The card has no bfloat16, and float16 takes as little memory. On a card that has bfloat16, the "
+            "model would keep it.",
             "float32": "It would be safe, but it takes twice the memory. On a card, our rule "
             "gives a Llama model 16 bits.",
         },

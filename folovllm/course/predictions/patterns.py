@@ -85,7 +85,10 @@ PREDICTIONS = [
             "min_p=0.3 with top_p=0.7": (
                 "The order of the filters is another one there, so texts can change. But there is only a warning."
             ),
-            "best_of=5 with n=2": "Yes: vLLM has no argument at all that means this, so there is nothing to pass on.",
+            "best_of=5 with n=2": (
+                "Yes: vLLM has no argument that means this, and without it you would get other texts than you asked "
+                "for. So to_vllm() stops, and says what to write instead."
+            ),
         },
         right="best_of=5 with n=2",
         evidence="refused    n=2, best_of=5",
