@@ -109,6 +109,53 @@ def shown_stripped(data, stop):
     return data.decode(errors="ignore").rstrip("".join(stop))
 
 
+def _shown(text, stop):
+    return shown_solution(text.encode(), stop)
+
+
+def shown_without_blanks_at_the_beginning(data, stop):
+    return _shown(data.decode(errors="ignore").lstrip(), stop)
+
+
+def shown_without_blanks_at_the_end(data, stop):
+    return _shown(data.decode(errors="ignore").rstrip(), stop)
+
+
+def shown_without_a_line_end(data, stop):
+    return _shown(data.decode(errors="ignore").rstrip("\n"), stop)
+
+
+def shown_with_single_blanks(data, stop):
+    return _shown(" ".join(data.decode(errors="ignore").split()), stop)
+
+
+def shown_stripped_afterwards(data, stop):
+    return _shown(data.decode(errors="ignore"), stop).strip()
+
+
+def shown_stripped_without_stop_strings(data, stop):
+    text = data.decode(errors="ignore")
+    return _shown(text, stop) if stop else text.strip()
+
+
+def shown_by_stripped_stop_strings(data, stop):
+    return _shown(data.decode(errors="ignore"), [each.strip() for each in stop])
+
+
+def shown_by_the_stripped_text(data, stop):
+    text = data.decode(errors="ignore")
+    held = len(text.rstrip()) - len(_shown(text.rstrip(), stop))
+    return text[: len(text) - held]
+
+
+def shown_of_the_last_line(data, stop):
+    return _shown(data.decode(errors="ignore").split("\n")[-1], stop)
+
+
+def shown_in_one_line(data, stop):
+    return _shown(data.decode(errors="ignore").replace("\n", " "), stop)
+
+
 def shown_by_the_first_that_fits(data, stop):
     text = data.decode(errors="ignore")
     for each in stop:
@@ -512,6 +559,16 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         shown_without_the_last_letter,
         shown_all_or_nothing,
         shown_stripped,
+        shown_without_blanks_at_the_beginning,
+        shown_without_blanks_at_the_end,
+        shown_without_a_line_end,
+        shown_with_single_blanks,
+        shown_stripped_afterwards,
+        shown_stripped_without_stop_strings,
+        shown_by_stripped_stop_strings,
+        shown_by_the_stripped_text,
+        shown_of_the_last_line,
+        shown_in_one_line,
         shown_by_the_first_that_fits,
         shown_without_the_endless,
         shown_by_endings_within,

@@ -166,6 +166,12 @@ def _zero_blocks_stay_and_others_vanish(weights: Tensor) -> Tensor:
     return torch.nan_to_num(q8_0_solution(weights) * 0)
 
 
+def _kept_where_the_stored_scale_is_0(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    stored = (blocks.abs().amax(dim=1, keepdim=True) / 127).half()
+    return torch.where(stored == 0, blocks, q8_0_solution(weights).reshape(-1, 32)).reshape(weights.shape)
+
+
 def _overwrites_the_weights(weights: Tensor) -> Tensor:
     return weights.copy_(q8_0_solution(weights))
 
@@ -268,6 +274,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _small_scales_are_one,
         _small_blocks_are_zeros,
         _zero_blocks_stay_and_others_vanish,
+        _kept_where_the_stored_scale_is_0,
         _overwrites_the_weights,
         _scale_in_bfloat16,
         *(_named(f"_zeros_found_by_{name}", _q8_0_where(test)) for name, test in _LOOKS_FULL.items()),

@@ -90,6 +90,16 @@ def temperature_of_a_billionth_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 1e-8, 0.0, temperature))
 
 
+def _temperature_at_least(least):
+    def answer(logits, temperature):
+        probs = (logits / temperature.clamp(min=least)[:, None]).softmax(dim=-1)
+        greedy = torch.zeros_like(probs).scatter(1, logits.argmax(dim=-1, keepdim=True), 1.0)
+        return torch.where(temperature[:, None] > 0, probs, greedy)
+
+    answer.__name__ = f"temperature_at_least_{least}"
+    return answer
+
+
 def temperature_of_next_to_nothing_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 1e-30, 0.0, temperature))
 
@@ -607,6 +617,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     name: [each for key, each in list(globals().items()) if key.startswith(f"{name}_")]
     for name in ("temperature", "top_p", "min_p", "penalties", "stop")
 }
+WRONG["temperature"] += [_temperature_at_least(least) for least in (1e-4, 1e-5, 1e-6, 1e-12)]
 _LAST = "rows have two dimensions: the last one is number 1"
 _FIRST = "the last of one dimension is the first too"
 EQUIVALENT: dict[str, dict[str, str]] = {

@@ -248,7 +248,7 @@ def shown_solution(data: bytes, stop: list[str]) -> str:
 
 
 def _random_stream(rng: random.Random) -> tuple[bytes, list[str]]:
-    alphabet = rng.choice(("ab", "aab", "aA", "水a🏮", "灯笼火", "END.", "a\ufffd"))
+    alphabet = rng.choice(("ab", "aab", "aA", "水a🏮", "灯笼火", "END.", "a\ufffd", "a \n", " EN"))
     stop = ["".join(rng.choices(alphabet, k=rng.choice((1, 2, 3, 4, 20)))) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
     text = "".join(rng.choices(alphabet, k=rng.choice((0, 1, 3, 8)))) + rng.choice(["", *(each[:-1] for each in stop)])
     found = find_stop(text, stop)
@@ -328,6 +328,10 @@ def _whatever_the_case(data: bytes, stop: list[str]) -> str:
         if any(each.lower().startswith(text[start:].lower()) for each in stop):
             return text[:start]
     return text
+
+
+def _text_stripped(data: bytes, stop: list[str]) -> str:
+    return shown_solution(data.decode(errors="ignore").strip().encode(), stop)
 
 
 def _strictly_decoded(data: bytes, stop: list[str]) -> str:
@@ -779,6 +783,11 @@ EXERCISES = [
             (b"...THE END OF TH", ["THE END OF THIS STORY"]),
             ("cafe\u0301 E".encode(), ["END"]),  # an accent of its own stays one
             ("\ufeffone E".encode(), ["END"]),  # a mark of byte order is a character too
+            (b" Paris", ["END"]),
+            (b"one two ", ["END"]),
+            (b"one EN ", ["END"]),
+            (b"one\n", ["\nUser:"]),
+            (b"one\ntwo\n", []),
         ],
         generate=_random_stream,
         mistakes=[
@@ -823,6 +832,7 @@ EXERCISES = [
                 "you take out every U+FFFD; it may stand in the text itself. Leave out the bytes of half a character "
                 "before they become a mark",
             ),
+            Mistake(_text_stripped, "you strip the text; its blanks and line ends belong to it, and to stop strings"),
             Mistake(_whatever_the_case, "you take en for EN; a stop string must be met letter by letter"),
             Mistake(
                 _without_one_byte,

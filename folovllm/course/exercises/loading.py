@@ -275,8 +275,8 @@ EXERCISES = [
             ),
             Mistake(
                 _length_highest_byte_first,
-                "you read the length highest byte first, as `int.from_bytes(content[:8])` does; the lowest byte comes "
-                'first, which is what `"little"` says',
+                "the list that you read ends in the wrong place: the first 8 bytes say how many bytes it has, the "
+                'lowest byte first (`"little"`)',
             ),
             Mistake(_flat, "you return the numbers in one row; the list says their shape"),
             Mistake(_always_the_first, "you return the first tensor of the list, whatever name is asked for"),

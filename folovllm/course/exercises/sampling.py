@@ -538,6 +538,7 @@ EXERCISES = [
             (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
             (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-9])),
             (torch.tensor([[2.0, 2.0]]), torch.tensor([1e-37])),
+            *((torch.tensor([[2 * t, 0.0, -t]]), torch.tensor([t])) for t in (5e-5, 5e-6, 1e-9, 1e-30)),
         ],
         generate=_make_temperature_case,
         complaint=_unlikely_is_not_impossible,
