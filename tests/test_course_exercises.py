@@ -150,3 +150,22 @@ def test_the_notebook_has_a_stub_a_check_and_the_hints_of_every_exercise(chapter
             assert re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(hint, quote=False)) in text
     solved = find_exercise(CHAPTERS[chapter][0].name)
     assert solved.solution_source().startswith(f"def {solved.name}_solution")
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        lambda blocks, stored: torch.where(stored > 0, blocks / stored, 0).round() * stored,
+        lambda blocks, stored: ((blocks / stored).round() * stored).nan_to_num(0),
+        lambda blocks, stored: (blocks / torch.where(stored > 0, stored, 1.0)).round() * stored,
+        lambda blocks, stored: torch.where(blocks.any(1, keepdim=True), (blocks / stored).round() * stored, 0),
+    ],
+)
+def test_dividing_by_the_stored_scale_is_named_however_zeros_are_kept(back):
+    def answer(weights):
+        blocks = weights.reshape(-1, 32)
+        stored = (blocks.abs().amax(1, keepdim=True) / 127).half().float()
+        return back(blocks, stored).reshape(weights.shape)
+
+    verdict = find_exercise("q8_0").judge(answer)[1]
+    assert verdict.startswith("almost: you divide by the scale as it is stored")

@@ -1,7 +1,7 @@
 """Turn a scheduled step into one flat batch, run the model, return the logits that are needed.
 
 The new tokens of all sequences lie side by side in one row ``[1, num_tokens]`` with their own
-positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``v1/worker/gpu_model_runner.py``.)
+positions; prompts and decoding steps are mixed and nothing is padded. (vLLM: ``v1/worker/gpu/model_runner.py``.)
 """
 
 import inspect

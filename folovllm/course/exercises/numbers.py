@@ -202,6 +202,12 @@ def _divided_by_128(weights: Tensor) -> Tensor:
 
 def _divided_by_the_stored_scale(weights: Tensor) -> Tensor:
     blocks, scale = _in_blocks(weights)
+    stored = scale.half().float()
+    return _back((blocks / stored).round(), stored, weights)
+
+
+def _divided_by_a_stored_scale_of_0(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
     return _back((blocks / scale.half().float()).round(), scale, weights)
 
 
@@ -482,6 +488,11 @@ EXERCISES = [
                 _divided_by_the_stored_scale,
                 "almost: you divide by the scale as it is stored; GGUF divides by the exact one and multiplies by the "
                 "stored one",
+            ),
+            Mistake(
+                _divided_by_a_stored_scale_of_0,
+                "almost: you divide by the scale as it is stored, which may even be 0; GGUF divides by the exact one "
+                "and multiplies by the stored one",
             ),
             Mistake(
                 _product_in_float16,
