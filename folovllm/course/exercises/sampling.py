@@ -615,6 +615,7 @@ EXERCISES = [
             (torch.tensor([0.6, 0.4]), 1e-30),
             (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
             (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
+            (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
         ],
         generate=_make_top_p_case,
         mistakes=[

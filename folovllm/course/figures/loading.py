@@ -189,7 +189,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
 
 
 def plot_waste(lengths: Sequence[int]) -> Image:
-    """Show a batch of prompts as a padded rectangle and as one row without padding, to the same scale.
+    """Show a batch of prompts as a padded rectangle and as one row without padding, whose tokens are as wide.
 
     lengths: of the prompts, in tokens; the longest is the essay.
     """
