@@ -613,6 +613,12 @@ def stop_removes_from_the_list(text, stop):
     return text[: min(found)[0] - len(stop[min(found)[1]])] if found else text
 
 
+def top_p_where_something_reaches_p(probs, p):
+    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    last = (ranked.cumsum(0) >= p).nonzero()[0]
+    return torch.zeros_like(probs, dtype=torch.bool).scatter(0, order[: last + 1], True)
+
+
 def top_p_by_a_sort_that_mixes_ties_in_long_rows(probs, p):
     """As PyTorch's sort may without stable=True: up to 16 numbers keep their order, more do not."""
     if len(probs) > 16:

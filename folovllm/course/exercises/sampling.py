@@ -151,6 +151,12 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
     return torch.tensor([share / parts for share in shares]), (reached + beside) / parts
 
 
+def _up_to_the_first_that_reaches(probs: Tensor, p: float) -> Tensor:
+    ranked, order = _ranked(probs)
+    last = int((ranked.cumsum(0) >= p).int().argmax())
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order[: last + 1], True)
+
+
 def _ranked(probs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities, likeliest first, of equal ones the last; and the tokens that have them."""
     ranked, order = probs.sort(stable=True)
@@ -615,10 +621,16 @@ EXERCISES = [
             (torch.tensor([0.6, 0.4]), 1e-30),
             (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
             (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
+            (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384]), 1.0),  # all: 0.99999994
             (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
         ],
         generate=_make_top_p_case,
         mistakes=[
+            Mistake(
+                _up_to_the_first_that_reaches,
+                "almost: you look for the first place where the sum reaches p; all probabilities together may be "
+                "0.9999999, just below p = 1, and then nothing does: keep all",
+            ),
             *_in_both_rankings(_notes_rule, _CROSSING_DROPPED),
             *_in_both_rankings(_sums_below, "by `cumsum < p` " + _CROSSING_DROPPED),
             *_in_both_rankings(_and_the_first(_notes_rule), _FIRST_ALWAYS),
