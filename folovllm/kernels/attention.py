@@ -77,7 +77,7 @@ def make_room(pieces, bundles, slots, group, head_dim):
         for _, span in spans(pieces[bundle[FIRST] : bundle[END]], group):
             most = max(most, end_of(span))
     return Room(
-        np.zeros((most, head_dim), np.float32),
+        np.zeros((most, head_dim), np.float32),  # what fills a piece up to four is computed with, and never looked at
         np.empty((most, slots.shape[1]), np.float32),
         np.empty(most, np.float32),
         aligned(head_dim * TILE),

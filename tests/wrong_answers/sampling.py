@@ -92,9 +92,7 @@ def temperature_of_a_billionth_is_greedy(logits, temperature):
 
 def _temperature_at_least(least):
     def answer(logits, temperature):
-        probs = (logits / temperature.clamp(min=least)[:, None]).softmax(dim=-1)
-        greedy = torch.zeros_like(probs).scatter(1, logits.argmax(dim=-1, keepdim=True), 1.0)
-        return torch.where(temperature[:, None] > 0, probs, greedy)
+        return _temperature(logits, torch.where(temperature > 0, temperature.clamp(min=least), 0.0))
 
     answer.__name__ = f"temperature_at_least_{least}"
     return answer
@@ -622,8 +620,8 @@ def top_p_where_something_reaches_p(probs, p):
 def top_p_by_a_sort_that_mixes_ties_in_long_rows(probs, p):
     """As PyTorch's sort may without stable=True: up to 16 numbers keep their order, more do not."""
     if len(probs) > 16:
-        return sampling.top_p_solution(probs.flip(0), p).flip(0)
-    return sampling.top_p_solution(probs, p)
+        return _top_p(probs.flip(0), p).flip(0)
+    return _top_p(probs, p)
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
