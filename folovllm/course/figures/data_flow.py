@@ -81,7 +81,7 @@ def _say_share(ms: float, whole: float) -> str:
     return _("{ms:.{width}f} ms, {percent:.2g} %").format(ms=ms, width=0 if ms >= 10 else 2, percent=100 * ms / whole)
 
 
-def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[list[float], list[float]]:
+def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 3) -> tuple[list[float], list[float]]:
     """Return the forward milliseconds of steps with so many tokens: one per sequence, and all of one prompt.
 
     llm: it records its history.
@@ -94,7 +94,7 @@ def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 5) -> tuple[l
             llm.llm_engine.reset_prefix_cache()
             llm.generate(_prompt(5, size), _greedy(1), use_tqdm=False)
             prefill[size] = min(prefill[size], recorded(llm)[-1].forward_ms)
-            llm.generate([_prompt(5 + i, 8) for i in range(size)], _greedy(4), use_tqdm=False)
+            llm.generate([_prompt(5 + i, 2) for i in range(size)], _greedy(4), use_tqdm=False)
             decode[size] = min(decode[size], *(step.forward_ms for step in recorded(llm)[-3:]))
     return list(decode.values()), list(prefill.values())
 

@@ -1,5 +1,6 @@
 """The static figures of chapter 02, from the engine's own functions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from string import ascii_uppercase
@@ -208,13 +209,14 @@ def plot_repetition(
 
     parts: pieces of the output that have the same tokens, to be compared.
     """
+    judge = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    [read] = llm.generate([[*prompt_token_ids, *output_token_ids]], judge, use_tqdm=False)
+    judged = (read.prompt_logprobs or [])[len(prompt_token_ids) :]
+    given = [math.exp(each[token].logprob) for each, token in zip(judged, output_token_ids, strict=True) if each]
     figure, axes = new_figure(10, 4.2)
     told = []
     for (label, part), marker, (color, _hatch) in zip(parts.items(), _MARKERS, _LOOKS, strict=False):
-        shares = []
-        for place in range(len(output_token_ids))[part]:
-            logits = llm.compute_logits([*prompt_token_ids, *output_token_ids[:place]])
-            shares.append(float(logits.double().softmax(dim=-1)[output_token_ids[place]]))
+        shares = given[part]
         together = _("multiplied: {product}").format(
             product=np.format_float_positional(np.prod(shares), precision=2, fractional=False)
         )
