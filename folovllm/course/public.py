@@ -4,7 +4,7 @@ from folovllm.course.costs import seconds
 from folovllm.course.distribution import make_distribution
 from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
-from folovllm.course.exercises.data_flow import compare_with_engine
+from folovllm.course.exercises.data_flow.comparison import compare_with_engine
 from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
 from folovllm.course.figures.config import (
     plot_config_layers,
