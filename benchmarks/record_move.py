@@ -59,7 +59,7 @@ class Ours(Engine):
         import torch
 
         from folovllm import LLM
-        from folovllm.course.exercises.strategy_check import ReferenceParams, ReferenceSampler
+        from folovllm.course.exercises.patterns.classes import ReferenceParams, ReferenceSampler
 
         torch.set_num_threads(threads)
         self._params = ReferenceParams
@@ -199,7 +199,7 @@ def main() -> None:
     """Run both and write the record."""
     from transformers import AutoTokenizer
 
-    from folovllm.course.exercises.strategy_check import ReferenceParams
+    from folovllm.course.exercises.patterns.classes import ReferenceParams
     from folovllm.llm import make_engine_config
     from folovllm.models.bundled import obtain
 

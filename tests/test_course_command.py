@@ -19,7 +19,7 @@ from folovllm.course.editions import slides
 from folovllm.course.editions.instructor import notes_on
 from folovllm.course.editions.minutes import total_minutes
 from folovllm.course.exercises.checks import EXERCISES, check
-from folovllm.course.exercises.patterns import CLASSES
+from folovllm.course.exercises.patterns.classes import CLASSES
 from tests.test_course_exercises import NAMESPACE
 
 

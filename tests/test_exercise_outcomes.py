@@ -9,7 +9,9 @@ import torch
 from folovllm.course.exercises.checks import check, find_exercise
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import same, show, show_apart, show_arguments, try_out
-from folovllm.course.exercises.sampling import min_p_solution, temperature_solution, top_p_solution
+from folovllm.course.exercises.sampling.min_p import min_p_solution
+from folovllm.course.exercises.sampling.temperature import temperature_solution
+from folovllm.course.exercises.sampling.top_p import top_p_solution
 from tests.translation_rules import half_width_marks
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from folovllm import SamplingParams
-from folovllm.course.exercises.config import seats_needed_solution
+from folovllm.course.exercises.config.seats_needed import seats_needed_solution
 from folovllm.course.figures.config import (
     kv_use,
     plot_config_layers,

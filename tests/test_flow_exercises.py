@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from folovllm import LLM, SamplingParams
-from folovllm.course.exercises import data_flow
 from folovllm.course.exercises.checks import find_exercise
-from folovllm.course.exercises.data_flow import COMPARED, compare_with_engine, generate_solution
+from folovllm.course.exercises.data_flow import comparison
+from folovllm.course.exercises.data_flow.comparison import COMPARED, compare_with_engine
+from folovllm.course.exercises.data_flow.generate import generate_solution
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from tests.tiny_models import hf_greedy, tiny_llm, tiny_model
 from tests.wrong_answers import data_flow as wrong_answers
@@ -66,12 +67,12 @@ def test_a_loop_that_fails_is_told_so(llm, model, capsys):
     ("given", "said"), [([5, 6], "you leave the end"), ([5], "you end early"), ([], "you end early"), ([6], "")]
 )
 def test_a_loop_is_told_of_its_mistake_with_the_end(given, said):
-    assert data_flow._why_they_differ(given, [5, 6, 9], eos=9).strip(" (").startswith(said)
-    assert data_flow._why_they_differ([5, 6, 9], [5, 6, 9], eos=9) == ""
+    assert comparison._why_they_differ(given, [5, 6, 9], eos=9).strip(" (").startswith(said)
+    assert comparison._why_they_differ([5, 6, 9], [5, 6, 9], eos=9) == ""
 
 
 def test_a_loop_without_an_end_is_stopped_once(llm, model, capsys, monkeypatch):
-    monkeypatch.setattr(data_flow, "_SECONDS", 0.5)
+    monkeypatch.setattr(comparison, "_SECONDS", 0.5)
     compare_with_engine(llm, model, lambda *given: generate_solution(*given[:-1], sys.maxsize))
     assert capsys.readouterr().out.count("your loop was stopped because it took too long") == 1
 

@@ -9,8 +9,12 @@ from safetensors.torch import save, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers import logging as transformers_logging
 
-from folovllm.course.exercises.loading import flat_batch_solution, position_ids_solution, read_tensor_solution
-from folovllm.course.exercises.numbers import q8_0_solution, rms_norm_solution, round_bits_solution
+from folovllm.course.exercises.loading.flat_batch import flat_batch_solution
+from folovllm.course.exercises.loading.position_ids import position_ids_solution
+from folovllm.course.exercises.loading.read_tensor import read_tensor_solution
+from folovllm.course.exercises.numbers.q8_0 import q8_0_solution
+from folovllm.course.exercises.numbers.rms_norm import rms_norm_solution
+from folovllm.course.exercises.numbers.round_bits import round_bits_solution
 from folovllm.course.figures.loading import (
     plot_factory,
     plot_flat_batch,

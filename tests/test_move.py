@@ -4,7 +4,7 @@ import pytest
 
 from folovllm import EngineConfig, SamplingParams
 from folovllm.course import answer_of_to_vllm, plot_move, recorded_move
-from folovllm.course.exercises.strategy_check import ReferenceParams
+from folovllm.course.exercises.patterns.classes import ReferenceParams
 from folovllm.llm import make_engine_config
 
 

@@ -5,7 +5,7 @@ import torch
 
 from folovllm.course import plot_cut, plot_lantern, plot_memory_growth, plot_patterns, plot_place
 from folovllm.course.exercises.checks import EXERCISES
-from folovllm.course.exercises.patterns import epsilon_solution
+from folovllm.course.exercises.patterns.strategies import epsilon_solution
 from folovllm.models.probe import get_attention
 from tests.tiny_models import tiny_llm
 

@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from folovllm.course.exercises.sampling import top_p_solution
+from folovllm.course.exercises.sampling.top_p import top_p_solution
 from folovllm.sampling.sampler import apply_top_p
 
 

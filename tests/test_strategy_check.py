@@ -9,15 +9,16 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course import check_params, check_strategy, check_tests, finished_capstone
-from folovllm.course.exercises.patterns import (
-    EXERCISES,
+from folovllm.course.exercises.patterns import EXERCISES
+from folovllm.course.exercises.patterns.classes import ReferenceParams, ReferenceSampler
+from folovllm.course.exercises.patterns.strategies import (
     drops_at_epsilon,
     drops_them_all,
     epsilon_solution,
     is_min_p,
     keeps_the_first_of_equals,
 )
-from folovllm.course.exercises.strategy_check import WRONG_STRATEGIES, ReferenceParams, ReferenceSampler
+from folovllm.course.exercises.patterns.tests_check import WRONG_STRATEGIES
 from folovllm.sampling.sampler import Sampler
 from tests.tiny_models import tiny_llm
 

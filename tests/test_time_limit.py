@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 
-from folovllm.course.exercises import exercise, strategy_check
+from folovllm.course.exercises import exercise
 from folovllm.course.exercises.checks import find_exercise
-from folovllm.course.exercises.strategy_check import check_tests
+from folovllm.course.exercises.patterns import tests_check
+from folovllm.course.exercises.patterns.tests_check import check_tests
 from folovllm.course.exercises.time_limit import TimeIsUp, call_in_time
 
 SOON = 0.2
@@ -123,6 +124,6 @@ def test_tests_of_a_learner_are_stopped_too(monkeypatch, capsys):
         while strategy(torch.zeros(1, 2), torch.zeros(1)).isfinite().all():
             pass
 
-    monkeypatch.setattr(strategy_check, "SECONDS", SOON)
+    monkeypatch.setattr(tests_check, "SECONDS", SOON)
     check_tests(tests)
     assert f"they reject a strategy that is right, with TimeIsUp: {STOPPED} in line " in capsys.readouterr().out

@@ -37,12 +37,17 @@ def is_accepted(exercise, answer):
         signal.signal(signal.SIGVTALRM, before)
 
 
+def chapter_of(exercise):
+    """Return the name of the package ``folovllm.course.exercises.<chapter>`` that an exercise lies in."""
+    return exercise.solution.__module__.split(".")[3]
+
+
 def wrong_answers_of(chapter):
     return importlib.import_module(f"tests.wrong_answers.{chapter}")
 
 
 EXERCISES = [
-    pytest.param(exercise, wrong_answers_of(exercise.solution.__module__.rpartition(".")[2]), id=exercise.name)
+    pytest.param(exercise, wrong_answers_of(chapter_of(exercise)), id=exercise.name)
     for exercises in CHAPTERS.values()
     for exercise in exercises
 ]
@@ -85,6 +90,6 @@ def test_what_is_said_of_a_wrong_answer_takes_two_lines(exercise, answers):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_no_exercise_is_named_that_does_not_exist(chapter):
-    for module in {exercise.solution.__module__.rpartition(".")[2] for exercise in CHAPTERS[chapter]}:
+    for package in {chapter_of(exercise) for exercise in CHAPTERS[chapter]}:
         names = {exercise.name for exercise in CHAPTERS[chapter]}
-        assert {*wrong_answers_of(module).WRONG, *wrong_answers_of(module).EQUIVALENT} <= names
+        assert {*wrong_answers_of(package).WRONG, *wrong_answers_of(package).EQUIVALENT} <= names

@@ -4,8 +4,11 @@ from folovllm.course.costs import seconds
 from folovllm.course.distribution import make_distribution
 from folovllm.course.environment import print_environment
 from folovllm.course.exercises.checks import check
-from folovllm.course.exercises.data_flow import compare_with_engine
-from folovllm.course.exercises.strategy_check import check_params, check_strategy, check_tests, finished_capstone
+from folovllm.course.exercises.data_flow.comparison import compare_with_engine
+from folovllm.course.exercises.patterns.capstone import finished_capstone
+from folovllm.course.exercises.patterns.params_check import check_params
+from folovllm.course.exercises.patterns.strategy_check import check_strategy
+from folovllm.course.exercises.patterns.tests_check import check_tests
 from folovllm.course.figures.config import (
     plot_config_layers,
     plot_keys_and_values,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from folovllm.course.exercises.data_flow import shown_solution
+from folovllm.course.exercises.data_flow.shown import shown_solution
 
 # -- share -------------------------------------------------------------------------------------------------
 

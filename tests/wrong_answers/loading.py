@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from folovllm.course.exercises.loading import (
-    flat_batch_solution,
-    position_ids_solution,
-    read_tensor_solution,
-)
+from folovllm.course.exercises.loading.flat_batch import flat_batch_solution
+from folovllm.course.exercises.loading.position_ids import position_ids_solution
+from folovllm.course.exercises.loading.read_tensor import read_tensor_solution
 
 
 def _cumsum_in_place(mask: Tensor) -> Tensor:

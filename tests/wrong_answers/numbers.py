@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from folovllm.course.exercises.numbers import q8_0_solution, rms_norm_solution, round_bits_solution
+from folovllm.course.exercises.numbers.q8_0 import q8_0_solution
+from folovllm.course.exercises.numbers.rms_norm import rms_norm_solution
+from folovllm.course.exercises.numbers.round_bits import round_bits_solution
 from folovllm.course.gguf_file import quantize_and_back
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from folovllm.course.exercises.patterns import changes_its_argument, epsilon_solution, keeps_everything
-from folovllm.course.exercises.strategy_check import WRONG_STRATEGIES
+from folovllm.course.exercises.patterns.strategies import changes_its_argument, epsilon_solution, keeps_everything
+from folovllm.course.exercises.patterns.tests_check import WRONG_STRATEGIES
 
 
 def drops_in_place(logits, epsilon):

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from folovllm.course.exercises import sampling
+from folovllm.course.exercises.sampling.min_p import min_p_solution as _right_min_p
+from folovllm.course.exercises.sampling.penalties import penalties_solution as _right_penalties
 
 
 def temperature_without_none(logits, temperature):
@@ -581,26 +582,26 @@ def stop_by_find_of_minus_one(text, stop):
 def penalties_returns_the_callers_where_nothing_is_to_do(logits, prompt, output, repetition, frequency, presence):
     if repetition == 1 and frequency == 0 and presence == 0:
         return logits
-    return sampling.penalties_solution(logits, prompt, output, repetition, frequency, presence)
+    return _right_penalties(logits, prompt, output, repetition, frequency, presence)
 
 
 def penalties_returns_the_callers_where_nothing_occurred(logits, prompt, output, repetition, frequency, presence):
     if not prompt and not output:
         return logits
-    return sampling.penalties_solution(logits, prompt, output, repetition, frequency, presence)
+    return _right_penalties(logits, prompt, output, repetition, frequency, presence)
 
 
 def penalties_returns_a_view_where_nothing_is_to_do(logits, prompt, output, repetition, frequency, presence):
-    lowered = sampling.penalties_solution(logits, prompt, output, repetition, frequency, presence)
+    lowered = _right_penalties(logits, prompt, output, repetition, frequency, presence)
     return logits[:] if lowered.equal(logits) else lowered
 
 
 def min_p_returns_the_callers_where_it_is_off(logits, min_p):
-    return sampling.min_p_solution(logits, min_p) if min_p.any() else logits
+    return _right_min_p(logits, min_p) if min_p.any() else logits
 
 
 def min_p_returns_the_callers_where_nothing_is_dropped(logits, min_p):
-    left = sampling.min_p_solution(logits, min_p)
+    left = _right_min_p(logits, min_p)
     return logits if left.equal(logits) else left
 
 

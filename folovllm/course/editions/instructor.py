@@ -10,7 +10,7 @@ from folovllm.course.editions.minutes import Cell, section_minutes, source_of
 from folovllm.course.editions.notebook_file import language_of, read_notebook
 from folovllm.course.exercises.checks import EXERCISES
 from folovllm.course.exercises.exercise import Exercise
-from folovllm.course.exercises.patterns import CLASSES
+from folovllm.course.exercises.patterns.classes import CLASSES
 from folovllm.course.predictions.all_predictions import find_prediction
 from folovllm.course.predictions.prediction import Prediction
 from folovllm.language import _, labelled, speaking

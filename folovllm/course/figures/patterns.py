@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, Ellipse, FancyBboxPatch, Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from folovllm.course.exercises.checks import EXERCISES
-from folovllm.course.exercises.strategy_check import Strategy
+from folovllm.course.exercises.patterns.strategies import Strategy
 from folovllm.course.move import Move
 from folovllm.course.predictions.all_predictions import CHAPTERS
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show

@@ -1,0 +1,96 @@
+"""``check_strategy``: a learner's sampler in the engine's place, with batches that tell its rows apart."""
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+from folovllm.course.exercises.exercise import NOT_ATTEMPTED
+from folovllm.course.exercises.patterns.named_error import named
+from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
+from folovllm.course.exercises.time_limit import TimeIsUp
+from folovllm.language import _, listed
+from folovllm.llm import LLM
+from folovllm.sampling.sampler import Sampler
+from folovllm.sampling_params import SamplingParams
+
+_PROMPT = "The best thing about summer is"
+_EPSILONS = (0.1, 0.02, 0.3, 0.005)
+_NUM_TOKENS = 8
+_REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
+    (True, {"seed": 0}),
+    (True, {"seed": 1}),
+    (True, {"temperature": 0.5}),
+    (False, {"temperature": 0.5}),
+    (True, {"top_k": 20}),
+    (True, {"top_p": 0.9, "min_p": 0.01, "seed": 2}),
+    (False, {"seed": 3}),
+    (False, {"temperature": 0}),
+)
+"""Whether a request has an epsilon, and its other settings. The greedy one never meets a sampler's ``refine``."""
+
+
+def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
+    """Generate with a sampler in the engine's place, and print what to make of it.
+
+    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. In a second batch
+    they come in another order, and leave one by one. The engine has its own sampler back afterwards.
+    """
+    print(_("epsilon in the engine: {verdict}").format(verdict=judge_strategy(llm, sampler, params_class)))
+
+
+def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    """Say what to make of a sampler in the engine's place; it begins with ✔ if that is right."""
+    if not isinstance(sampler, Sampler):
+        return _("not yet: give an object of your class, MySampler(); got {sampler!r}").format(sampler=sampler)
+    watched = WatchedSampler(sampler)
+    try:
+        for watched.batch, requests in enumerate(_batches(params_class), 1):
+            _run(llm, watched, requests)
+    except NotImplementedError:
+        return _(NOT_ATTEMPTED)
+    except (Exception, TimeIsUp) as error:
+        if "has no attribute 'epsilon'" in str(error):
+            return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
+        return _("not yet: the engine stopped with {named}").format(named=named(error))
+    if watched.verdict:
+        return _("not yet: {verdict}").format(verdict=watched.verdict)
+    told = listed(
+        _("{least:.2g} with epsilon={epsilon}").format(least=least, epsilon=epsilon)
+        for epsilon, least in sorted(watched.least.items())
+        if epsilon
+    )
+    return _(
+        "✔ right, in batches of 1 to {num_requests}; the least probable token kept beside the likeliest: {told}"
+    ).format(num_requests=len(_REQUESTS), told=told)
+
+
+def _batches(params_class: type[SamplingParams]) -> tuple[list[SamplingParams], list[SamplingParams]]:
+    """Return two batches of requests: some with epsilon, some drawn without, one greedy.
+
+    The second one turns their order round, and its first request is the first to end, so that each kind stands first,
+    last and in the middle, and one with epsilon is left alone. It begins with as many rows as the first one ended
+    with: that tells who remembers.
+    """
+    lengths = range(_NUM_TOKENS, _NUM_TOKENS + len(_REQUESTS))
+    first = _make(params_class, _EPSILONS, [_NUM_TOKENS] * len(_REQUESTS))
+    return first, _make(params_class, _EPSILONS[::-1], lengths[::-1])[::-1]
+
+
+def _make(
+    params_class: type[SamplingParams], epsilons: Sequence[float], lengths: Sequence[int]
+) -> list[SamplingParams]:
+    epsilon, made = cycle(epsilons), list[SamplingParams]()
+    for (has_epsilon, settings), length in zip(_REQUESTS, lengths, strict=True):
+        asked = settings | {"max_tokens": length, "ignore_eos": True}
+        made.append(params_class(**asked, epsilon=next(epsilon)) if has_epsilon else SamplingParams(**asked))  # type: ignore[call-arg]
+    return made
+
+
+def _run(llm: LLM, sampler: Sampler, requests: list[SamplingParams]) -> None:
+    """Generate one batch with a sampler in the place of the engine's."""
+    engine = llm.llm_engine
+    own, engine.sampler = engine.sampler, sampler
+    try:
+        llm.generate([_PROMPT] * len(requests), requests, use_tqdm=False)
+    finally:
+        engine.sampler = own

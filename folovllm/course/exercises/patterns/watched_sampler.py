@@ -1,0 +1,115 @@
+"""A learner's sampler, each of whose answers is compared with the reference's."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from folovllm.course.exercises.patterns.strategies import ROUNDING, epsilon_solution
+from folovllm.course.exercises.time_limit import SECONDS, call_in_time
+from folovllm.language import N_, _
+from folovllm.sampling.sampler import Sampler
+from folovllm.sampling_params import SamplingParams
+
+_Guess = Callable[[Tensor], Tensor]
+"""From the epsilons of a step's rows to those that a wrong sampler uses."""
+_GUESSES: dict[str, _Guess] = {
+    N_("your sampler uses the first request's epsilon for all; each row has its own"): (
+        lambda epsilons: epsilons[:1].expand_as(epsilons)
+    ),
+    N_("your sampler uses the largest epsilon of the batch for all; each row has its own"): (
+        lambda epsilons: epsilons.max().expand_as(epsilons)
+    ),
+    N_("your sampler drops nothing; does it read the epsilons, and call my_epsilon?"): (
+        lambda epsilons: torch.zeros_like(epsilons)
+    ),
+    N_("your sampler drops nothing in a batch in which one request has no epsilon; each row has its own"): (
+        lambda epsilons: epsilons * (epsilons > 0).all()
+    ),
+}
+
+
+class WatchedSampler(Sampler):
+    """Calls a learner's ``refine``, and compares each of its answers with the reference's to the same question."""
+
+    def __init__(self, own: Sampler) -> None:
+        super().__init__()
+        self.own = own
+        self.problem = ""
+        self.batch = 1
+        self.least: dict[float, float] = {}
+        self._guesses = dict(_GUESSES)
+
+    def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+        """Return what the learner's sampler makes of the logits."""
+        given = call_in_time(SECONDS, self.own.refine, logits.clone(), params)
+        if isinstance(given, Tensor) and given.shape == logits.shape:
+            self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
+        return given
+
+    @property
+    def verdict(self) -> str:
+        """What is wrong in all steps together; "" if nothing."""
+        if not self.problem:
+            return ""
+        return next(map(_, self._guesses), self.problem)
+
+    def _compare(self, logits: Tensor, asked: list[float], given: Tensor) -> None:
+        epsilons = torch.tensor(asked, device=logits.device)
+        right = epsilon_solution(logits, epsilons)
+        self._guesses = {
+            title: guess
+            for title, guess in self._guesses.items()
+            if torch.equal(given, epsilon_solution(logits, guess(epsilons)))
+        }
+        if not self.problem:
+            found = _problem_of_a_step(logits, epsilons, given, right)
+            if found and self.batch > 1:
+                found = _(
+                    "right in the first batch; in another one, with fewer requests or in another order: {found}"
+                ).format(found=found)
+            self.problem = found
+        probs = logits.softmax(dim=-1)
+        for row, epsilon in enumerate(asked):
+            kept = probs[row][given[row] > -torch.inf]
+            if len(kept) > 1:
+                self.least[epsilon] = min(self.least.get(epsilon, 1.0), float(kept.min()))
+
+
+def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: Tensor) -> str:
+    """Say what is wrong with the logits that a sampler returned in one step; "" if nothing.
+
+    A token within rounding of its epsilon may stay or go.
+    """
+    probs = logits.softmax(dim=-1)
+    decided = ((probs - epsilons[:, None]).abs() > ROUNDING * epsilons[:, None]) | (epsilons == 0)[:, None]
+    is_kept, should_stay = given > -torch.inf, right > -torch.inf
+    is_same = torch.allclose(given[is_kept], logits[is_kept])
+    sums = given.masked_fill(~is_kept, 0.0).sum(dim=-1)
+    if not is_same and (given[is_kept] >= 0).all() and (sums < 1.001).all():
+        return _("you return probabilities; refine must return logits, with -inf for what is dropped")
+    wrongly_kept = is_kept & ~should_stay & decided
+    if wrongly_kept.any():
+        row, token = wrongly_kept.nonzero()[0].tolist()
+        if given[row, token] != logits[row, token]:
+            return _("a dropped token gets the logit {logit:.2g}; only -inf is never drawn").format(
+                logit=given[row, token]
+            )
+        worst = probs[row][wrongly_kept[row]].min()
+        return _("with epsilon={epsilon:.2g} a token of probability {worst:.2g} is kept").format(
+            epsilon=epsilons[row], worst=worst
+        )
+    wrongly_dropped = ~is_kept & should_stay & decided
+    if wrongly_dropped.any():
+        row = int(wrongly_dropped.nonzero()[0, 0])
+        best = probs[row][wrongly_dropped[row]].max()
+        if epsilons[row] == 0:
+            return _("a request that does not ask for epsilon loses a token of probability {best:.2g}").format(
+                best=best
+            )
+        return _("with epsilon={epsilon:.2g} a token of probability {best:.2g} is dropped; is that too much?").format(
+            epsilon=epsilons[row], best=best
+        )
+    if not is_same:
+        return _("the logits of kept tokens are changed; they stay as they are, and only dropped ones become -inf")
+    return ""
