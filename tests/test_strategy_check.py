@@ -3,6 +3,7 @@
 import re
 import textwrap
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -114,6 +115,19 @@ def test_epsilons_that_are_remembered_are_noticed_in_the_second_batch(llm, capsy
             return epsilon_solution(logits, self.epsilons)
 
     assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in another one")
+
+
+def test_epsilons_that_are_remembered_by_what_may_come_again_are_noticed(llm, capsys):
+    class RemembersIds(Sampler):
+        epsilons: ClassVar = {}
+
+        def refine(self, logits, params):
+            epsilons = [getattr(each, "epsilon", 0.0) for each in params]
+            if len(params) == 1:
+                epsilons = [self.epsilons.setdefault(id(params[0]), epsilons[0])]
+            return epsilon_solution(logits, torch.tensor(epsilons))
+
+    assert said(capsys, llm, RemembersIds()).startswith("not yet: a request gets the epsilon of one that has left")
 
 
 def of_those_who_have_one(logits, params):
@@ -283,9 +297,26 @@ def cools_down(self):
     self._set("temperature", self.temperature / 2)
 
 
+def checked_only_without_epsilon(self):
+    """Stand for a __post_init__ that leaves the checks of SamplingParams out where epsilon is on."""
+    if self.epsilon == 0:
+        SamplingParams.__post_init__(self)
+    refuse_unless(is_allowed)(self.epsilon)
+
+
+def never_greedy(self):
+    """Stand for a __post_init__ with a rule that nobody asked for."""
+    SamplingParams.__post_init__(self)
+    refuse_unless(is_allowed)(self.epsilon)
+    if self.epsilon > 0 and self.temperature == 0:
+        raise ValueError("epsilon needs a temperature")
+
+
 @pytest.mark.parametrize(
     ("wrong", "verdict"),
     [
+        (params_with(refuse_unless(is_allowed), __post_init__=checked_only_without_epsilon), "=-1.0 is accepted"),
+        (params_with(refuse_unless(is_allowed), __post_init__=never_greedy), "'temperature': 0} is refused with"),
         (EpsilonParams, "epsilon=-0.1 is accepted"),
         (params_with(refuse_unless(lambda e: 0 <= e <= 1)), "epsilon=1 is accepted"),
         (params_with(refuse_unless(lambda e: not (e < 0 or e >= 1))), "epsilon=nan is accepted"),

@@ -11,6 +11,15 @@ from folovllm.course.exercises.data_flow.shown import shown_solution
 # -- share -------------------------------------------------------------------------------------------------
 
 
+def share_finds_a_request_by_its_need(running, waiting, budget, seats):
+    needs = running + waiting
+    given = [0] * len(needs)
+    for need in needs[:seats]:
+        given[needs.index(need)] = min(need, budget)
+        budget -= given[needs.index(need)]
+    return given
+
+
 def share_takes_off_the_need(running, waiting, budget, seats):
     given = []
     for i, need in enumerate(running + waiting):
@@ -541,6 +550,7 @@ def generate_ids_of_the_new_text(tokenizer, model, sampler, text, max_tokens):
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "share": [
+        share_finds_a_request_by_its_need,
         share_takes_off_the_need,
         share_takes_off_once,
         share_leaves_the_unseated_out,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from folovllm.course.exercises.loading.flat_batch import flat_batch_solution
@@ -132,8 +133,54 @@ def _sorted_by_length(sequences: list[list[int]], num_computed: list[int]) -> An
     return flat_batch_solution([sequences[i] for i in order], [num_computed[i] for i in order])
 
 
+def _slice_of_whole_numbers(content, name):
+    start = 8 + int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8:start])[name]
+    first, last = entry["data_offsets"]
+    size = {"F32": 4, "BF16": 2}[entry["dtype"]]
+    kinds = {"F32": torch.float32, "BF16": torch.bfloat16}
+    numbers = torch.frombuffer(bytearray(content), dtype=kinds[entry["dtype"]], offset=start, count=last // size)
+    return numbers[first // size :].reshape(entry["shape"])
+
+
+def _list_in_ascii(content, name):
+    start = 8 + int.from_bytes(content[:8], "little")
+    json.loads(content[8:start].decode("ascii"))
+    return load(content)[name]
+
+
+def _positions_by_value(sequences, num_computed):
+    ids, positions, rows = [], [], []
+    for tokens, done in zip(sequences, num_computed, strict=True):
+        ids += tokens[done:]
+        positions += [tokens.index(token) for token in tokens[done:]]
+        rows.append(len(ids) - 1)
+    return ids, positions, rows
+
+
+def _computed_by_value(sequences, num_computed):
+    ids, positions, rows = [], [], []
+    for tokens in sequences:
+        done = num_computed[sequences.index(tokens)]
+        ids += tokens[done:]
+        positions += range(done, len(tokens))
+        rows.append(len(ids) - 1)
+    return ids, positions, rows
+
+
+def _rows_by_value(sequences, num_computed):
+    ids, positions, rows = [], [], []
+    for tokens, done in zip(sequences, num_computed, strict=True):
+        ids += tokens[done:]
+        positions += range(done, len(tokens))
+        rows.append(ids.index(tokens[-1]))
+    return ids, positions, rows
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "read_tensor": [
+        _slice_of_whole_numbers,
+        _list_in_ascii,
         _list_of_numbers,
         _shape_reversed,
         _transposed,
@@ -158,6 +205,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _position_ends_at_127,
     ],
     "flat_batch": [
+        _positions_by_value,
+        _computed_by_value,
+        _rows_by_value,
         _nested,
         _newest_tokens_only,
         _empties_the_texts,

@@ -146,6 +146,24 @@ def leaves_a_margin_of_a_millionth(logits, epsilon):
     return epsilon_solution(logits, (epsilon - 1e-6).clamp(min=0))
 
 
+def rounds_to_six_decimals(logits, epsilon):
+    probs = logits.softmax(dim=-1).round(decimals=6)
+    likeliest = probs == probs.amax(dim=-1, keepdim=True)
+    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+
+def takes_nearest_ones_for_ties(logits, epsilon):
+    probs = logits.softmax(dim=-1)
+    kept = (probs >= epsilon[:, None]) | (probs >= probs.amax(dim=-1, keepdim=True) - 1e-7)
+    return torch.where(kept, logits, -torch.inf)
+
+
+def looks_at_a_hundred(logits, epsilon):
+    values, ids = logits.softmax(dim=-1).topk(min(100, logits.shape[1]), dim=-1)
+    kept = (values >= epsilon[:, None]) | (values == values[:, :1])
+    return logits.masked_fill(~torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, kept), -torch.inf)
+
+
 def takes_close_ones_for_ties(logits, epsilon):
     probs = logits.softmax(dim=-1)
     likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True))
@@ -177,6 +195,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         returns_the_callers_where_nothing_is_dropped,
         returns_the_mask,
         rounds_to_four_decimals,
+        rounds_to_six_decimals,
+        takes_nearest_ones_for_ties,
+        looks_at_a_hundred,
         rounds_to_three_decimals,
         takes_close_ones_for_ties,
         takes_near_ties_for_ties,

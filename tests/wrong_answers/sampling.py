@@ -223,6 +223,19 @@ def top_p_a_millionth_less(probs, p):
     return _top_p(probs, p - 1e-6)
 
 
+def _top_p_of_rounded_sums(decimals):
+    def answer(probs, p):
+        ranked, order = probs.sort(descending=True, stable=True)
+        keep = (ranked.cumsum(0) - ranked).round(decimals=decimals) < p
+        return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, keep)
+
+    return answer
+
+
+top_p_of_sums_rounded_to_four = _top_p_of_rounded_sums(4)
+top_p_of_sums_rounded_to_five = _top_p_of_rounded_sums(5)
+
+
 def top_p_one_more(probs, p):
     ranked, order = (each.flip(0) for each in probs.sort(stable=True))
     count = int((ranked.cumsum(0) <= p).sum()) + 1
@@ -334,6 +347,17 @@ def min_p_close_to_the_border_stays(logits, min_p):
     probs = logits.softmax(dim=-1)
     border = min_p[:, None] * probs.amax(dim=-1, keepdim=True)
     return logits.masked_fill((probs < border) & ~torch.isclose(probs, border), -torch.inf)
+
+
+def min_p_tolerance(logits, min_p):
+    threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
+    return logits.masked_fill(logits < threshold - 1e-5, -torch.inf)
+
+
+def min_p_relative_tolerance(logits, min_p):
+    probs = logits.softmax(-1)
+    below = probs / probs.amax(-1, keepdim=True) < min_p[:, None] * (1 - 1e-5)
+    return logits.masked_fill(below, -torch.inf)
 
 
 def min_p_log10(logits, min_p):

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from folovllm.course.exercises.sequences.copies import copies_solution
+
 
 def fork_returns_a_tuple_of_two(tokens, seed, num_forks, new_token):
     return tokens, [*tokens, new_token]
@@ -306,6 +308,45 @@ def _rows(totals, logprobs):
     return [(totals[i], i, token, p) for i, row in enumerate(logprobs) for token, p in enumerate(row)]
 
 
+def beam_step_finds_a_text_by_its_total(totals, logprobs, width):
+    found = []
+    for total, row in zip(totals, logprobs, strict=True):
+        found += [(total + p, totals.index(total), token) for token, p in enumerate(row)]
+    return _best(found, width)
+
+
+def beam_step_finds_a_text_by_its_row(totals, logprobs, width):
+    found = []
+    for row in logprobs:
+        text = logprobs.index(row)
+        found += [(totals[text] + p, text, token) for token, p in enumerate(row)]
+    return _best(found, width)
+
+
+def beam_step_texts_in_a_dict(totals, logprobs, width):
+    texts = {total: (i, row) for i, (total, row) in enumerate(zip(totals, logprobs, strict=True))}
+    return _best([(total + p, i, token) for total, (i, row) in texts.items() for token, p in enumerate(row)], width)
+
+
+def copies_numbers_without_gaps(tables, lengths, block_size):
+    tables = [list(table) for table in tables]
+    new = len({block for table in tables for block in table})
+    copied = []
+    for table, length in zip(tables, lengths, strict=True):
+        if length % block_size == 0:
+            table.append(new)
+            new += 1
+        elif sum(table[-1] in other for other in tables) > 1:
+            copied.append(table[-1])
+            table[-1] = new
+            new += 1
+    return copied
+
+
+def copies_finds_a_length_by_its_table(tables, lengths, block_size):
+    return copies_solution(tables, [lengths[tables.index(table)] for table in tables], block_size)
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "fork": [
         fork_returns_a_tuple_of_two,
@@ -319,6 +360,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         fork_draws_a_seed_from_the_parents,
     ],
     "copies": [
+        copies_numbers_without_gaps,
+        copies_finds_a_length_by_its_table,
         copies_counts,
         copies_changes_the_tables,
         copies_looks_only_ahead,
@@ -356,6 +399,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_multiplies_probabilities,
         beam_step_in_float32_probabilities,
         beam_step_nothing_is_below_minus_1000,
+        beam_step_finds_a_text_by_its_total,
+        beam_step_finds_a_text_by_its_row,
+        beam_step_texts_in_a_dict,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -66,7 +66,7 @@ PREDICTIONS: list[Prediction] = [
     ),
     Prediction(
         name="same_seed",
-        question="Bo's poem with seed 9: once alone, once beside 15 other requests. Is it the same text?",
+        question="Bo's poem with seed 5: once alone, once beside 7 other requests. Is it the same text?",
         choices={
             "yes": (
                 "Yes. Its numbers belong to its seed alone, and where the engine is batch invariant its logits are the "

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 
 
 def position_ids_solution(mask: Tensor) -> Tensor:
@@ -21,10 +22,9 @@ def _no_index(case: Case, outcome: Outcome) -> str:
     """Complain of positions with which no table can be asked for its rows."""
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype in _INDEX_DTYPES:
         return ""
-    return (
-        f"the numbers are right, but your tensor is {outcome.value.dtype}; a table of positions takes torch.int64 or "
-        "torch.int32 only"
-    )
+    return _(
+        "the numbers are right, but your tensor is {dtype}; a table of positions takes torch.int64 or torch.int32 only"
+    ).format(dtype=outcome.value.dtype)
 
 
 def _columns(mask: Tensor) -> Tensor:

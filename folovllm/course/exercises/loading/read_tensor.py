@@ -86,21 +86,38 @@ def _random_file(random: Random) -> tuple[bytes, str]:
         shape = [random.randint(1, 4) for _ in range(random.randint(0, 3))]
         values = torch.tensor([random.randint(-99, 99) / 8 for _ in range(torch.Size(shape).numel())])
         tensors[name] = values.reshape(shape).to(random.choice(list(_DTYPES.values())))
-    metadata = random.choice([None, {"format": "pt"}])
-    content = save(tensors, metadata)
+    metadata = random.choice([None, {"format": "pt"}, {"author": "陈"}])
+    content = random.choice([save, _pack])(tensors, metadata)
     return random.choice([content, _list_backwards(content)]), random.choice(list(tensors))
+
+
+def _pack(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return a file in which tensors follow one another as given; ``save`` puts those of wider numbers first."""
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
+    data = b""
+    for name, tensor in tensors.items():
+        end = len(data) + tensor.nbytes
+        stored = next(stored for stored, dtype in _DTYPES.items() if dtype == tensor.dtype)
+        header[name] = {"dtype": stored, "shape": list(tensor.shape), "data_offsets": [len(data), end]}
+        data += tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _with_list(header, data)
+
+
+def _with_list(header: dict[str, object], data: bytes) -> bytes:
+    text = json.dumps(header, ensure_ascii=False).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
 def _list_backwards(content: bytes) -> bytes:
     """Return the same file with its list in the opposite order; the numbers stay where they are."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    text = json.dumps(dict(reversed(header.items()))).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    return _with_list(dict(reversed(header.items())), content[8 + length :])
 
 
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
 _BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
+_ODD_PLACE = _pack({"b": torch.tensor([1.5]).bfloat16(), "a": torch.tensor([7.0])}, {"author": "陈"})
 _LONG_LIST = save({"a": torch.tensor([1.0, 2.0])}, {"history": "trained " * 9000})  # 70 kB: a length of three bytes
 _NAMES_IN_NAMES = save({"q": torch.tensor([1.0]), "q.weight": torch.tensor([2.0]), "weight": torch.tensor([3.0])})
 
@@ -112,6 +129,7 @@ EXERCISE = Exercise(
         (_TWO_TENSORS, "a"),
         (_TWO_TENSORS, "b"),
         (_BFLOAT16, "w"),
+        (_ODD_PLACE, "a"),
         (_list_backwards(_TWO_TENSORS), "a"),
         (_LONG_LIST, "a"),
         (_NAMES_IN_NAMES, "weight"),

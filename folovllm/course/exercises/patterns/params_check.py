@@ -98,16 +98,22 @@ def _own_problem(params_class: Any) -> str:
 def _kept_problem(params_class: Any) -> str:
     """Say what of SamplingParams got lost; "" if nothing."""
     for name, value in {"temperature": -1.0, "top_p": 0.0, "stop": [""]}.items():
-        try:
-            params_class(**{name: value})
-        except ValueError:
-            continue
-        return _(
-            "not yet: {name}={value!r} is accepted; SamplingParams' own checks run in super().__post_init__()"
-        ).format(name=name, value=value)
+        for epsilon in _ALLOWED:
+            try:
+                params_class(epsilon=epsilon, **{name: value})
+            except ValueError:
+                continue
+            return _(
+                "not yet: {name}={value!r} is accepted; SamplingParams' own checks run in super().__post_init__()"
+            ).format(name=name, value=value)
     for epsilon in _ALLOWED:
-        for settings in ({}, _OTHER_SETTINGS):
-            made, plain = params_class(epsilon=epsilon, **settings), SamplingParams(**settings)
+        for settings in ({}, _OTHER_SETTINGS, {"temperature": 0}):
+            try:
+                made, plain = params_class(epsilon=epsilon, **settings), SamplingParams(**settings)
+            except ValueError as error:
+                return _("not yet: with epsilon={epsilon!r}, {settings} is refused with {named}").format(
+                    epsilon=epsilon, settings=settings, named=named(error)
+                )
             for each in fields(SamplingParams):
                 given, wanted = getattr(made, each.name), getattr(plain, each.name)
                 if given != wanted:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
+import torch
+
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns.named_error import named
 from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
-from folovllm.course.exercises.time_limit import TimeIsUp
+from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import _, listed
 from folovllm.llm import LLM
 from folovllm.sampling.sampler import Sampler
@@ -46,6 +48,7 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     try:
         for watched.batch, requests in enumerate(_batches(params_class), 1):
             _run(llm, watched, requests)
+        forgets = bool(watched.verdict) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
         return _(NOT_ATTEMPTED)
     except (Exception, TimeIsUp) as error:
@@ -54,6 +57,8 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
         return _("not yet: the engine stopped with {named}").format(named=named(error))
     if watched.verdict:
         return _("not yet: {verdict}").format(verdict=watched.verdict)
+    if not forgets:
+        return _("not yet: a request gets the epsilon of one that has left; remember nothing between two calls")
     told = listed(
         _("{least:.2g} with epsilon={epsilon}").format(least=least, epsilon=epsilon)
         for epsilon, least in sorted(watched.least.items())
@@ -62,6 +67,18 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     return _(
         "✔ right, in batches of 1 to {num_requests}; the least probable token kept beside the likeliest: {told}"
     ).format(num_requests=len(_REQUESTS), told=told)
+
+
+def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> bool:
+    """Return whether each of several requests has its own epsilon, where each begins when the one before has left.
+
+    Python then gives it the memory of that one, and with it the same ``id``.
+    """
+    logits, kept = torch.tensor([[2.0, 1.0, -3.0]]), []
+    for epsilon in (0.9, 0.0, 0.9, 0.0):
+        refined = call_in_time(SECONDS, sampler.refine, logits.clone(), [params_class(epsilon=epsilon)])  # type: ignore[call-arg]
+        kept.append(int((refined > -torch.inf).sum()))
+    return kept == [1, 3, 1, 3]
 
 
 def _batches(params_class: type[SamplingParams]) -> tuple[list[SamplingParams], list[SamplingParams]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
+from folovllm.language import _
 from folovllm.sampling.sampler import apply_temperature, choose_greedily
 
 
@@ -26,7 +27,7 @@ def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
     """Return rows whose logits often lie as close together as a temperature near 0 is small, or very far apart."""
     size, width = rng.choice([1, 2, 3, 5, 8, 40]), rng.choice([0.005, 0.05, 1.0, 5.0, 20.0, 300.0])
     rows = []
-    for _ in range(rng.choice([1, 2, 3])):
+    for _row in range(rng.choice([1, 2, 3])):
         digits = rng.choice([0, 4])  # 0: many equal ones, of which a sort need not keep the order
         row = [round(rng.uniform(-width, width), digits) for _ in range(size)]
         row[rng.randrange(size)] = max(row)  # often two equal ones
@@ -42,7 +43,8 @@ def _unlikely_is_not_impossible(case: Case, outcome: Outcome) -> str:
     if not isinstance(outcome.value, Tensor) or outcome.value.shape != expected.shape:
         return ""
     lost = expected[(expected > 1e-30) & (outcome.value == 0)]
-    return f"your function returns 0 for a probability of {lost[0]:.1e}: small, but not 0" if len(lost) else ""
+    said = _("your function returns 0 for a probability of {probability:.1e}: small, but not 0")
+    return said.format(probability=lost[0]) if len(lost) else ""
 
 
 def _with_greedy(rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

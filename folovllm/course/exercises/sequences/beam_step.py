@@ -82,7 +82,8 @@ def _of_probabilities_by_key(totals: list[float], logprobs: list[list[float]], w
 def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
     """Return texts and continuations; no two proposals are so near that rounding could decide.
 
-    Texts may be so long that a float has no number for their probabilities.
+    Texts may be so long that a float has no number for their probabilities, and two of them equally likely so far, or
+    followed by equal rows.
     """
     while True:
         num_texts, vocab = random.randint(1, 4), random.randint(2, 5)
@@ -93,6 +94,11 @@ def _some_beams(random: Random) -> tuple[list[float], list[list[float]], int]:
             logits = [random.gauss(0, random.choice((0.3, 3.0))) for _ in range(vocab)]
             norm = math.log(sum(map(math.exp, logits)))
             logprobs.append([logit - norm for logit in logits])
+        alike = random.choice(("totals", "rows", "nothing", "nothing"))
+        if alike == "totals":
+            totals = totals[:1] * num_texts
+        elif alike == "rows":
+            logprobs = [list(logprobs[0]) for _text in totals]
         sums = sorted(total for total, _, _ in _proposals(totals, logprobs))
         if all(high - low > max(1e-3, length * 1e-6) for low, high in pairwise(sums)):
             return totals, logprobs, random.choice((1, 2, 4, 6))
@@ -116,6 +122,8 @@ EXERCISE = Exercise(
         ([-1.0, -1.5], _logs((0.5, 0.3, 0.2), (0.9, 0.06, 0.04)), 2),
         ([-1.0, -4.0], _logs((0.6, 0.3, 0.1), (0.9, 0.06, 0.04)), 2),
         ([0.0], _logs((0.2, 0.7, 0.1)), 2),
+        ([-1.0, -1.0], _logs((0.9, 0.1), (0.6, 0.4)), 2),
+        ([-1.0, -2.0], _logs((0.9, 0.1), (0.9, 0.1)), 2),
         ([-800.0, -801.0], _logs((0.1, 0.9), (0.6, 0.4)), 2),
     ],
     generate=_some_beams,

@@ -74,7 +74,8 @@ _unshared_too = _copies_by(lambda tables, block, left: True)
 def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
     """Return the tables of up to three families: just forked, grown apart, at a block's end, one ahead of its forks.
 
-    The one that reads prompt and own words again may be ahead: its forks share the prompt's blocks only.
+    The one that reads prompt and own words again may be ahead: its forks share the prompt's blocks only. Blocks between
+    may belong to nobody.
     """
     block_size = random.choice((1, 2, 3, 4, 4, 16))
     fresh = 0
@@ -93,7 +94,9 @@ def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
             fresh += len(further)
             sequences.append((shared + own + further, length + ahead))
     random.shuffle(sequences)
-    return [table for table, _ in sequences], [length for _, length in sequences], block_size
+    numbers = random.sample(range(2 * fresh), fresh) if random.random() < 0.5 else list(range(fresh))
+    tables = [[numbers[block] for block in table] for table, _ in sequences]
+    return tables, [length for _, length in sequences], block_size
 
 
 EXERCISE = Exercise(
@@ -107,6 +110,7 @@ EXERCISE = Exercise(
         ([[0, 1], [0, 1]], [8, 6], 4),
         ([[0, 1, 2], [0, 1]], [9, 6], 4),
         ([[3], [3], [7]], [2, 2, 1], 4),
+        ([[0, 1], [0, 1], [3, 4]], [6, 6, 6], 4),
         ([], [], 4),
     ],
     generate=_some_tables,
