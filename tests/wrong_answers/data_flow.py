@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.data_flow``."""
 
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -548,6 +549,31 @@ def generate_ids_of_the_new_text(tokenizer, model, sampler, text, max_tokens):
     return tokenizer.encode(tokenizer.decode(output))
 
 
+def shown_by_a_regular_expression(data, stop):
+    text = data.decode(errors="ignore")
+    beginnings = [re.escape(each[:n]) for each in stop for n in range(len(each) - 1, 0, -1)]
+    return re.sub(f"(?:{'|'.join(beginnings)})$", "", text) if beginnings else text
+
+
+def why_eos_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if eos in output[min_tokens - 1 :]:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_stop_ids_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        for token in output[min_tokens - 1 :]:
+            if token in stop_token_ids:
+                return "stop", token
+    return ("length", None) if len(output) >= max_tokens else None
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "share": [
         share_finds_a_request_by_its_need,
@@ -562,6 +588,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         share_without_a_word_about_seats,
     ],
     "shown": [
+        shown_by_a_regular_expression,
         shown_without_a_mark_of_order,
         shown_composed,
         shown_as_bytes,
@@ -595,6 +622,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         shown_with_marks_in_the_endings,
     ],
     "why": [
+        why_eos_anywhere_from_min_tokens_on,
+        why_stop_ids_anywhere_from_min_tokens_on,
         why_leaves_eos_out_of_the_length,
         why_as_one_word,
         why_waits_for_the_length_too,

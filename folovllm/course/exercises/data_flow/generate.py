@@ -181,7 +181,10 @@ EXERCISE = Exercise(
             _only_the_last_token,
             "you show the model one token alone; without a KV cache it must see everything so far",
         ),
-        Mistake(_prompt_only, "the model never sees its own output: add each token to what you show it next"),
+        Mistake(
+            _prompt_only,
+            "you always draw from what follows the prompt: show the model each new token, and read the newest row",
+        ),
         Mistake(_output_only, "after the first round the model no longer sees the prompt: show it both"),
         Mistake(
             _first_row,

@@ -160,6 +160,7 @@ EXERCISE = Exercise(
         (b" Paris", ["END"]),
         (b"one two ", ["END"]),
         (b"one EN ", ["END"]),
+        (b"one EN\n", ["END"]),
         (b"one\n", ["\nUser:"]),
         (b"one\ntwo\n", []),
     ],
