@@ -304,6 +304,13 @@ def checked_only_without_epsilon(self):
     refuse_unless(is_allowed)(self.epsilon)
 
 
+def unchecked_where_greedy(self):
+    """Stand for a __post_init__ that leaves its check out where nobody would read epsilon."""
+    SamplingParams.__post_init__(self)
+    if self.temperature > 0:
+        refuse_unless(is_allowed)(self.epsilon)
+
+
 def never_greedy(self):
     """Stand for a __post_init__ with a rule that nobody asked for."""
     SamplingParams.__post_init__(self)
@@ -316,6 +323,7 @@ def never_greedy(self):
     ("wrong", "verdict"),
     [
         (params_with(refuse_unless(is_allowed), __post_init__=checked_only_without_epsilon), "=-1.0 is accepted"),
+        (params_with(refuse_unless(is_allowed), __post_init__=unchecked_where_greedy), "epsilon=-0.1 is accepted"),
         (params_with(refuse_unless(is_allowed), __post_init__=never_greedy), "'temperature': 0} is refused with"),
         (EpsilonParams, "epsilon=-0.1 is accepted"),
         (params_with(refuse_unless(lambda e: 0 <= e <= 1)), "epsilon=1 is accepted"),

@@ -149,6 +149,12 @@ def _list_in_ascii(content, name):
     return load(content)[name]
 
 
+def _list_in_latin_1(content, name):
+    start = 8 + int.from_bytes(content[:8], "little")
+    json.loads(content[8:start].decode("latin-1"))[name]
+    return load(content)[name]
+
+
 def _positions_by_value(sequences, num_computed):
     ids, positions, rows = [], [], []
     for tokens, done in zip(sequences, num_computed, strict=True):
@@ -181,6 +187,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     "read_tensor": [
         _slice_of_whole_numbers,
         _list_in_ascii,
+        _list_in_latin_1,
         _list_of_numbers,
         _shape_reversed,
         _transposed,

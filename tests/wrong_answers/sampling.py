@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from folovllm.course.exercises.sampling.min_p import min_p_solution as _right_min_p
@@ -223,6 +224,26 @@ def top_p_a_millionth_less(probs, p):
     return _top_p(probs, p - 1e-6)
 
 
+def top_p_by_numpys_sort(probs, p):
+    order = torch.from_numpy(np.argsort(probs.numpy())[::-1].copy())
+    ranked = probs[order]
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
+def temperature_with_a_lowest_number(logits, temperature):
+    out = torch.zeros_like(logits)
+    for i, t in enumerate(temperature.tolist()):
+        if t > 0:
+            out[i] = (logits[i] / t).softmax(-1)
+            continue
+        best, where = -100.0, 0
+        for j, logit in enumerate(logits[i].tolist()):
+            if logit > best:
+                best, where = logit, j
+        out[i, where] = 1
+    return out
+
+
 def _top_p_of_rounded_sums(decimals):
     def answer(probs, p):
         ranked, order = probs.sort(descending=True, stable=True)
@@ -352,6 +373,11 @@ def min_p_close_to_the_border_stays(logits, min_p):
 def min_p_tolerance(logits, min_p):
     threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
     return logits.masked_fill(logits < threshold - 1e-5, -torch.inf)
+
+
+def min_p_small_tolerance(logits, min_p):
+    threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
+    return logits.masked_fill(logits < threshold - 1e-6, -torch.inf)
 
 
 def min_p_relative_tolerance(logits, min_p):

@@ -328,6 +328,12 @@ def beam_step_texts_in_a_dict(totals, logprobs, width):
     return _best([(total + p, i, token) for total, (i, row) in texts.items() for token, p in enumerate(row)], width)
 
 
+def beam_step_certain_tokens_are_skipped(totals, logprobs, width):
+    return _best(
+        [(totals[i] + p, i, token) for i, row in enumerate(logprobs) for token, p in enumerate(row) if p], width
+    )
+
+
 def copies_numbers_without_gaps(tables, lengths, block_size):
     tables = [list(table) for table in tables]
     new = len({block for table in tables for block in table})
@@ -402,6 +408,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_finds_a_text_by_its_total,
         beam_step_finds_a_text_by_its_row,
         beam_step_texts_in_a_dict,
+        beam_step_certain_tokens_are_skipped,
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {}

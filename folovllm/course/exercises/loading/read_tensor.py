@@ -118,6 +118,7 @@ def _list_backwards(content: bytes) -> bytes:
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
 _BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
 _ODD_PLACE = _pack({"b": torch.tensor([1.5]).bfloat16(), "a": torch.tensor([7.0])}, {"author": "陈"})
+_NAMED_IN_UTF_8 = save({"né": torch.tensor([1.5, 2.5]), "n": torch.tensor([3.5])})
 _LONG_LIST = save({"a": torch.tensor([1.0, 2.0])}, {"history": "trained " * 9000})  # 70 kB: a length of three bytes
 _NAMES_IN_NAMES = save({"q": torch.tensor([1.0]), "q.weight": torch.tensor([2.0]), "weight": torch.tensor([3.0])})
 
@@ -130,6 +131,7 @@ EXERCISE = Exercise(
         (_TWO_TENSORS, "b"),
         (_BFLOAT16, "w"),
         (_ODD_PLACE, "a"),
+        (_NAMED_IN_UTF_8, "né"),
         (_list_backwards(_TWO_TENSORS), "a"),
         (_LONG_LIST, "a"),
         (_NAMES_IN_NAMES, "weight"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from itertools import product
 from typing import Any
 
 import torch
@@ -72,9 +73,9 @@ def _own_problem(params_class: Any) -> str:
             )
         if stored != value:
             return _("not yet: epsilon={value!r} is stored as {stored!r}").format(value=value, stored=stored)
-    for value in _REFUSED:
+    for value, others in product(_REFUSED, ({}, {"temperature": 0})):
         try:
-            params_class(epsilon=value)
+            params_class(epsilon=value, **others)
         except ValueError as error:
             if "epsilon" not in str(error) or str(value) not in str(error):
                 return _(

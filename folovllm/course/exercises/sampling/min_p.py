@@ -107,6 +107,7 @@ EXERCISE = Exercise(
         (torch.tensor([[0.0, -80.0]]), torch.tensor([1e-30])),
         (torch.tensor([[0.0, math.log(0.1) - 1e-4]]), torch.tensor([0.1])),
         (torch.tensor([[1.0, 1.0, -torch.inf]]), torch.tensor([1.0])),
+        (torch.tensor([[0.0, -5e-7]]), torch.tensor([1.0])),
         (torch.tensor([[20.0, 19.999992]]), torch.tensor([1.0])),  # nearly equal is not equal
         (torch.tensor([[0.5, 1.0, 0.2]]).log(), torch.tensor([0.5])),  # at the border, whichever way it is computed
         (torch.tensor([[0.25, 1.0, 0.1]]).log(), torch.tensor([0.25])),

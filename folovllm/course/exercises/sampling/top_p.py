@@ -175,6 +175,7 @@ EXERCISE = Exercise(
         (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384]), 1.0),  # all: 0.99999994
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
+        (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
         (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
     ],
     generate=_make_top_p_case,
