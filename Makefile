@@ -12,7 +12,7 @@ NBVAL := --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-tim
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu sweep format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
+.PHONY: help packages venv model lab update doctor test lint types test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu sweep fragile format notebooks bench bench-quick bench-growth bench-waits bench-outside bench-sampler bench-widgets bench-kernels slides site kit lock clean
 
 # Tests and notebooks never wait for a network, and leave idle cores to others.
 test-unit test-parity test-notebooks test-browser test-site test-hub test-gpu notebooks: export HF_HUB_OFFLINE = 1
@@ -103,6 +103,9 @@ test-gpu: venv ## what your card does: tests, notebooks, speed beside others; on
 
 sweep: venv ## try every causal-LM family of transformers: HuggingFace's tokens, or refused in a sentence; a minute
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) scripts/sweep_families.py
+
+fragile: model ## name cells whose texts hang on the last bits of logits: another CPU may write others; five minutes
+	HF_HUB_OFFLINE=1 $(PY) scripts/find_fragile_draws.py notebooks/*.ipynb
 
 ##@ Develop: the rest
 

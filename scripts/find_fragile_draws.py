@@ -60,4 +60,5 @@ if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         for number, steps in find(path).items():
-            print(f"{path.name}, code cell {number} ({steps} steps): {cells[number].source.strip().splitlines()[0]}")
+            begins = cells[number].source.strip().splitlines()[0]
+            print(f"{path.name}, code cell {number} ({steps} of its steps): {begins}")
