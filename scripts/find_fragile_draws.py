@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 _WATCH = """
 import torch
@@ -44,13 +45,11 @@ get_ipython().events.register("pre_run_cell", _next_cell)
 _TELL = "import json; print(json.dumps(_changed))"
 
 
-def find(path: Path) -> dict[int, int]:
-    """Return, by the numbers of code cells, in how many steps a token changed."""
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    watch, tell = (nbformat.v4.new_code_cell(source) for source in (_WATCH, _TELL))
-    notebook.cells = [watch, *code, tell]
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
+def find(code: list[nbformat.NotebookNode], folder: Path) -> dict[int, int]:
+    """Run a notebook's code cells in a folder; return, by their numbers, in how many steps a token changed."""
+    watch, tell = (new_code_cell(source) for source in (_WATCH, _TELL))
+    notebook = new_notebook(cells=[watch, *code, tell])
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(folder)}}).execute()
     return {int(cell): steps for cell, steps in json.loads(tell.outputs[0].text).items()}
 
 
@@ -59,6 +58,6 @@ if __name__ == "__main__":
         sys.exit("usage: python scripts/find_fragile_draws.py NOTEBOOK ...")
     for path in map(Path, sys.argv[1:]):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        for number, steps in find(path).items():
+        for number, steps in find(cells, path.parent).items():
             begins = cells[number].source.strip().splitlines()[0]
             print(f"{path.name}, code cell {number} ({steps} of its steps): {begins}")

@@ -283,6 +283,12 @@ def shown_with_marks_in_the_endings(data, stop):
     return shown_by_endings_of(data.decode(errors="replace"), stop)
 
 
+def shown_by_a_regular_expression(data, stop):
+    text = data.decode(errors="ignore")
+    beginnings = [re.escape(each[:n]) for each in stop for n in range(len(each) - 1, 0, -1)]
+    return re.sub(f"(?:{'|'.join(beginnings)})$", "", text) if beginnings else text
+
+
 # -- why ---------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +392,25 @@ def why_if_the_newest_is_true(output, eos, stop_token_ids, min_tokens, max_token
             return "stop", None
         if last and last in stop_token_ids:
             return "stop", last
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_eos_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if eos in output[min_tokens - 1 :]:
+            return "stop", None
+        if output[-1] in stop_token_ids:
+            return "stop", output[-1]
+    return ("length", None) if len(output) >= max_tokens else None
+
+
+def why_stop_ids_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
+    if len(output) >= min_tokens:
+        if output[-1] == eos:
+            return "stop", None
+        for token in output[min_tokens - 1 :]:
+            if token in stop_token_ids:
+                return "stop", token
     return ("length", None) if len(output) >= max_tokens else None
 
 
@@ -547,31 +572,6 @@ def generate_ids_of_the_new_text(tokenizer, model, sampler, text, max_tokens):
     while len(output) < max_tokens and tokenizer.eos_token_id not in output:
         output.append(int(sampler(model(torch.tensor([ids + output])).logits[:, -1])))
     return tokenizer.encode(tokenizer.decode(output))
-
-
-def shown_by_a_regular_expression(data, stop):
-    text = data.decode(errors="ignore")
-    beginnings = [re.escape(each[:n]) for each in stop for n in range(len(each) - 1, 0, -1)]
-    return re.sub(f"(?:{'|'.join(beginnings)})$", "", text) if beginnings else text
-
-
-def why_eos_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
-    if len(output) >= min_tokens:
-        if eos in output[min_tokens - 1 :]:
-            return "stop", None
-        if output[-1] in stop_token_ids:
-            return "stop", output[-1]
-    return ("length", None) if len(output) >= max_tokens else None
-
-
-def why_stop_ids_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
-    if len(output) >= min_tokens:
-        if output[-1] == eos:
-            return "stop", None
-        for token in output[min_tokens - 1 :]:
-            if token in stop_token_ids:
-                return "stop", token
-    return ("length", None) if len(output) >= max_tokens else None
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {

@@ -143,51 +143,35 @@ def _slice_of_whole_numbers(content, name):
     return numbers[first // size :].reshape(entry["shape"])
 
 
-def _list_in_ascii(content, name):
-    start = 8 + int.from_bytes(content[:8], "little")
-    json.loads(content[8:start].decode("ascii"))
-    return load(content)[name]
+def _list_in(encoding):
+    def answer(content, name):
+        start = 8 + int.from_bytes(content[:8], "little")
+        json.loads(content[8:start].decode(encoding))[name]
+        return load(content)[name]
 
-
-def _list_in_latin_1(content, name):
-    start = 8 + int.from_bytes(content[:8], "little")
-    json.loads(content[8:start].decode("latin-1"))[name]
-    return load(content)[name]
+    return answer
 
 
 def _positions_by_value(sequences, num_computed):
-    ids, positions, rows = [], [], []
-    for tokens, done in zip(sequences, num_computed, strict=True):
-        ids += tokens[done:]
-        positions += [tokens.index(token) for token in tokens[done:]]
-        rows.append(len(ids) - 1)
-    return ids, positions, rows
+    ids, _positions, rows = flat_batch_solution(sequences, num_computed)
+    fresh = [(text, token) for text, done in zip(sequences, num_computed, strict=True) for token in text[done:]]
+    return ids, [text.index(token) for text, token in fresh], rows
 
 
 def _computed_by_value(sequences, num_computed):
-    ids, positions, rows = [], [], []
-    for tokens in sequences:
-        done = num_computed[sequences.index(tokens)]
-        ids += tokens[done:]
-        positions += range(done, len(tokens))
-        rows.append(len(ids) - 1)
-    return ids, positions, rows
+    return flat_batch_solution(sequences, [num_computed[sequences.index(text)] for text in sequences])
 
 
 def _rows_by_value(sequences, num_computed):
-    ids, positions, rows = [], [], []
-    for tokens, done in zip(sequences, num_computed, strict=True):
-        ids += tokens[done:]
-        positions += range(done, len(tokens))
-        rows.append(ids.index(tokens[-1]))
-    return ids, positions, rows
+    ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return ids, positions, [ids.index(ids[row]) for row in rows]
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "read_tensor": [
         _slice_of_whole_numbers,
-        _list_in_ascii,
-        _list_in_latin_1,
+        _list_in("ascii"),
+        _list_in("latin-1"),
         _list_of_numbers,
         _shape_reversed,
         _transposed,

@@ -71,6 +71,11 @@ def _temperature(logits, temperature):
     return torch.where(temperature[:, None] > 0, probs, greedy)
 
 
+def temperature_with_a_lowest_number(logits, temperature):
+    above = torch.where(logits > -100, logits, -torch.inf)
+    return torch.where(temperature[:, None] > 0, _temperature(logits, temperature), _temperature(above, temperature))
+
+
 def temperature_tiny_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 0.01, 0.0, temperature))
 
@@ -230,20 +235,6 @@ def top_p_by_numpys_sort(probs, p):
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
 
 
-def temperature_with_a_lowest_number(logits, temperature):
-    out = torch.zeros_like(logits)
-    for i, t in enumerate(temperature.tolist()):
-        if t > 0:
-            out[i] = (logits[i] / t).softmax(-1)
-            continue
-        best, where = -100.0, 0
-        for j, logit in enumerate(logits[i].tolist()):
-            if logit > best:
-                best, where = logit, j
-        out[i, where] = 1
-    return out
-
-
 def _top_p_of_rounded_sums(decimals):
     def answer(probs, p):
         ranked, order = probs.sort(descending=True, stable=True)
@@ -251,10 +242,6 @@ def _top_p_of_rounded_sums(decimals):
         return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, keep)
 
     return answer
-
-
-top_p_of_sums_rounded_to_four = _top_p_of_rounded_sums(4)
-top_p_of_sums_rounded_to_five = _top_p_of_rounded_sums(5)
 
 
 def top_p_one_more(probs, p):
@@ -370,14 +357,12 @@ def min_p_close_to_the_border_stays(logits, min_p):
     return logits.masked_fill((probs < border) & ~torch.isclose(probs, border), -torch.inf)
 
 
-def min_p_tolerance(logits, min_p):
-    threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
-    return logits.masked_fill(logits < threshold - 1e-5, -torch.inf)
+def _min_p_tolerance(margin):
+    def answer(logits, min_p):
+        threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
+        return logits.masked_fill(logits < threshold - margin, -torch.inf)
 
-
-def min_p_small_tolerance(logits, min_p):
-    threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
-    return logits.masked_fill(logits < threshold - 1e-6, -torch.inf)
+    return answer
 
 
 def min_p_relative_tolerance(logits, min_p):
@@ -679,6 +664,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     name: [each for key, each in list(globals().items()) if key.startswith(f"{name}_")]
     for name in ("temperature", "top_p", "min_p", "penalties", "stop")
 }
+WRONG["top_p"] += [_top_p_of_rounded_sums(decimals) for decimals in (4, 5)]
+WRONG["min_p"] += [_min_p_tolerance(margin) for margin in (1e-5, 1e-6)]
 WRONG["temperature"] += [_temperature_at_least(least) for least in (1e-4, 1e-5, 1e-6, 1e-12)]
 _LAST = "rows have two dimensions: the last one is number 1"
 _FIRST = "the last of one dimension is the first too"

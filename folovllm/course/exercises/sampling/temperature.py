@@ -122,6 +122,12 @@ _OVERFLOW = (
     "largest logit first"
 )
 
+
+def _with_and_without_greedy(rule: Callable[[Tensor, Tensor], Tensor], diagnosis: str) -> list[Mistake]:
+    """Return a mistake as those make it who are right at temperature 0, and as the others make it."""
+    return [Mistake(_with_greedy(rule), diagnosis), Mistake(rule, diagnosis + _AT_ZERO)]
+
+
 EXERCISE = Exercise(
     name="temperature",
     task="from logits to probabilities, each row at a temperature of its own",
@@ -146,21 +152,16 @@ EXERCISE = Exercise(
     generate=_make_temperature_case,
     complaint=_unlikely_is_not_impossible,
     mistakes=[
-        Mistake(_with_greedy(_times_temperature), _MULTIPLIED),
-        Mistake(_times_temperature, _MULTIPLIED + _AT_ZERO),
-        Mistake(_with_greedy(_temperature_after_softmax), _TOO_LATE),
-        Mistake(_temperature_after_softmax, _TOO_LATE + _AT_ZERO),
-        Mistake(_with_greedy(_renormalised_probabilities), _NO_CHANGE),
-        Mistake(_renormalised_probabilities, _NO_CHANGE + _AT_ZERO),
+        *_with_and_without_greedy(_times_temperature, _MULTIPLIED),
+        *_with_and_without_greedy(_temperature_after_softmax, _TOO_LATE),
+        *_with_and_without_greedy(_renormalised_probabilities, _NO_CHANGE),
         Mistake(
             _minus_temperature,
             "you subtract the temperature from all logits of a row, which changes no probability; divide by it"
             + _AT_ZERO,
         ),
-        Mistake(_with_greedy(_only_scaled), _NO_SOFTMAX),
-        Mistake(_only_scaled, _NO_SOFTMAX + _AT_ZERO),
-        Mistake(_with_greedy(_overflowing_softmax), _OVERFLOW),
-        Mistake(_overflowing_softmax, _OVERFLOW + _AT_ZERO),
+        *_with_and_without_greedy(_only_scaled, _NO_SOFTMAX),
+        *_with_and_without_greedy(_overflowing_softmax, _OVERFLOW),
         Mistake(
             _divided_by_zero,
             "right above 0; a row at temperature 0 is divided by 0 and comes out as NaN: choose the largest "
