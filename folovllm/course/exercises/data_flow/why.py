@@ -133,7 +133,11 @@ EXERCISE = Exercise(
             _eos_anywhere,
             "you look for the end-of-sequence token anywhere; only the newest token can end the text",
         ),
-        Mistake(_above_the_limit, "at `max_tokens` tokens the limit is reached, not one later"),
+        Mistake(
+            _above_the_limit,
+            "at `max_tokens` tokens you do not answer `length`: is it asked one token later, or only below "
+            "`min_tokens`?",
+        ),
         Mistake(
             _without_counting_eos,
             "you leave older end-of-sequence tokens out of the count; every token of the output counts",

@@ -49,6 +49,7 @@ WRONG_STRATEGIES: dict[str, Strategy] = {
     N_("changes the caller's logits"): strategies.changes_its_argument,
     N_("keeps only the first of equally likely tokens"): strategies.keeps_the_first_of_equals,
     N_("drops a token exactly at epsilon"): strategies.drops_at_epsilon,
+    N_("changes the logits of kept tokens"): strategies.returns_log_probabilities,
 }
 """What a learner's tests must find out, by what each does."""
 

@@ -157,7 +157,7 @@ EXERCISE = Exercise(
     ],
     hints=(
         "One token is min_p times as likely as another: how far apart are their logits?",
-        "A ratio of probabilities is a difference of logits. So the threshold of a row is its `amax` plus "
+        "The log of a ratio of probabilities is a difference of logits. So the threshold of a row is its `amax` plus "
         "`min_p.log()`; what is below becomes -inf with `masked_fill`.",
     ),
     code=(

@@ -90,8 +90,8 @@ EXERCISE = Exercise(
         Mistake(_grow_the_original_shared_seed, _GREW + " (and the fork needs a seed of its own)"),
         Mistake(
             _shared_list,
-            "parent and fork are the same list, so the parent got the token too: `child = tokens` gives the list "
-            "a second name, it copies nothing",
+            "the parent got the token too, and it stays as it was; `child = tokens` gives its list a second name and "
+            "copies nothing",
         ),
         Mistake(_both_grow, "the parent stays as it was: the fork alone gets the new token"),
         Mistake(_only_the_new, "your fork forgets what came before: it begins with its parent's tokens"),
