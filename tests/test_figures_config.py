@@ -7,18 +7,10 @@ import pytest
 
 from folovllm import SamplingParams
 from folovllm.course.exercises.config.seats_needed import seats_needed_solution
-from folovllm.course.figures.config import (
-    kv_use,
-    plot_config_layers,
-    plot_keys_and_values,
-    plot_kv_use,
-    plot_shared_blocks,
-    plot_step_times,
-    plot_turns,
-    step_ms,
-    turns_of,
-)
+from folovllm.course.figures.config import plot_config_layers
+from folovllm.course.figures.kv_blocks import kv_use, plot_keys_and_values, plot_kv_use, plot_shared_blocks
 from folovllm.course.figures.start import plot_reading, show_tokens
+from folovllm.course.figures.waits import plot_step_times, plot_turns, step_ms, turns_of
 from folovllm.course.record import recorded
 from tests.tiny_models import tiny_llm
 

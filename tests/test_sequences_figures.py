@@ -3,7 +3,9 @@
 import pytest
 
 from folovllm import BeamSearchParams, SamplingParams
-from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_race, plot_request, plot_states
+from folovllm.course.figures.beams import plot_beams, plot_race
+from folovllm.course.figures.sequences import plot_block_tables, plot_request
+from folovllm.course.figures.states import plot_states
 from folovllm.request import ALLOWED_TRANSITIONS
 from tests.tiny_models import tiny_llm
 

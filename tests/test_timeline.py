@@ -6,7 +6,7 @@ import pytest
 from matplotlib.transforms import Bbox
 
 from folovllm import SamplingParams
-from folovllm.course.figures.config import kv_use
+from folovllm.course.figures.kv_blocks import kv_use
 from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import TINTS, RunStory, letter_of
 from folovllm.course.widgets.card import label

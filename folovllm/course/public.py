@@ -9,14 +9,8 @@ from folovllm.course.exercises.patterns.capstone import finished_capstone
 from folovllm.course.exercises.patterns.params_check import check_params
 from folovllm.course.exercises.patterns.strategy_check import check_strategy
 from folovllm.course.exercises.patterns.tests_check import check_tests
-from folovllm.course.figures.config import (
-    plot_config_layers,
-    plot_keys_and_values,
-    plot_kv_use,
-    plot_shared_blocks,
-    plot_step_times,
-    plot_turns,
-)
+from folovllm.course.figures.beams import plot_beams, plot_race
+from folovllm.course.figures.config import plot_config_layers
 from folovllm.course.figures.data_flow import (
     plot_cache,
     plot_data_flow,
@@ -29,6 +23,7 @@ from folovllm.course.figures.data_flow import (
     time_steps,
     time_with_and_without_cache,
 )
+from folovllm.course.figures.kv_blocks import plot_keys_and_values, plot_kv_use, plot_shared_blocks
 from folovllm.course.figures.loading import (
     plot_factory,
     plot_flat_batch,
@@ -63,8 +58,10 @@ from folovllm.course.figures.sampling import (
     plot_repetition,
     plot_stop,
 )
-from folovllm.course.figures.sequences import plot_beams, plot_block_tables, plot_race, plot_request, plot_states
+from folovllm.course.figures.sequences import plot_block_tables, plot_request
 from folovllm.course.figures.start import plot_reading, show_tokens
+from folovllm.course.figures.states import plot_states
+from folovllm.course.figures.waits import plot_step_times, plot_turns
 from folovllm.course.gguf_file import quantize_and_back, quantize_weights, write_gguf
 from folovllm.course.move import answer_of_to_vllm, recorded_move
 from folovllm.course.padded_batch import PADDING_PROMPTS, make_tiny_gpt2

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.patches import FancyBboxPatch, Patch
 
 from folovllm.course.png import encode_png
 
@@ -56,6 +57,12 @@ def tidy(axes: Axes) -> None:
     axes.title.set_fontsize(12)
     axes.xaxis.label.set_fontsize(11)
     axes.yaxis.label.set_fontsize(11)
+
+
+def rounded_box(axes: Axes, corner: tuple[float, float], width: float, height: float, color: str, line: str) -> Patch:
+    """Add the box of a diagram, of so many units; return it, so that arrows can end at it.  corner: the lower left."""
+    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=1", "facecolor": "white", "linewidth": 2}
+    return axes.add_patch(FancyBboxPatch(corner, width, height, edgecolor=color, linestyle=line, **look))
 
 
 def show(figure: Figure, alt: str) -> Image:

@@ -41,6 +41,11 @@ def visible_text(text: str, fonts: Sequence[str] = ("monospace",)) -> str:
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 
 
+def visible_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """Return a token's text for a label in a monospaced font."""
+    return visible_text(decode_token(tokenizer, token_id))
+
+
 def text_or_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Return a token's text, or its bytes where it is no text: a character may be spread over several tokens.
 

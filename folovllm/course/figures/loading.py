@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from folovllm.course.padded_batch import POSITIONS, SIDE_NAMES, SIDES, PaddedBatch, pad_prompts
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
+from folovllm.course.token_text import visible_token
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
-from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.engine.detokenizer import decode_token
 from folovllm.language import N_, _, clauses, labelled, listed, sentences
 from folovllm.models.defaults import resolve_max_model_len
 
@@ -134,9 +133,7 @@ def _draw_rows(axes: Axes, batch: PaddedBatch, names: list[list[str]]) -> None:
 
 def _token_names(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[str]]:
     """Return the text of every token of every prompt."""
-    return [
-        [visible_text(decode_token(tokenizer, token)) for token in tokenizer(each)["input_ids"]] for each in prompts
-    ]
+    return [[visible_token(tokenizer, token) for token in tokenizer(each)["input_ids"]] for each in prompts]
 
 
 def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Image:

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from folovllm.course.number_bits import BitsDrawing
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show, tidy
-from folovllm.course.widgets.sampling_explorer import visible_text
-from folovllm.engine.detokenizer import decode_token
+from folovllm.course.token_text import visible_token
 from folovllm.language import _, clauses
 
 _LOOKS = {"float32": (GREY, "-", "s"), "bfloat16": (GREEN, "--", "o"), "float16": (BLUE, "-.", "^")}
@@ -122,7 +121,7 @@ def plot_near_tie(logits: Tensor, tokenizer: PreTrainedTokenizerBase) -> Image:
         axes.text(place, -0.6, f"{place:.4f}", ha="center", va="top", fontsize=12, color="#00614A")
     told = []
     for i, (color, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
-        name, value, target = visible_text(decode_token(tokenizer, int(tokens[i]))), float(values[i]), float(stored[i])
+        name, value, target = visible_token(tokenizer, int(tokens[i])), float(values[i]), float(stored[i])
         aside = step * (0.1 if i == 0 else -0.1)
         axes.plot([value, value + aside], [0, 0.9], color="#555555", linewidth=0.9)
         side: dict[str, Any] = {"ha": "left" if i == 0 else "right", "va": "bottom", "fontsize": 13}

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREY, ORANGE, new_figure, show
-from folovllm.course.token_text import visible_text
+from folovllm.course.token_text import visible_token
 from folovllm.engine.detokenizer import decode_token, token_bytes
 from folovllm.language import N_, _, counted
 from folovllm.llm import LLM
@@ -30,8 +30,7 @@ def plot_reading(llm: LLM, prompt: str, max_tokens: int = 5) -> Image:
     [output] = engine.generate(prompt, params, use_tqdm=False)
     prompt_len = len(output.prompt_token_ids)
     words = [
-        visible_text(decode_token(llm.get_tokenizer(), token))
-        for token in (*output.prompt_token_ids, *output.outputs[0].token_ids)
+        visible_token(llm.get_tokenizer(), token) for token in (*output.prompt_token_ids, *output.outputs[0].token_ids)
     ]
     steps = recorded(engine)
     lefts = [0.0]
