@@ -8,7 +8,8 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course.distribution import ORDERS, make_distribution
-from folovllm.course.widgets.sampling_explorer import NUM_SHOWN, SamplingExplorer
+from folovllm.course.distribution_picture import NUM_SHOWN
+from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from folovllm.sampling.sampler import sample_from_uniform
 from tests.tiny_models import tiny_llm
 

@@ -15,8 +15,9 @@ import numpy as np
 from book.words import forms, in_every_language, translated
 from folovllm.config import SamplingOrder
 from folovllm.course.distribution import ORDERS, Distribution, make_distribution
+from folovllm.course.distribution_picture import NUM_DRAWS, NUM_SHOWN
 from folovllm.course.token_text import token_label
-from folovllm.course.widgets.sampling_explorer import NUM_DRAWS, NUM_SHOWN, SamplingExplorer
+from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from folovllm.language import N_
 from folovllm.sampling_params import SamplingParams
 

@@ -3,55 +3,21 @@
 import base64
 import functools
 import html
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import ipywidgets
-from torch import Tensor
 
 from folovllm.course.flow_diagram import PARTS, describe_data_flow, draw_data_flow
-from folovllm.course.record import phase_of, recorded
-from folovllm.course.run_story import letter_of
+from folovllm.course.step_story import Hop, Moment, StepStory
 from folovllm.course.style import LivePicture, new_figure
 from folovllm.course.widgets.card import card, label, names, table
 from folovllm.course.widgets.widget import CourseWidget, slider_with_box, spoken, wide
-from folovllm.engine.history import SequenceRecord
-from folovllm.language import N_, _, counted, current_language, labelled, listed, sentences
+from folovllm.language import N_, _, counted, current_language, labelled, sentences
 from folovllm.llm import LLM
-from folovllm.models.runner import ModelRunner
-from folovllm.outputs import CompletionOutput, RequestOutput
-from folovllm.request import Request
 from folovllm.sampling_params import SamplingParams
-from folovllm.step import SchedulerOutput
 
 ARRIVALS = ("Once upon a time", "My favourite colour is", "Two and two are")
 """What the users ask who arrive while others are served."""
-
-
-@dataclass
-class Hop:
-    """What one part of the engine did. lines: (letter of the request, what), "" for all requests together."""
-
-    part: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass
-class Moment:
-    """Something to go back to: a step, an arrival, or the beginning."""
-
-    sentence: str
-    hops: list[Hop] = field(default_factory=list)
-
-
-@dataclass
-class _Share:
-    """One request's part in a step, noted while the step has its blocks: an ended request has given them back."""
-
-    first: int
-    count: int
-    blocks: list[int]
 
 
 class StepDebugger(CourseWidget):
@@ -74,7 +40,7 @@ class StepDebugger(CourseWidget):
     ) -> None:
         settings = {} if block_size is None else {"block_size": block_size}
         self.llm = llm.with_settings(record_history=True, **settings)
-        self._params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0)
+        self._story = StepStory(self.llm, SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0))
         self._arrivals = tuple(arrivals)
         self.prompt = ipywidgets.Text(value=prompt, description=_("prompt"), continuous_update=False, layout=wide())
         self.buttons = {
@@ -104,14 +70,10 @@ class StepDebugger(CourseWidget):
 
     def restart(self) -> None:
         """Give the first prompt to the engine; nothing is computed yet."""
-        for request_id in getattr(self, "_outputs", {}):
-            self.llm.llm_engine.abort_request(request_id)
-        self._outputs: dict[str, RequestOutput | None] = {}
-        self._prompts: dict[str, str] = {}
-        self._count = 0
+        self._story.forget()
         self.moments: list[Moment] = []
         try:
-            hops, cached = self._add(self.prompt.value)
+            hops, cached = self._story.add(self.prompt.value)
         except ValueError as error:
             self._remember(Moment(_("The engine refused this: {error}").format(error=error)))
             return
@@ -122,13 +84,13 @@ class StepDebugger(CourseWidget):
 
     def arrive(self) -> None:
         """Let a user arrive while others are served; the request waits for the next step."""
-        if not self._outputs or self._all_ended():
+        if not self._story.outputs or self._story.all_ended():
             self.restart()
-        if not self._outputs:  # the first prompt is refused
+        if not self._story.outputs:  # the first prompt is refused
             return
-        prompt = self._arrivals[(len(self._outputs) - 1) % len(self._arrivals)]
-        hops, _cached = self._add(prompt)
-        letter = list(self._outputs)[-1]
+        prompt = self._arrivals[(len(self._story.outputs) - 1) % len(self._arrivals)]
+        hops, _cached = self._story.add(prompt)
+        letter = list(self._story.outputs)[-1]
         self._remember(
             Moment(
                 _("A user arrives: {letter} asks {prompt!r}, and waits for the next step.").format(
@@ -142,10 +104,13 @@ class StepDebugger(CourseWidget):
         """Show the step after the one that is shown; where there is none yet, run it. After the end, begin again."""
         if self._at < len(self.moments) - 1:
             self.history.value = self._at + 1
-        elif self._outputs and self._all_ended():
+        elif self._story.outputs and self._story.all_ended():
             self.restart()
-        elif self._outputs:  # else the prompt was refused
-            self._run_step()
+        elif self._story.outputs:  # else the prompt was refused
+            moment = self._story.step()
+            if self._story.all_ended():
+                moment.sentence = sentences(moment.sentence, _("Press Begin again."))
+            self._remember(moment)
 
     def next_hop(self) -> None:
         """Light up the next part of the engine; after the last one, the first part of the next step."""
@@ -155,121 +120,12 @@ class StepDebugger(CourseWidget):
         else:
             self.step()
 
-    # -- what is behind it ----------------------------------------------------------------------------
-
-    def _add(self, prompt: str) -> tuple[list[Hop], int]:
-        """Give a prompt to the engine; return what happened, and how many of its tokens the prefix cache holds."""
-        engine, letter = self.llm.llm_engine, letter_of(len(self._outputs))
-        request = engine.add_request(letter, prompt, self._params)
-        self._outputs[letter], self._prompts[letter] = None, prompt
-        ids = request.prompt_token_ids
-        cached = self._count_cached(request)
-        told = _("1 sequence, {status}").format(status=request.status)
-        if cached:
-            told += _("; the prefix cache holds its first {cached} tokens").format(cached=cached)
-        return [
-            Hop("tokenizer", [(letter, _("{num_ids} token ids: {ids}").format(num_ids=len(ids), ids=ids))]),
-            Hop("request", [(letter, told)]),
-        ], cached
-
-    def _count_cached(self, request: Request) -> int:
-        manager = self.llm.llm_engine.scheduler.block_manager
-        return len(manager.find_cached_prefix(request.sequences[0])) * manager.block_size
-
-    def _run_step(self) -> None:
-        engine = self.llm.llm_engine
-        with self._watching(engine.model_runner):
-            outputs = engine.step()
-        self._count += 1
-        self._outputs |= {output.request_id: output for output in outputs}
-        failed = [output for output in outputs if output.error is not None]
-        if failed:
-            error = failed[0].error
-            told = _("Step {count} failed: {name}: {error}.").format(
-                count=self._count, name=type(error).__name__, error=error
-            )
-            self._remember(Moment(sentences(told, self._ending([output.request_id for output in failed]))))
-            return
-        records = {record.request_id: record for record in recorded(self.llm)[-1].sequences}
-        self._remember(Moment(self._sentence_of(records), self._describe(records)))
-
-    @contextmanager
-    def _watching(self, runner: ModelRunner) -> Iterator[None]:
-        """Note what goes into the model and what shape comes out, whoever's forward pass runs."""
-        execute = runner.execute
-
-        def watched(step: SchedulerOutput) -> Tensor:
-            logits = execute(step)
-            self._shapes = [step.num_batched_tokens], list(logits.shape)
-            self._shares = {
-                item.request.request_id: _Share(item.start, len(item.token_ids), list(item.sequence.block_ids))
-                for item in step.scheduled
-            }
-            return logits
-
-        runner.execute = watched  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            del runner.execute  # the method is back
-
-    def _describe(self, records: dict[str, SequenceRecord]) -> list[Hop]:
-        """Say what each part did in the step that has just run."""
-        hops = {name: Hop(name) for name in ("scheduler", "KV blocks", "model", "sampler", "sequence", "detokenizer")}
-        hops["output"] = Hop("output")
-        (ids,), (rows, vocab_size) = self._shapes
-        shapes = {"ids": counted(ids, "{n} id", "{n} ids"), "rows": counted(rows, "{n} row", "{n} rows")}
-        computed = _("{ids} -> {rows} of {vocab_size} logits").format(**shapes, vocab_size=vocab_size)
-        hops["model"].lines.append(("", computed))
-        for letter, record in records.items():
-            share, output = self._shares.get(letter), self._outputs[letter]
-            if share is None or output is None:
-                hops["scheduler"].lines.append(
-                    (letter, _("{status}, no token in this step").format(status=record.status))
-                )
-                continue
-            [completion] = output.outputs
-            for part, what in _lines_of(share, record, completion).items():
-                hops[part].lines.append((letter, what))
-        return list(hops.values())
-
-    def _sentence_of(self, records: dict[str, SequenceRecord]) -> str:
-        phases = {letter: phase_of(record) for letter, record in records.items() if letter in self._shares}
-        if len(self._outputs) == 1:
-            told = _("Step {count}: {str}").format(count=self._count, str=listed(phases.values()))
-        else:
-            each = listed(f"{letter} {phase}" for letter, phase in phases.items())
-            told = _("Step {count}: {each}; {tokens} in one pass").format(
-                count=self._count, each=each, tokens=counted(self._shapes[0][0], "{n} token", "{n} tokens")
-            )
-        for letter, share in self._shares.items():
-            record = records[letter]
-            if phases[letter] == "prefill" and 0 < share.first == record.num_cached_tokens:
-                told += _("; {first} tokens of {letter}'s prompt found in the prefix cache").format(
-                    first=share.first, letter=letter
-                )
-        return sentences(_("{told}.").format(told=told), self._ending(phases))
-
-    def _ending(self, letters: Collection[str]) -> str:
-        """Say which of these requests have ended, and why."""
-        outputs = {letter: self._outputs[letter] for letter in letters}
-        ended = {letter: output for letter, output in outputs.items() if output is not None and output.finished}
-        reasons = {letter: out.outputs[0].finish_reason if out.outputs else "error" for letter, out in ended.items()}
-        if not reasons:
-            return ""
-        one = len(self._outputs) == 1
-        told = listed(str(reason) if one else f"{letter} {reason}" for letter, reason in reasons.items())
-        return sentences(_("Ended: {told}.").format(told=told), _("Press Begin again.") if self._all_ended() else "")
-
-    def _all_ended(self) -> bool:
-        return all(output is not None and output.finished for output in self._outputs.values())
-
     # -- showing ---------------------------------------------------------------------------------------
 
     @property
     def hops(self) -> list[tuple[str, str]]:
         """What each part did at the moment that is shown; a line per request where there are several."""
-        several = len(self._outputs) > 1
+        several = len(self._story.outputs) > 1
         return [
             (
                 _(hop.part),
@@ -303,9 +159,8 @@ class StepDebugger(CourseWidget):
         data = base64.b64encode(_pictures(current_language())[lit]).decode()
         image = f'<img alt="{html.escape(describe_data_flow(lit))}" src="data:image/png;base64,{data}">'
         rows = [(html.escape(_(hop.part)), self._cell(hop)) for hop in moment.hops]
-        who = (
-            names((letter, repr(prompt)) for letter, prompt in self._prompts.items()) if len(self._prompts) > 1 else ""
-        )
+        prompts = self._story.prompts
+        who = names((letter, repr(prompt)) for letter, prompt in prompts.items()) if len(prompts) > 1 else ""
         self.picture.value = card(who, image, table((), rows, self._hop))
 
     def _told(self) -> str:
@@ -316,10 +171,10 @@ class StepDebugger(CourseWidget):
         return sentences(moment.sentence, here, past)
 
     def _cell(self, hop: Hop) -> str:
-        several = len(self._outputs) > 1
+        several = len(self._story.outputs) > 1
         lines = []
         for letter, what in hop.lines:
-            name = label(letter, list(self._outputs).index(letter)) + " " if letter and several else ""
+            name = label(letter, list(self._story.outputs).index(letter)) + " " if letter and several else ""
             lines.append(f"<div>{name}<code>{html.escape(what)}</code></div>")
         return "".join(lines)
 
@@ -334,41 +189,6 @@ class StepDebugger(CourseWidget):
             first, *rest = what.split("\n")
             lines += [f"{part:12} {first}", *(f"{'':12} {line}" for line in rest)]
         return "\n".join(lines)
-
-
-def _lines_of(share: _Share, record: SequenceRecord, completion: CompletionOutput) -> dict[str, str]:
-    """Say of one request what each part did with it in a step."""
-    ended, last = record.status.is_finished(), share.first + share.count - 1
-    places = (
-        _("position {last}").format(last=last)
-        if share.count == 1
-        else _("positions {first} to {last}").format(first=share.first, last=last)
-    )
-    scheduled = _("{tokens}, {places}").format(tokens=counted(share.count, "{n} token", "{n} tokens"), places=places)
-    if phase_of(record) == "prefill" and 0 < share.first == record.num_cached_tokens:
-        scheduled += _("; positions 0 to {first} are found in the prefix cache").format(first=share.first - 1)
-    filled = _("{blocks}, {count} tokens are in them now").format(blocks=share.blocks, count=last + 1)
-    if ended:
-        filled += _("; now they are given back")
-    lines = {
-        "scheduler": scheduled,
-        "KV blocks": filled,
-        "sampler": _("nothing to draw yet: the prompt is not read to its end"),
-        "sequence": _("{status}, {tokens}").format(
-            status=record.status, tokens=counted(record.num_output_tokens, "{n} output token", "{n} output tokens")
-        ),
-        "detokenizer": repr(completion.text),
-        "output": _("finished, finish_reason {finish_reason!r}").format(finish_reason=completion.finish_reason)
-        if ended
-        else _("not finished"),
-    }
-    if completion.token_ids:
-        assert completion.logprobs, "the request asks for the log-probabilities of its tokens"
-        token = completion.token_ids[-1]
-        lines["sampler"] = _("token {token}, {decoded_token!r}").format(
-            token=token, decoded_token=completion.logprobs[-1][token].decoded_token
-        )
-    return lines
 
 
 @functools.cache
