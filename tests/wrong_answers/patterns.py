@@ -70,44 +70,12 @@ def returns_nothing(logits, epsilon):
     epsilon_solution(logits, epsilon)
 
 
-def rounds_to_three_decimals(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    likeliest = probs == probs.amax(dim=-1, keepdim=True)
-    return logits.masked_fill((probs.round(decimals=3) < epsilon[:, None]) & ~likeliest, -torch.inf)
-
-
 def takes_the_mean_epsilon(logits, epsilon):
     return epsilon_solution(logits, epsilon.mean().expand(len(logits)))
 
 
 def takes_small_epsilons_for_off(logits, epsilon):
     return epsilon_solution(logits, torch.where(epsilon < 1e-3, 0.0, epsilon))
-
-
-def rounds_to_four_decimals(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    likeliest = probs == probs.amax(dim=-1, keepdim=True)
-    return logits.masked_fill((probs.round(decimals=4) < epsilon[:, None]) & ~likeliest, -torch.inf)
-
-
-def leaves_a_margin(logits, epsilon):
-    return epsilon_solution(logits, (epsilon - 1e-4).clamp(min=0))
-
-
-def leaves_a_small_margin(logits, epsilon):
-    return epsilon_solution(logits, (epsilon - 1e-5).clamp(min=0))
-
-
-def takes_near_ties_for_ties(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True), atol=1e-3)
-    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
-
-
-def takes_nearer_ties_for_ties(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True), atol=1e-4)
-    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
 
 
 def has_the_smallest_epsilon(logits, epsilon):
@@ -142,32 +110,37 @@ def tolerates_at_epsilon(logits, epsilon):
     return torch.where(kept | (probs == probs.amax(dim=-1, keepdim=True)), logits, -torch.inf)
 
 
-def leaves_a_margin_of_a_millionth(logits, epsilon):
-    return epsilon_solution(logits, (epsilon - 1e-6).clamp(min=0))
-
-
-def rounds_to_six_decimals(logits, epsilon):
-    probs = logits.softmax(dim=-1).round(decimals=6)
-    likeliest = probs == probs.amax(dim=-1, keepdim=True)
-    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
-
-
-def takes_nearest_ones_for_ties(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    kept = (probs >= epsilon[:, None]) | (probs >= probs.amax(dim=-1, keepdim=True) - 1e-7)
-    return torch.where(kept, logits, -torch.inf)
-
-
 def looks_at_a_hundred(logits, epsilon):
     values, ids = logits.softmax(dim=-1).topk(min(100, logits.shape[1]), dim=-1)
     kept = (values >= epsilon[:, None]) | (values == values[:, :1])
     return logits.masked_fill(~torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, kept), -torch.inf)
 
 
-def takes_close_ones_for_ties(logits, epsilon):
-    probs = logits.softmax(dim=-1)
-    likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True))
-    return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+def rounds_to(decimals):
+    """Round probabilities before they are compared, with epsilon and with each other."""
+
+    def rounds(logits, epsilon):
+        probs = logits.softmax(dim=-1).round(decimals=decimals)
+        likeliest = probs == probs.amax(dim=-1, keepdim=True)
+        return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+    return rounds
+
+
+def leaves_a_margin_of(margin):
+    """Keep what is less probable than epsilon by so little."""
+    return lambda logits, epsilon: epsilon_solution(logits, (epsilon - margin).clamp(min=0))
+
+
+def takes_for_ties(tolerance):
+    """Keep what is less probable than the likeliest by so little."""
+
+    def ties(logits, epsilon):
+        probs = logits.softmax(dim=-1)
+        likeliest = torch.isclose(probs, probs.amax(dim=-1, keepdim=True), atol=tolerance)
+        return logits.masked_fill((probs < epsilon[:, None]) & ~likeliest, -torch.inf)
+
+    return ties
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {
@@ -184,9 +157,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         keeps_the_last_of_equals,
         returns_float64,
         keeps_the_first_token,
-        leaves_a_margin,
-        leaves_a_margin_of_a_millionth,
-        leaves_a_small_margin,
         normalises_what_is_left,
         overflows,
         returns_a_list,
@@ -194,18 +164,14 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         returns_the_callers_where_all_are_off,
         returns_the_callers_where_nothing_is_dropped,
         returns_the_mask,
-        rounds_to_four_decimals,
-        rounds_to_six_decimals,
-        takes_nearest_ones_for_ties,
         looks_at_a_hundred,
-        rounds_to_three_decimals,
-        takes_close_ones_for_ties,
-        takes_near_ties_for_ties,
-        takes_nearer_ties_for_ties,
         takes_small_epsilons_for_off,
         takes_the_mean_epsilon,
         tolerates_at_epsilon,
         writes_a_large_negative_number,
+        *map(rounds_to, (3, 4, 6)),
+        *map(leaves_a_margin_of, (1e-4, 1e-5, 1e-6)),
+        *map(takes_for_ties, (1e-3, 1e-4, 1e-7, 1e-8)),
     ]
 }
 EQUIVALENT: dict[str, dict[str, str]] = {
