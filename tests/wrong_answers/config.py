@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.config``."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from numbers import Number
 from typing import Any
 
@@ -19,8 +20,21 @@ def seats_never_below_two(num_readers, max_tokens, max_steps):
     return max(2, -(-num_readers // ((max_steps - 1) // max_tokens + 1)))
 
 
-def seats_plus_nearly_one(num_readers, max_tokens, max_steps):
-    return int(num_readers / ((max_steps - 1) // max_tokens + 1) + 0.99)
+def seats_plus(nearly_one):
+    """Return an answer that rounds up by adding nearly 1."""
+    return lambda num_readers, max_tokens, max_steps: int(
+        num_readers / ((max_steps - 1) // max_tokens + 1) + nearly_one
+    )
+
+
+def fitting_plus(nearly_one):
+    """Return an answer that rounds up to blocks by adding nearly 1."""
+
+    def fitting(num_blocks, block_size, readers):
+        needed = accumulate(int((prompt + answer - 1) / block_size + nearly_one) for prompt, answer in readers)
+        return sum(blocks <= num_blocks for blocks in needed)
+
+    return fitting
 
 
 def seats_from_rounded_up_groups(num_readers, max_tokens, max_steps):
@@ -239,12 +253,13 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         seats_by_steps,
         seats_as_a_float,
         seats_never_below_two,
-        seats_plus_nearly_one,
+        *map(seats_plus, (0.9, 0.99, 0.999, 0.9999)),
         *map(seats_tried_up_to, (64, 100, 256, 1001)),
         seats_at_most_256,
     ],
     "kv_bytes": [bits, always_float32, kilobytes],
     "num_fitting": [
+        *map(fitting_plus, (0.5, 0.9, 0.99, 0.999)),
         by_the_first_reader,
         by_the_longest_reader,
         first_256_readers,

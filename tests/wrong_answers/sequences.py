@@ -129,6 +129,18 @@ def family_float(prompt_len, length, n, block_size):
     return float(shared + n * (-(-length // block_size) - shared))
 
 
+def family_plus(nearly_one):
+    """Return an answer that rounds up to blocks by adding nearly 1."""
+
+    def family(prompt_len, length, n, block_size):
+        if length == prompt_len:
+            return int(length / block_size + nearly_one)
+        shared = prompt_len // block_size
+        return shared + n * (int(length / block_size + nearly_one) - shared)
+
+    return family
+
+
 def family_not_written_means_one_token(prompt_len, length, n, block_size):
     if length <= prompt_len + 1:
         return -(-prompt_len // block_size)
@@ -381,6 +393,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         family_last_holder_needs_none,
         family_all_tokens_together,
         family_float,
+        *map(family_plus, (0.5, 0.9, 0.99, 0.999)),
         family_not_written_means_one_token,
     ],
     "preempt": [

@@ -102,6 +102,7 @@ EXERCISE = Exercise(
         (2, 4, [(9, 9), (1, 1)]),
         (5, 1, [(2, 2), (2, 2)]),
         (1000, 16, [(1, 1)] * 300),
+        (1, 4096, [(4000, 98)]),  # a block is nearly enough
     ],
     generate=_random_readers,
     mistakes=[

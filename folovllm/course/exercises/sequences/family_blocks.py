@@ -92,7 +92,15 @@ EXERCISE = Exercise(
     name="family_blocks",
     task="KV blocks of n sequences that continue one prompt",
     solution=family_blocks_solution,
-    cases=[(5, 8, 3, 4), (5, 5, 3, 4), (6, 8, 3, 4), (16, 20, 4, 8), (64, 65, 8, 16), (7, 9, 1, 4)],
+    cases=[
+        (5, 8, 3, 4),
+        (5, 5, 3, 4),
+        (6, 8, 3, 4),
+        (16, 20, 4, 8),
+        (64, 65, 8, 16),
+        (7, 9, 1, 4),
+        (4000, 4097, 3, 4096),
+    ],
     generate=_some_family,
     mistakes=[
         Mistake(
