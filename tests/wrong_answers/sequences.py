@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from folovllm.course.exercises.sequences.copies import copies_solution
+from folovllm.course.exercises.sequences.preempt import preempt_solution
 
 
 def fork_returns_a_tuple_of_two(tokens, seed, num_forks, new_token):
@@ -245,6 +246,38 @@ def preempt_counts(name, *, host=lambda live, held, needed: held, room=None, fre
     return rule
 
 
+def preempt_the_oldest(last):
+    """Return a rule that is right as long as others run beside the oldest.  last: what becomes of it then."""
+
+    def rule(running, free, host_free):
+        running, moved = list(running), []
+        while len(running) > 1 and sum(each[3] for each in running) > free:
+            name, live, held, _ = running.pop()
+            free += held
+            swap = live > 1 and held <= host_free
+            host_free -= held if swap else 0
+            moved.append((name, "swapped" if swap else "waiting"))
+        return moved + last(moved, running, free, host_free)
+
+    return rule
+
+
+def _stays_if_others_went(moved, running, free, host_free):
+    return [] if moved else preempt_solution(running, free, host_free)
+
+
+def _always_waits(moved, running, free, host_free):
+    return [(name, "waiting") for name, _, _, needed in running if needed > free]
+
+
+def _swapped_without_asking(moved, running, free, host_free):
+    return [(name, "swapped" if live > 1 else "waiting") for name, live, _, needed in running if needed > free]
+
+
+def _waits_if_others_went(moved, running, free, host_free):
+    return (_always_waits if moved else lambda _, *rest: preempt_solution(*rest))(moved, running, free, host_free)
+
+
 _OTHER_COUNTS = {
     "live": lambda live, held, needed: live,
     "needed": lambda live, held, needed: needed,
@@ -404,6 +437,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         preempt_only_who_needs_a_block,
         preempt_host_must_stay_larger,
         preempt_names_alone,
+        *map(
+            preempt_the_oldest,
+            (_stays_if_others_went, _always_waits, _swapped_without_asking, _waits_if_others_went),
+        ),
         *(preempt_counts(f"preempt_host_loses_{name}", host=count) for name, count in _OTHER_COUNTS.items()),
         *(preempt_counts(f"preempt_room_for_{name}", room=count) for name, count in _OTHER_COUNTS.items()),
         *(preempt_counts(f"preempt_frees_{name}", freed=count) for name, count in _OTHER_COUNTS.items()),

@@ -103,13 +103,19 @@ def _in_order_of_arrival(running: Running, free: int, host_free: int) -> Moved:
 
 
 def _some_evening(random: Random) -> tuple[Running, int, int]:
-    """Return an evening, often so full that families give way: they just fill the host, or lack a block there."""
+    """Return an evening, often so full that families give way: they just fill the host, or lack a block there.
+
+    The oldest may be a family that needs more than all others hold, so that nobody is left.
+    """
     full = random.choice((False, True))
     running = []
     for name in random.sample(_READERS, k=random.randint(4, 7) if full else random.randint(0, 5)):
         live = random.choice((1, 2, 3, 4, 5) if full else (1, 1, 2, 3, 4))
         held = live + random.choice((0, 0, 1, 2) if full else (0, 0, 1, 6))
         running.append((name, live, held, live if full else random.choice((0, 1, live, live))))
+    if random.random() < 0.2:
+        running[1:] = [(name, 1, 1, 1) for name, *_ in running[1:3]]
+        running[:1] = [(name, 5, held + 5, 5) for name, _, held, _ in running[:1]]
     families = [held for _, live, held, _ in reversed(running) if live > 1]
     room = sum(families[: random.randint(0, 3)])
     free = random.choice((0, 0, 1) if full else (0, 0, 1, 2, 8))
@@ -132,6 +138,10 @@ EXERCISE = Exercise(
         ([("Anna", 4, 9, 4), ("Bo", 4, 9, 1), ("Chen", 4, 4, 4), ("Dai", 3, 8, 3)], 0, 9),
         ([("Anna", 3, 8, 0), ("Bo", 4, 9, 3), ("Chen", 4, 11, 3), ("Dai", 3, 5, 3)], 0, 16),
         ([("Anna", 1, 4, 1)], 0, 10),
+        ([("Bo", 3, 7, 3)], 2, 10),
+        ([("Bo", 3, 7, 3)], 2, 6),
+        ([("Bo", 5, 7, 5), ("Chen", 1, 2, 1)], 0, 10),
+        ([("Bo", 5, 7, 5), ("Dai", 2, 2, 2)], 1, 8),
         ([], 4, 4),
         ([], 0, 0),
     ],
