@@ -44,7 +44,8 @@ class EpsilonSampler(Sampler):
 
 @pytest.fixture(scope="module")
 def llm():
-    return tiny_llm()
+    """Return an engine in which a test finds nothing of the one before: no prompt waits for its blocks, or does not."""
+    return tiny_llm(enable_prefix_caching=False)
 
 
 def stub(logits, epsilon):
@@ -128,6 +129,31 @@ def test_epsilons_that_are_remembered_by_what_may_come_again_are_noticed(llm, ca
             return epsilon_solution(logits, torch.tensor(epsilons))
 
     assert said(capsys, llm, RemembersIds()).startswith("not yet: a request gets the epsilon of one that has left")
+
+
+def looked_up(logits, params):
+    """Stand for one who looks a row's place up: the first of equal parameters is found."""
+    for each in params:
+        row = params.index(each)
+        epsilon = torch.tensor([getattr(each, "epsilon", 0.0)])
+        logits[row] = epsilon_solution(logits[row : row + 1], epsilon)[0]
+    return logits
+
+
+def by_request(logits, params):
+    """Stand for one who keeps a row for each request: two texts of one share it."""
+    epsilons = [torch.tensor([getattr(each, "epsilon", 0.0)]) for each in params]
+    rows = {id(each): epsilon_solution(logits[i : i + 1], epsilons[i])[0] for i, each in enumerate(params)}
+    return torch.stack([rows[id(each)] for each in params])
+
+
+@pytest.mark.parametrize("refine", [looked_up, by_request])
+def test_rows_with_equal_parameters_are_told_apart(llm, capsys, refine):
+    class FindsRows(Sampler):
+        def refine(self, logits, params):
+            return refine(logits, params)
+
+    assert said(capsys, llm, FindsRows()).startswith("not yet: right until two rows have equal parameters")
 
 
 def of_those_who_have_one(logits, params):

@@ -64,8 +64,8 @@ def _draw_builder(axes: Axes) -> None:
 def _draw_strategy(axes: Axes) -> None:
     _box(axes, 0.3, 2.2, 3.2, 2.1, "LLMEngine", GREY)
     _arrow(axes, (3.5, 3.25), (5.6, 3.25), _("calls"))
-    for low, name, style in ((3.4, "Sampler", "-"), (1.9, _("another one"), "--")):
-        _box(axes, 5.9, low, 3.6, 1.2, name, BLUE, style)
+    _box(axes, 5.9, 3.4, 3.6, 1.2, "Sampler", BLUE)
+    _box(axes, 5.9, 1.9, 3.6, 1.2, _("another one"), GREY, "--")
 
 
 def _draw_factory(axes: Axes) -> None:

@@ -147,6 +147,8 @@ _WEIGHTS = [
     -torch.arange(32.0).flip(0)[None],
     torch.tensor([[1.0, -1.0] * 16]),
     torch.ones(1, 32),
+    # The smallest scale that float16 keeps, and a weight just above a half step: no little number may be added.
+    6e-8 * torch.tensor([[127.0, 63.5001] + [0.0] * 30]),
 ]
 
 EXERCISE = Exercise(

@@ -1,6 +1,6 @@
 """``check_strategy``: a learner's sampler in the engine's place, with batches that tell its rows apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -10,12 +10,12 @@ from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns.named_error import named
 from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
-from folovllm.language import _, listed
+from folovllm.language import N_, _, listed
 from folovllm.llm import LLM
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
-_PROMPT = "The best thing about summer is"
+_PROMPT, _OTHER_PROMPT = "The best thing about summer is", "The capital of France is"
 _EPSILONS = (0.1, 0.02, 0.3, 0.005)
 _NUM_TOKENS = 8
 _REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
@@ -34,8 +34,7 @@ _REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
 def check_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams]) -> None:
     """Generate with a sampler in the engine's place, and print what to make of it.
 
-    params_class: SamplingParams with a field ``epsilon``. Requests with and without it share a batch. In a second batch
-    they come in another order, and leave one by one. The engine has its own sampler back afterwards.
+    params_class: SamplingParams with a field ``epsilon``. The engine has its own sampler back afterwards.
     """
     print(_("epsilon in the engine: {verdict}").format(verdict=judge_strategy(llm, sampler, params_class)))
 
@@ -46,8 +45,8 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
         return _("not yet: give an object of your class, MySampler(); got {sampler!r}").format(sampler=sampler)
     watched = WatchedSampler(sampler)
     try:
-        for watched.batch, requests in enumerate(_batches(params_class), 1):
-            _run(llm, watched, requests)
+        for watched.found_in, prompts, requests in _batches(params_class):
+            _run(llm, watched, prompts, requests)
         forgets = bool(watched.verdict) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
         return _(NOT_ATTEMPTED)
@@ -83,16 +82,24 @@ def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> b
     return kept == [1, 3]
 
 
-def _batches(params_class: type[SamplingParams]) -> tuple[list[SamplingParams], list[SamplingParams]]:
-    """Return two batches of requests: some with epsilon, some drawn without, one greedy.
+def _batches(params_class: type[SamplingParams]) -> Iterator[tuple[str, list[str], list[SamplingParams]]]:
+    """Yield what to say of a fault, prompts and requests of three batches.
 
-    The second one turns their order round, and its first request is the first to end, so that each kind stands first,
-    last and in the middle, and one with epsilon is left alone. It begins with as many rows as the first one ended
-    with: that tells who remembers.
+    The first two have requests with epsilon, some drawn without, one greedy. The second one turns their order round,
+    and its first request is the first to end, so that each kind stands first, last and in the middle, and one with
+    epsilon is left alone. It begins with as many rows as the first one ended with: that tells who remembers.
+    In the third one two requests are equal, and two texts share one request's parameters.
     """
     lengths = range(_NUM_TOKENS, _NUM_TOKENS + len(_REQUESTS))
-    first = _make(params_class, _EPSILONS, [_NUM_TOKENS] * len(_REQUESTS))
-    return first, _make(params_class, _EPSILONS[::-1], lengths[::-1])[::-1]
+    prompts = [_PROMPT] * len(_REQUESTS)
+    yield "{found}", prompts, _make(params_class, _EPSILONS, [_NUM_TOKENS] * len(_REQUESTS))
+    turned = N_("right in the first batch; in another one, with fewer requests or in another order: {found}")
+    yield turned, prompts, _make(params_class, _EPSILONS[::-1], lengths[::-1])[::-1]
+    settings: dict[str, Any] = {"max_tokens": _NUM_TOKENS, "ignore_eos": True, "seed": 3}
+    equal = [params_class(**settings, epsilon=0.02) for _ in range(2)]  # type: ignore[call-arg]
+    of_two = params_class(**settings, epsilon=0.005, n=2)  # type: ignore[call-arg]
+    twins = N_("right until two rows have equal parameters, as both texts of n=2 have; go by a row's place: {found}")
+    yield twins, [_PROMPT, _OTHER_PROMPT, _PROMPT], [*equal, of_two]
 
 
 def _make(
@@ -105,11 +112,11 @@ def _make(
     return made
 
 
-def _run(llm: LLM, sampler: Sampler, requests: list[SamplingParams]) -> None:
+def _run(llm: LLM, sampler: Sampler, prompts: list[str], requests: list[SamplingParams]) -> None:
     """Generate one batch with a sampler in the place of the engine's."""
     engine = llm.llm_engine
     own, engine.sampler = engine.sampler, sampler
     try:
-        llm.generate([_PROMPT] * len(requests), requests, use_tqdm=False)
+        llm.generate(prompts, requests, use_tqdm=False)
     finally:
         engine.sampler = own

@@ -30,13 +30,16 @@ _GUESSES: dict[str, _Guess] = {
 
 
 class WatchedSampler(Sampler):
-    """Calls a learner's ``refine``, and compares each of its answers with the reference's to the same question."""
+    """Calls a learner's ``refine``, and compares each of its answers with the reference's to the same question.
+
+    ``found_in`` says in which batch a fault is found, as "... {found}"; it may change between two batches.
+    """
 
     def __init__(self, own: Sampler) -> None:
         super().__init__()
         self.own = own
         self.problem = ""
-        self.batch = 1
+        self.found_in = "{found}"
         self.least: dict[float, float] = {}
         self._guesses = dict(_GUESSES)
 
@@ -64,11 +67,7 @@ class WatchedSampler(Sampler):
         }
         if not self.problem:
             found = _problem_of_a_step(logits, epsilons, given, right)
-            if found and self.batch > 1:
-                found = _(
-                    "right in the first batch; in another one, with fewer requests or in another order: {found}"
-                ).format(found=found)
-            self.problem = found
+            self.problem = found and _(self.found_in).format(found=found)
         probs = logits.softmax(dim=-1)
         for row, epsilon in enumerate(asked):
             kept = probs[row][given[row] > -torch.inf]
