@@ -1,7 +1,7 @@
 """Every notebook in JupyterLab as a learner sees it: Run All, then each widget and prediction by keyboard alone.
 
-Each is looked at in light and dark, wide and narrow: nothing is cut off, and all text can be read. What was on the
-screen is kept in ``build/screenshots``.
+Each, and each table, is looked at in light and dark, wide and narrow: nothing is cut off, and all text can be read.
+What was on the screen is kept in ``build/screenshots``.
 """
 
 import importlib
@@ -141,6 +141,15 @@ def widgets_of(notebook: Path) -> list[tuple[int, str]]:
     return [(place, match[1] or "Predict") for place, match in found if match]
 
 
+def tables_of(notebook: Path) -> list[tuple[int, str]]:
+    """Return the cells of a notebook that show HTML and no widget, and the class that JupyterLab gives it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    kinds = [[set(output.get("data", ())) for output in cell.get("outputs", ())] for cell in cells]
+    return [
+        (place, "jp-RenderedHTML") for place, found in enumerate(kinds) if any("text/html" in each for each in found)
+    ]
+
+
 def cell_of(notebook: str, widget: str) -> int:
     """Return the place of the cell that makes a widget."""
     [place] = [place for place, name in widgets_of(Path(f"notebooks/{notebook}.ipynb")) if name == widget]
@@ -176,7 +185,7 @@ def test_run_all_then_every_widget_by_keyboard(browser, address, notebook):
     shown = notebook.stem + ("-zh" if notebook in IN_CHINESE else "")
     for theme in THEMES:
         lab.set_theme(theme)
-        for width, (place, name) in itertools.product(WIDTHS, made):
+        for width, (place, name) in itertools.product(WIDTHS, made + tables_of(notebook)):
             lab.resize(width)
             look_at(lab.widget(name, place), f"{shown}-{place}-{name}-{theme}-{width}")
     lab.set_theme("Light")

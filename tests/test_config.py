@@ -223,12 +223,16 @@ def test_dtype_rule(asked, stored, device, capability, decided):
     assert resolve_dtype(asked, stored, "llama", device, capability) == decided
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gemma3", "gemma3_text"])
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3", "gemma3_text", "glm4", "plamo2"])
 def test_models_that_overflow_in_float16_never_get_it(model_type):
     with pytest.raises(ValueError, match=f"dtype must not be 'float16' for {model_type}"):
         resolve_dtype("float16", "bfloat16", model_type, "cuda", (8, 0))
     assert resolve_dtype("auto", "bfloat16", model_type, "mps") == "float32"
     assert resolve_dtype("auto", "float16", model_type, "cuda", (7, 5)) == "float32"
+
+
+def test_a_relative_of_a_model_that_overflows_may_have_float16():
+    assert resolve_dtype("float16", "bfloat16", "glm4_moe", "cuda", (8, 0)) == "float16"
 
 
 # -- length ------------------------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ def resolve_dtype(
 
     "auto" is float32 on the CPU; on CUDA the checkpoint's dtype, with bfloat16 for float32 and
     unknown ones, and float16 where the card has no bfloat16 (below 8.0); float16 on MPS. Gemma 2 and
-    3 overflow in float16: it is refused for them, and "auto" takes float32 instead. (vLLM:
-    ``config/model.py``, ``_get_and_verify_dtype``.)
+    3, GLM-4 and PLaMo 2 overflow in float16: it is refused for them, and "auto" takes float32 instead. (vLLM:
+    ``config/model.py``, ``_get_and_verify_dtype`` and ``_FLOAT16_NOT_SUPPORTED_MODELS``.)
     """
-    overflows = model_type.startswith(("gemma2", "gemma3"))
+    overflows = model_type.startswith(("gemma2", "gemma3")) or model_type in ("glm4", "plamo2")
     if dtype != "auto":
         if dtype == "float16" and overflows:
             raise ValueError(

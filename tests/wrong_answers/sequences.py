@@ -50,6 +50,10 @@ def fork_draws_a_seed_from_the_parents(tokens, seed, num_forks, new_token):
     return tokens, [*tokens, new_token], seed * (num_forks + 2)
 
 
+def copies_looks_at_the_last_block_first(tables, lengths, block_size):
+    return copies_solution(tables, lengths, block_size) if all(table[-1] >= 0 for table in tables) else []
+
+
 def copies_counts(tables, lengths, block_size):
     holders = [block for table in tables for block in table]
     return sum(length % block_size > 0 and holders.count(t[-1]) > 1 for t, length in zip(tables, lengths, strict=True))
@@ -414,6 +418,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         copies_numbers_without_gaps,
         copies_finds_a_length_by_its_table,
         copies_counts,
+        copies_looks_at_the_last_block_first,
         copies_changes_the_tables,
         copies_looks_only_ahead,
         copies_tests_for_a_block_to_come,

@@ -63,9 +63,9 @@ def _draw_token(axes: Axes, word: str, kind: str, left: float, right: float, row
     axes.text((left + right - 0.08) / 2, row, word, ha="center", va="center", fontsize=11, bbox=patch)
 
 
-_CELL = "border: 1px solid #777; padding: 3px 0; text-align: center; color: #1a1a1a"
-_WHOLE, _PART = f"{_CELL}; background: #cfe6f5", f"{_CELL}; background: #fce4b3; border-style: dashed"
-_COLUMN_PX = 22
+_CELL = "border: 1px solid #777; padding: 3px 0; text-align: center; color: #1a1a1a; background: "
+_CHARACTER, _WHOLE, _PART = f"{_CELL}white", f"{_CELL}#cfe6f5", f"{_CELL}#fce4b3; border-style: dashed"
+_TITLE_PX, _COLUMN_PX = 130, 22
 
 
 def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
@@ -75,7 +75,7 @@ def show_tokens(llm: LLM, texts: Sequence[str]) -> HTML:
     """
     tables = "<br>".join(_token_table(llm, text) for text in texts)
     dashed = _("dashed: a part of a character")
-    key = f'<p style="margin: 4px 0 0 130px">{dashed}</p>' if _PART in tables else ""
+    key = f'<p style="margin: 4px 0 0 {_TITLE_PX}px">{dashed}</p>' if _PART in tables else ""
     return HTML(tables + key)  # type: ignore[no-untyped-call]
 
 
@@ -87,17 +87,23 @@ def _token_table(llm: LLM, text: str) -> str:
         len(token_bytes(tokenizer, token, word) or word.encode()) for token, word in zip(token_ids, alone, strict=True)
     ]
     rows = [
-        (counted(len(text), "{n} character", "{n} characters"), [(_CELL, len(char.encode()), char) for char in text]),
+        (
+            counted(len(text), "{n} character", "{n} characters"),
+            [(_CHARACTER, len(char.encode()), char) for char in text],
+        ),
         (
             counted(len(token_ids), "{n} token", "{n} tokens"),
             [_token_cell(word, size) for word, size in zip(alone, sizes, strict=True)],
         ),
     ]
     num_columns = len(text.encode())
-    columns = '<col style="width: 130px">' + f'<col style="width: {_COLUMN_PX}px">' * num_columns
-    width = 130 + _COLUMN_PX * num_columns
-    return (
-        f'<table style="table-layout: fixed; width: {width}px; border-collapse: collapse; margin: 0">{columns}'
+    width = _TITLE_PX + _COLUMN_PX * num_columns
+    columns = (
+        f'<col style="width: {_TITLE_PX / width:.2%}">' + f'<col style="width: {_COLUMN_PX / width:.2%}">' * num_columns
+    )
+    return (  # on a narrow page all columns shrink alike
+        f'<table style="table-layout: fixed; width: 100%; max-width: {width}px; border-collapse: collapse; margin: 0">'
+        f"{columns}"
         f"{''.join(_row(title, row) for title, row in rows)}</table>"
     )
 

@@ -92,8 +92,9 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
     axes.bar(steps, held, color="#8FA3B0", label=_("on the device"), **style)
     if any(host):
         grey = {"color": "white", "edgecolor": "#444444", "hatch": "xxx"}
-        axes.bar(steps, host, bottom=held, **(style | grey | {"linewidth": 1}))
-    top = max(1, *map(sum, zip(held, host, strict=True)))
+        axes.bar(steps, [-count for count in host], **(style | grey | {"linewidth": 1}))
+        axes.axhline(0, color="#111111", linewidth=1)
+    top = max(1, *held)
     if story.num_blocks <= 2 * top:
         axes.axhline(story.num_blocks, color="#111111", linestyle="--", linewidth=1.5)
         note: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 11, "textcoords": "offset points"}
@@ -101,10 +102,12 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         axes.annotate(told, (len(held) - 0.35, story.num_blocks), (0, 3), **note)  # over the cursor
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
-    axes.set(ylim=(0, (1.3 + 0.25 * len(short)) * top), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
-    ticks = MaxNLocator(integer=True, nbins=4).tick_values(0, top)
-    axes.set_yticks([tick for tick in ticks if tick <= top])  # above are words
-    _tell_shortages(axes, story, short, [device + moved for device, moved in zip(held, host, strict=True)], top)
+    low = -1.1 * max(host)
+    axes.set(ylim=(low, (1.3 + 0.25 * len(short)) * top), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
+    ticks = MaxNLocator(integer=True, nbins=5).tick_values(low, top)
+    shown = [tick for tick in ticks if low <= tick <= top]  # above are words
+    axes.set_yticks(shown, [f"{abs(tick):.0f}" for tick in shown])
+    _tell_shortages(axes, story, short, held, top)
 
 
 def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: Sequence[int], top: int) -> None:

@@ -149,6 +149,7 @@ _WEIGHTS = [
     torch.ones(1, 32),
     # The smallest scale that float16 keeps, and a weight just above a half step: no little number may be added.
     6e-8 * torch.tensor([[127.0, 63.5001] + [0.0] * 30]),
+    torch.linspace(-1.0, 0.9, 128).reshape(64, 2).T,  # not contiguous
 ]
 
 EXERCISE = Exercise(
