@@ -287,6 +287,9 @@ def test_the_frame_of_a_step_cuts_no_words(evening_llm):
         for left, bottom, width, height in shown._frames(step):
             frame = Bbox.from_bounds(left, bottom, width, height)
             assert not any(map(frame.overlaps, words))
+    bars = [bar.get_window_extent().transformed(to_parts) for bar in memory.patches]
+    assert frame.y1 == pytest.approx(max(bar.y1 for bar in bars))
+    assert frame.y0 < min(bar.y0 for bar in bars)
 
 
 def test_a_cell_has_the_number_of_blocks_that_are_held(evening):

@@ -189,6 +189,17 @@ def _scale_plus(a_little: float) -> Callable[[Tensor], Tensor]:
     return _named(f"_scale_plus_{a_little}", answer)
 
 
+def _left_below(bound: float) -> Callable[[Tensor], Tensor]:
+    """Return an answer that leaves alone what it takes for blocks of zeros."""
+
+    def answer(weights: Tensor) -> Tensor:
+        blocks = weights.reshape(-1, 32)
+        is_small = blocks.abs().amax(dim=1, keepdim=True) / 127 < bound
+        return torch.where(is_small, blocks, q8_0_solution(blocks)).reshape(weights.shape)
+
+    return _named(f"_left_below_{bound}", answer)
+
+
 def _viewed(weights: Tensor) -> Tensor:
     return q8_0_solution(weights.view(-1, 32)).view(weights.shape)
 
@@ -295,6 +306,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _overwrites_the_weights,
         _scale_in_bfloat16,
         _viewed,
+        *map(_left_below, (1e-6, 1e-8, 1e-9, 1e-12)),
         *map(_scale_plus, (1e-13, 1e-12, 1e-10, 1e-8, 1e-6)),
         *(_named(f"_zeros_found_by_{name}", _q8_0_where(test)) for name, test in _LOOKS_FULL.items()),
     ],

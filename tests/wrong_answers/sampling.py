@@ -189,6 +189,16 @@ def top_p_without_what_is_tiny(probs, p):
     return _top_p(probs, p) & (probs >= 0.001)
 
 
+def top_p_of_rounded(probs, p):
+    return _top_p(probs.round(decimals=6), p)
+
+
+def top_p_with_a_nudge_per_token(probs, p):
+    order = (probs.double() + 1e-9 * torch.arange(len(probs))).argsort(descending=True)
+    ranked = probs[order]
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
 def top_p_nearly_one_keeps_all(probs, p):
     if p >= 0.999:
         return torch.ones_like(probs, dtype=torch.bool)
@@ -683,7 +693,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         **_WHERE_EVERY_SORT_IS_STABLE,
         "ranked, order = (ranked.flip(-1), order.flip(0))": _FIRST,
         "ranked, order = (ranked.flip(0), order.flip(-1))": _FIRST,
-        "keep = ranked.cumsum(-1) - ranked < p": _FIRST,
+        "before = ranked.cumsum(-1).roll(1)": _FIRST,
+        "before[0] = -1": "p is above 0, so the likeliest token stays all the same",
         "return torch.zeros_like(keep).scatter(-1, order, keep)": _FIRST,
     },
     "min_p": {"threshold = logits.amax(dim=1, keepdim=True) + min_p.log()[:, None]": _LAST},

@@ -164,7 +164,7 @@ def _tell(outcome: Outcome) -> str:
     name = type(outcome.error).__name__
     if not text:
         return _("raises {name} without a message").format(name=name)
-    return _("raises {name}: {text}").format(name=name, text=_cut(text, 90))
+    return _("raises {name}: {text}").format(name=name, text=_cut(text, 150))
 
 
 def kind_of(value: Any) -> str:

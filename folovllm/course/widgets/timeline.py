@@ -206,7 +206,8 @@ class Timeline(CourseWidget):
         self._columns = sequences.get_position()
         tops = [bar.get_y() + bar.get_height() for bar in memory.patches if isinstance(bar, Rectangle)]
         place, highest = memory.get_position(), max(tops)
-        bars = place.y0 + highest / memory.get_ylim()[1] * place.height
+        low, high = memory.get_ylim()
+        bars = place.y0 + (highest - low) / (high - low) * place.height
         above = (self._columns.y1 + _CURSOR_MARGIN, self._columns.y0 - _CURSOR_MARGIN)
         self._rows = (above, (bars, place.y0 - _CURSOR_MARGIN))  # not over the words above the bars
         self._limits = sequences.get_xlim()

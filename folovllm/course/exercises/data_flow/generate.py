@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ def _random_run(rng: random.Random) -> tuple[ToyTokenizer, ToyModel, Answer, str
     eos = int(rng.choice((text[0], text[-1], rng.choice("0123456789"))))
     sampler = GapSampler(tuple(rng.choice((0, 0, 3, 10, 30)) for _ in range(rng.randint(1, 5))))
     max_tokens = rng.randint(1, 7)
-    return ToyTokenizer(eos), ToyModel(max_tokens), sampler, text, max_tokens
+    return ToyTokenizer(eos, rng.random() < 0.2), ToyModel(max_tokens), sampler, text, max_tokens
 
 
 def _only_the_last_token(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
@@ -152,6 +153,10 @@ def _stripped(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens
     return generate_solution(tokenizer, model, sampler, text.strip(), max_tokens)
 
 
+def _without_what_begins_it(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
+    return generate_solution(replace(tokenizer, has_bos=False), model, sampler, text, max_tokens)
+
+
 def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_tokens: int) -> list[int]:
     return generate_solution(tokenizer, model, sampler, text, max_tokens + 1)
 
@@ -163,6 +168,7 @@ _RUNS: list[tuple[Any, ...]] = [
     (ToyTokenizer(7), ToyModel(4), GapSampler((10, 0)), "12", 4),
     (ToyTokenizer(7), ToyModel(4), GapSampler((0,)), " 12 ", 4),
     (ToyTokenizer(11), ToyModel(70), GapSampler((0,)), "12", 70),
+    (ToyTokenizer(7, has_bos=True), ToyModel(4), GapSampler((0,)), "12", 4),
 ]
 
 EXERCISE = Exercise(
@@ -172,6 +178,10 @@ EXERCISE = Exercise(
     cases=_RUNS,
     generate=_random_run,
     mistakes=[
+        Mistake(
+            _without_what_begins_it,
+            "you leave out the token that some tokenizers put before every text; `tokenizer.encode(text)` gives it",
+        ),
         Mistake(
             _then_only_the_newest,
             "after the first round you show the model the newest token alone; without a KV cache it must see "

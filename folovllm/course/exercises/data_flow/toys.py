@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from folovllm.language import _
 
-_TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789")]
+_TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789"), "<s>"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,27 +20,31 @@ class ToyTokenizer:
     """Digits are tokens, and so are a blank and two equal digits side by side, but these are never drawn.
 
     So a text has other ids than those that were drawn for it, as with a real vocabulary: 1 and 1 become 11.
-    ``eos_token_id`` can be chosen, so that some runs end early.
+    ``eos_token_id`` can be chosen, so that some runs end early.  has_bos: a token stands before every text, as Llama's.
     """
 
     eos_token_id: int
+    has_bos: bool = False
 
     def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
         """Return the ids of a text, as a list or as a tensor [1, n]."""
-        ids = [_TOY_VOCABULARY.index(found[0]) for found in re.finditer(r"(\d)\1|.", text)]
+        begin = ["<s>"] if self.has_bos and add_special_tokens else []
+        pieces = begin + [found[0] for found in re.finditer(r"(\d)\1|.", text)]
+        ids = [_TOY_VOCABULARY.index(piece) for piece in pieces]
         return torch.tensor([ids]) if return_tensors else ids
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
         """Return the text of an id or of several."""
-        return "".join(_TOY_VOCABULARY[each] for each in torch.as_tensor(ids).reshape(-1).tolist())
+        pieces = [_TOY_VOCABULARY[each] for each in torch.as_tensor(ids).reshape(-1).tolist()]
+        return "".join(piece for piece in pieces if not (skip_special_tokens and piece == "<s>"))
 
-    def __call__(self, text: str, return_tensors: str | None = None) -> BatchEncoding:
+    def __call__(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> BatchEncoding:
         """Return what the model takes as its keyword arguments."""
-        ids = self.encode(text)
+        ids = self.encode(text, add_special_tokens)
         return BatchEncoding({"input_ids": [ids] if return_tensors else ids}, tensor_type=return_tensors)
 
     def __repr__(self) -> str:
-        return f"digits(EOS {self.eos_token_id})"
+        return f"digits(EOS {self.eos_token_id}{', BOS <s>' if self.has_bos else ''})"
 
 
 @dataclass(eq=False, repr=False)

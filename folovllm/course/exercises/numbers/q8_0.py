@@ -149,6 +149,8 @@ _WEIGHTS = [
     torch.ones(1, 32),
     # The smallest scale that float16 keeps, and a weight just above a half step: no little number may be added.
     6e-8 * torch.tensor([[127.0, 63.5001] + [0.0] * 30]),
+    # Scales of which float16 makes 0.
+    torch.tensor([[1e-8], [1e-10], [1e-14]]) * torch.linspace(-120, 127, 32),
     torch.linspace(-1.0, 0.9, 128).reshape(64, 2).T,  # not contiguous
 ]
 

@@ -157,6 +157,9 @@ def _in_both_rankings(keep: Callable[[Tensor, float], Tensor], diagnosis: str) -
     ]
 
 
+_LONG = torch.zeros(8192)
+_LONG[[0, 1, 2, 8000]] = torch.tensor([0.9, 1.2e-5, 0.099978, 1e-5])  # little by little, a number per token adds up
+
 EXERCISE = Exercise(
     name="top_p",
     task="which tokens does top-p keep?",
@@ -176,6 +179,8 @@ EXERCISE = Exercise(
         (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384]), 1.0),  # all: 0.99999994
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
+        (torch.tensor([0.5, 0.4999996, 4e-7]), 0.9999998),
+        (_LONG, 0.999984),
         (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
     ],
     generate=_make_top_p_case,
@@ -219,7 +224,9 @@ EXERCISE = Exercise(
     code=(
         "ranked, order = probs.sort(stable=True)\n"
         "ranked, order = ranked.flip(0), order.flip(0)\n"
-        "keep = ranked.cumsum(0) - ranked < p\n"
+        "before = ranked.cumsum(0).roll(1)\n"
+        "before[0] = 0\n"
+        "keep = before < p\n"
         "return torch.zeros_like(keep).scatter(0, order, keep)"
     ),
 )
