@@ -4,16 +4,19 @@ import importlib
 import json
 import signal
 import textwrap
+from random import Random
 
 import pytest
 import torch
 
 from folovllm.course.exercises.checks import CHAPTERS
+from folovllm.course.exercises.outcome import try_out
 from folovllm.request import ALLOWED_TRANSITIONS
 from tests.mutants import mutants_of
 
 NAMESPACE = {"json": json, "torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
 AT_LEAST = 12
+NUM_PAIRS, NUM_OTHERS = 60, 100
 SECONDS = 2.0
 """Of its own time an answer may take so much; a mutant of a loop may never end."""
 
@@ -23,13 +26,19 @@ class Endless(BaseException):
 
 
 def is_accepted(exercise, answer):
+    return in_time(lambda: exercise.judge(answer)[0])
+
+
+def in_time(ask):
+    """Return the answer to a question; False if that takes too long."""
+
     def stop(number, frame):
         raise Endless
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
-        return exercise.judge(answer)[0]
+        return ask()
     except Endless:
         return False
     finally:
@@ -66,6 +75,27 @@ def test_every_small_change_of_the_code_is_rejected(exercise, answers):
     mutants = list(mutants_of(exercise.code))
     accepted = [line for code, line in mutants if is_accepted(exercise, compiled(exercise, code))]
     assert set(accepted) == set(answers.EQUIVALENT.get(exercise.name, {}))
+
+
+@EACH
+def test_two_small_changes_at_once_are_rejected_or_change_nothing(exercise, answers):
+    """What passes on the check's inputs is right on others, too: the inputs are enough."""
+    pairs = {code for once, _ in mutants_of(exercise.code) for code, _ in mutants_of(once)}
+    chosen = Random(exercise.name).sample(sorted(pairs), min(NUM_PAIRS, len(pairs)))
+    others = [exercise.generate(Random(f"other {exercise.name} {i}")) for i in range(NUM_OTHERS)]
+    found = [code for code in chosen if agrees(exercise, code, exercise.all_cases)]
+    assert [code for code in found if not agrees(exercise, code, others)] == []
+
+
+def agrees(exercise, code, cases):
+    """Whether code does what the solution does, up to the first case in which it does not."""
+    answer = compiled(exercise, code)
+
+    def is_right(case):
+        given = try_out(answer, case)
+        return given.is_like(try_out(exercise.solution, case)) and not exercise.complaint(case, given)
+
+    return in_time(lambda: all(map(is_right, cases)))
 
 
 @EACH
