@@ -349,6 +349,18 @@ def beam_step_in_float32_probabilities(totals, logprobs, width):
     return _best([(float(p), i, token) for i, row in enumerate(sums) for token, p in enumerate(row)], width)
 
 
+def beam_step_in_probabilities_beside_the_best(totals, logprobs, width):
+    best = max(totals)
+    return _best(
+        [(math.exp(totals[i] - best) * math.exp(p), i, token) for _, i, token, p in _rows(totals, logprobs)], width
+    )
+
+
+def beam_step_by_a_softmax(totals, logprobs, width):
+    share = (torch.tensor(totals)[:, None] + torch.tensor(logprobs)).flatten().softmax(0)
+    return [divmod(place, len(logprobs[0])) for place in share.topk(min(width, len(share))).indices.tolist()]
+
+
 def beam_step_nothing_is_below_minus_1000(totals, logprobs, width):
     return _best([each for each in _sums(totals, logprobs) if each[0] > -1000], width)
 
@@ -458,6 +470,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_at_most_as_many_as_texts,
         beam_step_sorts_the_callers_rows,
         beam_step_multiplies_probabilities,
+        beam_step_in_probabilities_beside_the_best,
+        beam_step_by_a_softmax,
         beam_step_in_float32_probabilities,
         beam_step_nothing_is_below_minus_1000,
         beam_step_finds_a_text_by_its_total,

@@ -109,8 +109,8 @@ def _logs(*rows: tuple[float, ...]) -> list[list[float]]:
 
 
 _ALL_ZERO = (
-    "almost: you turn the sums into probabilities; those of a long text are smaller than any float, so all of them are "
-    "0.0 and none is the best. Compare the sums themselves"
+    "almost: you turn the sums into probabilities; those of a long text are smaller than any float, so they are 0.0 "
+    "and equal. Compare the sums themselves"
 )
 _PRODUCTS = "you multiply log-probabilities; they add, because probabilities multiply"
 
@@ -126,6 +126,7 @@ EXERCISE = Exercise(
         ([-1.0, -1.0], _logs((0.9, 0.1), (0.6, 0.4)), 2),
         ([-1.0, -2.0], _logs((0.9, 0.1), (0.9, 0.1)), 2),
         ([-800.0, -801.0], _logs((0.1, 0.9), (0.6, 0.4)), 2),
+        ([-1.0, -901.0, -801.0, -1001.0, -130.0], [[-0.1], [-0.3], [-0.2], [-0.4], [-0.5]], 5),
     ],
     generate=_some_beams,
     mistakes=[
