@@ -132,7 +132,7 @@ EXERCISE = Exercise(
         Mistake(_dropped_instead_of_kept, "you drop the likely tokens and keep the others; turn the comparison"),
         Mistake(
             _in_float64,
-            "you compute in float64, in which a border token may lie on the other side; work in the dtype that you got",
+            "you compute in float64, in which a border token may lie on the other side; compute in float32",
         ),
         Mistake(
             _border_dropped,
