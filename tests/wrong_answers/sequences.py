@@ -54,6 +54,16 @@ def copies_looks_at_the_last_block_first(tables, lengths, block_size):
     return copies_solution(tables, lengths, block_size) if all(table[-1] >= 0 for table in tables) else []
 
 
+def copies_gives_the_whole_table_up(tables, lengths, block_size):
+    holders, copied = [block for table in tables for block in table], []
+    for table, length in zip(tables, lengths, strict=True):
+        if length % block_size and holders.count(table[-1]) > 1:
+            for block in table:
+                holders.remove(block)
+            copied.append(table[-1])
+    return copied
+
+
 def copies_counts(tables, lengths, block_size):
     holders = [block for table in tables for block in table]
     return sum(length % block_size > 0 and holders.count(t[-1]) > 1 for t, length in zip(tables, lengths, strict=True))
@@ -430,6 +440,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         copies_numbers_without_gaps,
         copies_finds_a_length_by_its_table,
         copies_counts,
+        copies_gives_the_whole_table_up,
         copies_looks_at_the_last_block_first,
         copies_changes_the_tables,
         copies_looks_only_ahead,
