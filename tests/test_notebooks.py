@@ -231,16 +231,12 @@ def test_the_course_exports_what_it_imports_and_nothing_that_no_notebook_uses():
 
 def test_mypy_says_of_a_cell_what_the_notebook_quotes(tmp_path):
     """Whoever imports the package gets its types: ``py.typed`` goes with it."""
-    cells = json.loads(Path("notebooks/06_patterns_and_next.ipynb").read_text(encoding="utf-8"))["cells"]
-    code, told = ("".join(each["source"]) for each in cells_from(cells, "patterns-hint-ignored", 2))
+    notebook = json.loads(Path("notebooks/06_patterns_and_next.ipynb").read_text(encoding="utf-8"))
+    sources = {cell["id"]: source(cell) for cell in notebook["cells"]}
+    code, told = sources["patterns-hint-ignored"], sources["patterns-hints-said"]
     script = tmp_path / "cell.py"
     script.write_text(f"from folovllm import SamplingParams\n\n{code}\n", encoding="utf-8")
     run = subprocess.run([sys.executable, "-m", "mypy", str(script)], capture_output=True, text=True, check=False)
     found = re.findall(r"(error: .*?)  \[", run.stdout)
     assert found == re.findall(r"^    (error: .*)$", told, re.MULTILINE)
     assert len(found) == 2
-
-
-def cells_from(cells, name, count):
-    start = next(i for i, cell in enumerate(cells) if cell["id"] == name)
-    return cells[start : start + count]

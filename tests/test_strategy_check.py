@@ -52,6 +52,10 @@ def stub(logits, epsilon):
     raise NotImplementedError
 
 
+def epsilons_of(params):
+    return [getattr(each, "epsilon", 0.0) for each in params]
+
+
 def said(capsys, llm, sampler, params_class=EpsilonParams):
     before = llm.llm_engine.sampler
     check_strategy(llm, sampler, params_class)
@@ -102,7 +106,7 @@ def test_parameters_that_are_not_read_from_the_request_are_noticed(llm, capsys):
 def test_one_epsilon_for_the_whole_batch_is_named(llm, capsys, choose, which):
     class OneForAll(Sampler):
         def refine(self, logits, params):
-            epsilon = choose([getattr(each, "epsilon", 0.0) for each in params])
+            epsilon = choose(epsilons_of(params))
             return epsilon_solution(logits, torch.full((len(params),), epsilon))
 
     assert said(capsys, llm, OneForAll()).startswith(f"not yet: your sampler uses {which} epsilon")
@@ -112,7 +116,7 @@ def test_epsilons_that_are_remembered_are_noticed_in_the_second_batch(llm, capsy
     class Remembers(Sampler):
         def refine(self, logits, params):
             if not hasattr(self, "epsilons") or len(self.epsilons) != len(params):
-                self.epsilons = torch.tensor([getattr(each, "epsilon", 0.0) for each in params])
+                self.epsilons = torch.tensor(epsilons_of(params))
             return epsilon_solution(logits, self.epsilons)
 
     assert said(capsys, llm, Remembers()).startswith("not yet: right in the first batch; in another one")
@@ -123,7 +127,7 @@ def test_epsilons_that_are_remembered_by_what_may_come_again_are_noticed(llm, ca
         epsilons: ClassVar = {}
 
         def refine(self, logits, params):
-            epsilons = [getattr(each, "epsilon", 0.0) for each in params]
+            epsilons = epsilons_of(params)
             if len(params) == 1:
                 epsilons = [self.epsilons.setdefault(id(params[0]), epsilons[0])]
             return epsilon_solution(logits, torch.tensor(epsilons))
@@ -135,25 +139,15 @@ def looked_up(logits, params):
     """Stand for one who looks a row's place up: the first of equal parameters is found."""
     for each in params:
         row = params.index(each)
-        epsilon = torch.tensor([getattr(each, "epsilon", 0.0)])
-        logits[row] = epsilon_solution(logits[row : row + 1], epsilon)[0]
+        logits[row] = epsilon_solution(logits[row : row + 1], torch.tensor(epsilons_of([each])))[0]
     return logits
 
 
 def by_request(logits, params):
     """Stand for one who keeps a row for each request: two texts of one share it."""
-    epsilons = [torch.tensor([getattr(each, "epsilon", 0.0)]) for each in params]
-    rows = {id(each): epsilon_solution(logits[i : i + 1], epsilons[i])[0] for i, each in enumerate(params)}
+    refined = epsilon_solution(logits, torch.tensor(epsilons_of(params)))
+    rows = {id(each): row for each, row in zip(params, refined, strict=True)}
     return torch.stack([rows[id(each)] for each in params])
-
-
-@pytest.mark.parametrize("refine", [looked_up, by_request])
-def test_rows_with_equal_parameters_are_told_apart(llm, capsys, refine):
-    class FindsRows(Sampler):
-        def refine(self, logits, params):
-            return refine(logits, params)
-
-    assert said(capsys, llm, FindsRows()).startswith("not yet: right until two rows have equal parameters")
 
 
 def of_those_who_have_one(logits, params):
@@ -163,7 +157,7 @@ def of_those_who_have_one(logits, params):
 
 
 def not_in_the_last_row(logits, params):
-    rest = epsilon_solution(logits[:-1], torch.tensor([getattr(each, "epsilon", 0.0) for each in params[:-1]]))
+    rest = epsilon_solution(logits[:-1], torch.tensor(epsilons_of(params[:-1])))
     return torch.cat([rest, logits[-1:]])
 
 
@@ -205,6 +199,8 @@ def by_settings(logits, params):
         (if_the_last_has_one, "with epsilon="),
         (if_all_have_one, "your sampler drops nothing in a batch in which one request has no epsilon"),
         (by_settings, "with epsilon="),
+        (looked_up, "not yet: right until two rows have equal parameters"),
+        (by_request, "not yet: right until two rows have equal parameters"),
     ],
 )
 def test_rows_that_are_left_out_or_mistaken_for_others_are_noticed(llm, capsys, refine, verdict):

@@ -53,14 +53,16 @@ class StepStory:
     def __init__(self, llm: LLM, params: SamplingParams) -> None:
         self.llm = llm
         self._params = params
-        self.forget()
+        self.outputs: dict[str, RequestOutput | None] = {}
+        self.prompts: dict[str, str] = {}
+        self._count = 0
 
     def forget(self) -> None:
         """Abort all requests, and count steps from 1 again."""
-        for request_id in getattr(self, "outputs", {}):
+        for request_id in self.outputs:
             self.llm.llm_engine.abort_request(request_id)
-        self.outputs: dict[str, RequestOutput | None] = {}
-        self.prompts: dict[str, str] = {}
+        self.outputs.clear()
+        self.prompts.clear()
         self._count = 0
 
     def add(self, prompt: str) -> tuple[list[Hop], int]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from folovllm.course.exercises.data_flow.shown import shown_solution
+from folovllm.course.exercises.data_flow.why import why_solution
 
 # -- share -------------------------------------------------------------------------------------------------
 
@@ -326,14 +327,17 @@ def why_min_tokens_for_eos_only(output, eos, stop_token_ids, min_tokens, max_tok
     return ("length", None) if len(output) >= max_tokens else None
 
 
-def why_stop_ids_anywhere(output, eos, stop_token_ids, min_tokens, max_tokens):
-    if len(output) >= min_tokens:
-        if output[-1] == eos:
-            return "stop", None
-        for each in stop_token_ids:
-            if each in output:
-                return "stop", each
-    return ("length", None) if len(output) >= max_tokens else None
+def _why_stop_ids_in(part):
+    """Return an answer that looks for stop ids in a part of the output.  part: of (output, min_tokens)."""
+
+    def why(output, eos, stop_token_ids, min_tokens, max_tokens):
+        if len(output) >= min_tokens and output[-1] != eos:
+            for each in stop_token_ids:
+                if each in part(output, min_tokens):
+                    return "stop", each
+        return why_solution(output, eos, stop_token_ids, min_tokens, max_tokens)
+
+    return why
 
 
 def why_all_stop_ids(output, eos, stop_token_ids, min_tokens, max_tokens):
@@ -396,22 +400,9 @@ def why_if_the_newest_is_true(output, eos, stop_token_ids, min_tokens, max_token
 
 
 def why_eos_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
-    if len(output) >= min_tokens:
-        if eos in output[min_tokens - 1 :]:
-            return "stop", None
-        if output[-1] in stop_token_ids:
-            return "stop", output[-1]
-    return ("length", None) if len(output) >= max_tokens else None
-
-
-def why_stop_ids_anywhere_from_min_tokens_on(output, eos, stop_token_ids, min_tokens, max_tokens):
-    if len(output) >= min_tokens:
-        if output[-1] == eos:
-            return "stop", None
-        for token in output[min_tokens - 1 :]:
-            if token in stop_token_ids:
-                return "stop", token
-    return ("length", None) if len(output) >= max_tokens else None
+    if len(output) >= min_tokens and eos in output[min_tokens - 1 :]:
+        return "stop", None
+    return why_solution(output, eos, stop_token_ids, min_tokens, max_tokens)
 
 
 # -- generate ----------------------------------------------------------------------------------------------
@@ -623,12 +614,12 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
     ],
     "why": [
         why_eos_anywhere_from_min_tokens_on,
-        why_stop_ids_anywhere_from_min_tokens_on,
+        _why_stop_ids_in(lambda output, min_tokens: output[min_tokens - 1 :]),
         why_leaves_eos_out_of_the_length,
         why_as_one_word,
         why_waits_for_the_length_too,
         why_min_tokens_for_eos_only,
-        why_stop_ids_anywhere,
+        _why_stop_ids_in(lambda output, min_tokens: output),
         why_all_stop_ids,
         why_none_as_a_pair,
         why_by_identity,

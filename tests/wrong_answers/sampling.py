@@ -161,7 +161,12 @@ def temperature_very_unlikely_is_impossible(logits, temperature):
 
 
 def _top_p(probs, p):
-    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
+    return _top_p_in(probs.sort(stable=True).indices.flip(0), probs, p)
+
+
+def _top_p_in(order, probs, p):
+    """Keep tokens in an order, until their sum reaches p."""
+    ranked = probs[order]
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
 
 
@@ -194,16 +199,13 @@ def top_p_of_rounded(probs, p):
 
 
 def top_p_with_a_nudge_per_token(probs, p):
-    order = (probs.double() + 1e-9 * torch.arange(len(probs))).argsort(descending=True)
-    ranked = probs[order]
-    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+    return _top_p_in((probs.double() + 1e-9 * torch.arange(len(probs))).argsort(descending=True), probs, p)
 
 
 def top_p_nearly_one_keeps_all(probs, p):
     if p >= 0.999:
         return torch.ones_like(probs, dtype=torch.bool)
-    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
-    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+    return _top_p(probs, p)
 
 
 def top_p_very_nearly_one_keeps_all(probs, p):
@@ -221,13 +223,11 @@ def top_p_at_most_fifty(probs, p):
 
 
 def top_p_a_little_less(probs, p):
-    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
-    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p - 1e-3)
+    return _top_p(probs, p - 1e-3)
 
 
 def top_p_a_little_more(probs, p):
-    ranked, order = (each.flip(0) for each in probs.sort(stable=True))
-    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p + 1e-3)
+    return _top_p(probs, p + 1e-3)
 
 
 def top_p_from_the_end_without_the_last(probs, p):
@@ -240,9 +240,7 @@ def top_p_a_millionth_less(probs, p):
 
 
 def top_p_by_numpys_sort(probs, p):
-    order = torch.from_numpy(np.argsort(probs.numpy())[::-1].copy())
-    ranked = probs[order]
-    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+    return _top_p_in(torch.from_numpy(np.argsort(probs.numpy())[::-1].copy()), probs, p)
 
 
 def _top_p_of_rounded_sums(decimals):

@@ -260,36 +260,30 @@ def preempt_counts(name, *, host=lambda live, held, needed: held, room=None, fre
     return rule
 
 
-def preempt_the_oldest(last):
-    """Return a rule that is right as long as others run beside the oldest.  last: what becomes of it then."""
+def preempt_where_nobody_is_left(last):
+    """Return a rule that is right unless all give way.  last: what it then says of the oldest, from what is right."""
 
     def rule(running, free, host_free):
-        running, moved = list(running), []
-        while len(running) > 1 and sum(each[3] for each in running) > free:
-            name, live, held, _ = running.pop()
-            free += held
-            swap = live > 1 and held <= host_free
-            host_free -= held if swap else 0
-            moved.append((name, "swapped" if swap else "waiting"))
-        return moved + last(moved, running, free, host_free)
+        moved = preempt_solution(running, free, host_free)
+        return [*moved[:-1], *last(running, moved[-1])] if moved and len(moved) == len(running) else moved
 
     return rule
 
 
-def _stays_if_others_went(moved, running, free, host_free):
-    return [] if moved else preempt_solution(running, free, host_free)
+def _stays_if_others_went(running, right):
+    return [] if len(running) > 1 else [right]
 
 
-def _always_waits(moved, running, free, host_free):
-    return [(name, "waiting") for name, _, _, needed in running if needed > free]
+def _always_waits(running, right):
+    return [(right[0], "waiting")]
 
 
-def _swapped_without_asking(moved, running, free, host_free):
-    return [(name, "swapped" if live > 1 else "waiting") for name, live, _, needed in running if needed > free]
+def _swapped_without_asking(running, right):
+    return [(right[0], "swapped" if running[0][1] > 1 else "waiting")]
 
 
-def _waits_if_others_went(moved, running, free, host_free):
-    return (_always_waits if moved else lambda _, *rest: preempt_solution(*rest))(moved, running, free, host_free)
+def _waits_if_others_went(running, right):
+    return _always_waits(running, right) if len(running) > 1 else [right]
 
 
 _OTHER_COUNTS = {
@@ -362,7 +356,7 @@ def beam_step_in_float32_probabilities(totals, logprobs, width):
 def beam_step_in_probabilities_beside_the_best(totals, logprobs, width):
     best = max(totals)
     return _best(
-        [(math.exp(totals[i] - best) * math.exp(p), i, token) for _, i, token, p in _rows(totals, logprobs)], width
+        [(math.exp(total - best) * math.exp(p), i, token) for total, i, token, p in _rows(totals, logprobs)], width
     )
 
 
@@ -400,9 +394,7 @@ def beam_step_texts_in_a_dict(totals, logprobs, width):
 
 
 def beam_step_certain_tokens_are_skipped(totals, logprobs, width):
-    return _best(
-        [(totals[i] + p, i, token) for i, row in enumerate(logprobs) for token, p in enumerate(row) if p], width
-    )
+    return _best([(total + p, i, token) for total, i, token, p in _rows(totals, logprobs) if p], width)
 
 
 def copies_numbers_without_gaps(tables, lengths, block_size):
@@ -466,7 +458,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         preempt_host_must_stay_larger,
         preempt_names_alone,
         *map(
-            preempt_the_oldest,
+            preempt_where_nobody_is_left,
             (_stays_if_others_went, _always_waits, _swapped_without_asking, _waits_if_others_went),
         ),
         *(preempt_counts(f"preempt_host_loses_{name}", host=count) for name, count in _OTHER_COUNTS.items()),
