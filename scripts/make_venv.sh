@@ -54,9 +54,9 @@ make_environment() {
     "$python" -m venv .venv || die "$python could not make .venv (its message is above)."
 }
 
-pip() { # what it says is kept; where somebody watches, its last line is shown
+install() { # what pip says is kept; where somebody watches, its last line is shown
     {
-        .venv/bin/python -m pip "$@" 2>&1 && echo "done: $1"
+        .venv/bin/python -m pip install --no-input --no-compile "$@" 2>&1 && echo "done"
     } | {
         while IFS= read -r line; do
             printf '%s\n' "$line" >>$log
@@ -64,7 +64,7 @@ pip() { # what it says is kept; where somebody watches, its last line is shown
         done
         [ ! -t 1 ] || printf '\r\033[K%s' "$says"
     }
-    [ "$(tail -n 1 $log)" = "done: $1" ]
+    [ "$(tail -n 1 $log)" = "done" ]
 }
 
 explain_pip_failure() {
@@ -80,7 +80,7 @@ explain_pip_failure() {
 # goes on.
 prefer_small_torch() {
     [ "$(uname)" = Linux ] && ! has_nvidia_card && [ -z "${PIP_NO_INDEX:-}" ] || return 0
-    pip install --no-input --no-deps --retries 0 --timeout 10 --index-url $cpu_index "$(grep '^torch==' requirements.lock)" || :
+    install --no-deps --retries 0 --timeout 10 --index-url $cpu_index "$(grep '^torch==' requirements.lock)" || :
 }
 
 # What the environment should be made from, what is installed in it, and where: a clone that was moved is made anew.
@@ -110,10 +110,12 @@ begun=$(date +%s)
 : >$log
 prefer_small_torch
 if [ "$level" = all ]; then
-    pip install --no-input -r requirements.lock || explain_pip_failure
+    install -r requirements.lock || explain_pip_failure
 else
-    pip install --no-input --constraint requirements.lock setuptools || explain_pip_failure # what builds the course
+    install --constraint requirements.lock setuptools || explain_pip_failure # what builds the course
 fi
-pip install --no-input --constraint requirements.lock --no-build-isolation -e '.[course]' || explain_pip_failure
+install --constraint requirements.lock --no-build-isolation -e '.[course]' || explain_pip_failure
+# On all cores: pip compiles on one. Files for another Python stay as they are.
+.venv/bin/python -m compileall -q -j 0 .venv/lib >>$log 2>&1 || :
 echo "done in $(($(date +%s) - begun)) s"
 echo "$level $(current_state)" >$marker

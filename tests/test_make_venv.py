@@ -200,8 +200,8 @@ def test_a_learner_gets_what_the_course_needs_and_pips_words_stay_in_its_log(clo
     clone.add_python()
     run = clone.run("course")
     assert clone.asked() == [
-        "-m pip install --no-input --constraint requirements.lock setuptools",
-        "-m pip install --no-input --constraint requirements.lock --no-build-isolation -e .[course]",
+        "-m pip install --no-input --no-compile --constraint requirements.lock setuptools",
+        "-m pip install --no-input --no-compile --constraint requirements.lock --no-build-isolation -e .[course]",
     ]
     says = r"1/3 packages \(course\): downloaded and installed, one to five minutes \.\.\. done in \d+ s\n"
     assert re.fullmatch(says, run.stdout)
@@ -214,7 +214,7 @@ def test_tests_add_the_other_packages_and_the_course_then_finds_its_own(clone):
     assert clone.run("course").returncode == 0
     assert clone.run("all").returncode == 0
     assert clone.calls == ["pip", "pip"]
-    assert "-m pip install --no-input -r requirements.lock" in clone.asked()
+    assert "-m pip install --no-input --no-compile -r requirements.lock" in clone.asked()
     assert clone.run("course").stdout == ""
 
 
@@ -222,7 +222,7 @@ def test_whoever_had_all_packages_keeps_them_when_the_lock_changes(made):
     made.asked()
     (made.folder / "requirements.lock").write_text("numpy==3\n")
     assert made.run("course").returncode == 0
-    assert made.asked()[0] == "-m pip install --no-input -r requirements.lock"
+    assert made.asked()[0] == "-m pip install --no-input --no-compile -r requirements.lock"
 
 
 SMALL = "--index-url https://download.pytorch.org/whl/cpu torch==2.13.0"
