@@ -1,7 +1,8 @@
-"""The padding widget's numbers are Hugging Face's own; a moved control shows others without running a model."""
+"""The padding widget's numbers are Hugging Face's own; what it has computed once it shows without running a model."""
 
 import functools
 import html
+import itertools
 import re
 
 import pytest
@@ -13,6 +14,7 @@ from folovllm.course.padded_batch import (
     PADDING_PROMPTS,
     POSITIONS,
     SIDES,
+    _forward,
     make_tiny_gpt2,
     measure_padding,
     pad_prompts,
@@ -43,7 +45,12 @@ def learned():
 
 @pytest.fixture(scope="module")
 def effects(rotary, learned, tokenizer):
-    return {name: measure_padding(model, tokenizer, PROMPTS) for name, model in (("r", rotary), ("l", learned))}
+    models = {"r": rotary, "l": learned}
+    found = {name: {} for name in models}
+    for name, dtype in itertools.product(models, DTYPES):
+        effects = measure_padding(models[name], tokenizer, PROMPTS, dtype)
+        found[name] |= {(*way, dtype): effect for way, effect in effects.items()}
+    return found
 
 
 # -- padding and positions -------------------------------------------------------------------------------
@@ -195,20 +202,28 @@ def test_it_shows_the_chosen_setting(explorer, effects):
 
 
 @pytest.mark.parametrize(
-    ("control", "value"), [("network", "given"), ("side", "right"), ("positions", "mask"), ("dtype", "bfloat16")]
+    ("control", "value", "num_batches"),
+    [("network", "given", 4), ("side", "right", 0), ("positions", "mask", 0), ("dtype", "bfloat16", 4)],
 )
-def test_a_moved_control_changes_words_and_picture_and_runs_no_model(explorer, monkeypatch, control, value):
-    def fail(*arguments):
-        raise AssertionError("a control ran the model")
+def test_a_moved_control_changes_words_and_picture_and_runs_a_model_once(
+    explorer, monkeypatch, control, value, num_batches
+):
+    seen = []
 
-    monkeypatch.setattr("folovllm.course.padded_batch._forward", fail)
+    def spy(model, batch):
+        seen.append(len(batch.token_ids))
+        return _forward(model, batch)
+
+    monkeypatch.setattr("folovllm.course.padded_batch._forward", spy)
     words, picture, before = explorer.status.value, explorer.picture.value, explorer.controls[control].value
-    explorer.controls[control].value = value
-    assert explorer.status.value != words
-    assert explorer.picture.value != picture
-    assert f"{control}={value}" in explorer.summary()
-    explorer.controls[control].value = before
-    assert (explorer.status.value, explorer.picture.value) == (words, picture)
+    for _ in range(2):
+        explorer.controls[control].value = value
+        assert explorer.status.value != words
+        assert explorer.picture.value != picture
+        assert f"{control}={value}" in explorer.summary()
+        explorer.controls[control].value = before
+        assert (explorer.status.value, explorer.picture.value) == (words, picture)
+    assert seen.count(len(PROMPTS)) == num_batches
 
 
 def test_the_sentence_counts_what_is_there(explorer, tokenizer):
@@ -257,8 +272,10 @@ def test_while_the_models_run_it_says_so_without_a_picture(explorer, monkeypatch
 
     monkeypatch.setattr("folovllm.course.widgets.padding_explorer.measure_padding", spy)
     explorer.prompts.value = "dog"
-    assert {visibility for _, visibility in seen} == {"hidden"}
-    assert all("read the prompts" in said for said, _ in seen)
+    explorer.controls["dtype"].value = "bfloat16"
+    explorer.controls["dtype"].value = "float32"
+    assert [visibility for _, visibility in seen] == ["hidden"] * 2
+    assert all("The model reads the prompts..." in said for said, _ in seen)
 
 
 # -- what it shows ---------------------------------------------------------------------------------------
@@ -317,12 +334,8 @@ def test_every_cell_shows_its_token_and_position(explorer, tokenizer):
 
 
 def test_the_axis_ends_above_what_these_prompts_can_show(explorer):
-    errors = [
-        error
-        for each in explorer.effects.values()
-        for effect in each.values()
-        for error in effect.at_last_column + effect.at_last_token
-    ]
+    effects = explorer.effects_of("gpt2", "float32").values()
+    errors = [error for effect in effects for error in effect.at_last_column + effect.at_last_token]
     ticks = [float(tick) for tick in re.findall(r'<span style="left: [\d.]+%">([\d.]+)</span>', explorer.picture.value)]
     assert ticks[0] == 0.001
     assert max(errors) <= ticks[-1] <= 10 * max(1, *errors)

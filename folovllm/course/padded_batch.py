@@ -130,28 +130,26 @@ def show_error(error: float) -> str:
     return _("less than {smallest}").format(smallest=ROUNDING) if error < ROUNDING else f"{error:.2g}"
 
 
-Setting = tuple[Side, Positions, str]
+Setting = tuple[Side, Positions]
 
 
 def measure_padding(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], dtype: str
 ) -> dict[Setting, PaddingEffect]:
-    """Run a batch in every setting (side, positions, dtype), and compare with each prompt alone in float32.
+    """Run a batch in a dtype with every way of padding, and compare with each prompt alone in float32.
 
-    The model stays as it is: other dtypes are computed by a copy, which is then thrown away.
+    The model stays as it is: another dtype is computed by a copy, which is then thrown away.
     """
-    effects: dict[Setting, PaddingEffect] = {}
-    alone: list[Tensor] = []
-    for dtype in DTYPES:
-        wanted = getattr(torch, dtype)
-        runner = model if model.dtype == wanted else copy.deepcopy(model).to(wanted)
-        if not alone:
-            alone = [_forward(runner, pad_prompts(tokenizer, [prompt]))[0, -1] for prompt in prompts]
-        for side in SIDES:
-            for positions in POSITIONS:
-                batch = pad_prompts(tokenizer, prompts, side, positions)
-                effects[side, positions, dtype] = _compare(_forward(runner, batch), alone, batch, runner)
-    return effects
+    exact, runner = _in_dtype(model, "float32"), _in_dtype(model, dtype)
+    alone = [_forward(exact, pad_prompts(tokenizer, [prompt]))[0, -1] for prompt in prompts]
+    ways: list[Setting] = [(side, positions) for side in SIDES for positions in POSITIONS]
+    batches = {way: pad_prompts(tokenizer, prompts, *way) for way in ways}
+    return {way: _compare(_forward(runner, batch), alone, batch, runner) for way, batch in batches.items()}
+
+
+def _in_dtype(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    wanted = getattr(torch, dtype)
+    return model if model.dtype == wanted else copy.deepcopy(model).to(wanted)
 
 
 @torch.inference_mode()

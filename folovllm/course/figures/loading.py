@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from transformers import PreTrainedTokenizerBase
 
-from folovllm.course.padded_batch import POSITIONS, SIDE_NAMES, SIDES, PaddedBatch, pad_prompts
+from folovllm.course.padded_batch import SIDE_NAMES, SIDES, PaddedBatch, pad_prompts
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from folovllm.course.token_text import visible_token
 from folovllm.course.widgets.padding_explorer import PaddingExplorer
@@ -154,7 +154,7 @@ def plot_sides(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Im
 
 def plot_padding(explorer: PaddingExplorer) -> Image:
     """Show the error in the last column for every way of padding, for both models of a widget, in float32."""
-    ways = [(side, positions) for side in SIDES for positions in POSITIONS]
+    ways = list(explorer.effects_of("given", "float32"))
     looks = {
         "given": (BLUE, "///", _("the loaded model (rotary positions)")),
         "gpt2": (ORANGE, "", _("tiny GPT-2 (learned positions)")),
@@ -162,7 +162,7 @@ def plot_padding(explorer: PaddingExplorer) -> Image:
     figure, axes = new_figure(9, 3.2)
     told = []
     for i, (name, (color, hatch, label)) in enumerate(looks.items()):
-        errors = [max(explorer.effects[name][(*way, "float32")].at_last_column) for way in ways]
+        errors = [max(explorer.effects_of(name, "float32")[way].at_last_column) for way in ways]
         places = np.arange(len(ways)) + 0.4 * (i - 0.5)
         bars = axes.bar(places, errors, 0.36, color=color, hatch=hatch, edgecolor="white", label=label)
         axes.bar_label(bars, [_("none") if error < 0.01 else f"{error:.1f}" for error in errors], fontsize=11)

@@ -62,8 +62,8 @@ def visible(text: str) -> str:
 class PaddingExplorer(CourseWidget):
     """Choose positions, a dtype and a model, and see what padding on either side does to the next token.
 
-    Two models: the given one, and a tiny random GPT-2, whose positions are learned. All settings of both
-    are computed when the prompts change, which takes some seconds; a moved control only shows them.
+    Two models: the given one, and a tiny random GPT-2, whose positions are learned. A model reads the prompts
+    when it is first shown in a dtype, which may take some seconds; after that a moved control only shows it.
 
     model: as ``from_pretrained`` gives it, with Hugging Face's own attention.
     prompts: 1 to 4, of at most 12 tokens each; a ValueError for others.
@@ -83,7 +83,7 @@ class PaddingExplorer(CourseWidget):
     ) -> None:
         self.tokenizer = tokenizer
         self.models = {"given": model, "gpt2": make_tiny_gpt2(len(tokenizer))}
-        self.effects: dict[str, dict[Setting, PaddingEffect]] = {}
+        self._effects: dict[tuple[str, str], dict[Setting, PaddingEffect]] = {}
         text = "\n".join(prompts)
         self.prompts = ipywidgets.Textarea(
             value=text, description=_("prompts"), rows=3, continuous_update=False, layout=wide()
@@ -110,28 +110,35 @@ class PaddingExplorer(CourseWidget):
             raise ValueError(f"prompts: {problem}")
 
     @property
-    def setting(self) -> Setting:
-        """The chosen side, positions and dtype."""
-        return self.controls["side"].value, self.controls["positions"].value, self.controls["dtype"].value
-
-    @property
     def effect(self) -> PaddingEffect:
         """What the chosen setting does to the chosen model."""
-        return self._effect_of(self.controls["side"].value)
+        return self._chosen_effects()[self._way(self.controls["side"].value)]
 
-    def _effect_of(self, side: Side) -> PaddingEffect:
-        _, positions, dtype = self.setting
-        return self.effects[self.controls["network"].value][side, positions, dtype]
+    def effects_of(self, network: str, dtype: str) -> dict[Setting, PaddingEffect]:
+        """Return what each way of padding does to a model in a dtype; the model runs if it has not done so yet.
+
+        network: "given" or "gpt2".
+        """
+        if (network, dtype) not in self._effects:
+            prompts = self._lines()
+            self._effects[network, dtype] = measure_padding(self.models[network], self.tokenizer, prompts, dtype)
+        return self._effects[network, dtype]
+
+    def _chosen_effects(self) -> dict[Setting, PaddingEffect]:
+        return self.effects_of(self.controls["network"].value, self.controls["dtype"].value)
+
+    def _exact_effects(self) -> dict[Setting, PaddingEffect]:
+        return self.effects_of(self.controls["network"].value, "float32")
+
+    def _way(self, side: Side) -> Setting:
+        return side, self.controls["positions"].value
+
+    def _lines(self) -> list[str]:
+        return [line for line in self.prompts.value.splitlines() if line.strip()]
 
     def read_prompts(self) -> str:
-        """Compute every setting for the prompts, one per line, and show the chosen one; return what is wrong, or ""."""
-        prompts = [line for line in self.prompts.value.splitlines() if line.strip()]
-        self._problem = self._what_is_wrong_with(prompts)
-        if not self._problem:
-            self._hide(_("Both models read the prompts, in three dtypes..."))
-            self.effects = {
-                name: measure_padding(model, self.tokenizer, prompts) for name, model in self.models.items()
-            }
+        """Let the chosen model read the prompts, one per line, and show what it says; return what is wrong, or ""."""
+        self._problem, self._effects = self._what_is_wrong_with(self._lines()), {}
         self.refresh()
         return self._problem
 
@@ -140,6 +147,8 @@ class PaddingExplorer(CourseWidget):
         if self._problem:
             self._hide(self._problem)
             return
+        if (self.controls["network"].value, self.controls["dtype"].value) not in self._effects:
+            self._hide(_("The model reads the prompts..."))
         self.status.value = spoken(self.effect.sentence())
         self.picture.value = card(_STYLE, *map(self._grid, SIDES), self._errors())
         self.picture.layout.visibility = "visible"
@@ -151,7 +160,7 @@ class PaddingExplorer(CourseWidget):
 
     def _grid(self, side: Side) -> str:
         """Return the batch with its padding on one side: tokens, positions, and the token that comes next."""
-        effect, chosen = self._effect_of(side), side == self.controls["side"].value
+        effect, chosen = self._chosen_effects()[self._way(side)], side == self.controls["side"].value
         same = _("{same_token} of {num_same_token} prompts get the token that they get alone").format(
             same_token=sum(effect.same_token), num_same_token=len(effect.same_token)
         )
@@ -164,12 +173,11 @@ class PaddingExplorer(CourseWidget):
         )
 
     def _why(self, side: Side, row: int) -> str:
-        _, positions, dtype = self.setting
-        exact = self.effects[self.controls["network"].value][side, positions, "float32"]
-        return self._effect_of(side).why(row, exact, dtype)
+        way = self._way(side)
+        return self._chosen_effects()[way].why(row, self._exact_effects()[way], self.controls["dtype"].value)
 
     def _row(self, side: Side, row: int) -> str:
-        effect, cells = self._effect_of(side), []
+        effect, cells = self._chosen_effects()[self._way(side)], []
         batch = effect.batch
         for column, real in enumerate(batch.mask[row].tolist()):
             name = self._name(int(batch.token_ids[row, column])) if real else "pad"
@@ -222,9 +230,10 @@ class PaddingExplorer(CourseWidget):
         )
 
     def _last_power(self) -> int:
-        """Return the power of ten where the axis ends: above every error that these prompts can show."""
-        effects = [effect for each in self.effects.values() for effect in each.values()]
-        return max(0, math.ceil(math.log10(max(max(each.at_last_column + each.at_last_token) for each in effects))))
+        """Return the power of ten where the axis ends: above every error that this model shows with these prompts."""
+        effects = [*self._chosen_effects().values(), *self._exact_effects().values()]
+        errors = [error for each in effects for error in each.at_last_column + each.at_last_token]
+        return math.ceil(math.log10(max(1.0, *errors)))
 
     def summary(self) -> str:
         """Say what the widget shows."""
@@ -238,7 +247,7 @@ class PaddingExplorer(CourseWidget):
             self.effect.sentence(),
         ]
         for side in SIDES:
-            effect = self._effect_of(side)
+            effect = self._chosen_effects()[self._way(side)]
             lines.append(_("Padding on the {side}:").format(side=_(SIDE_NAMES[side])))
             for row, (token, other) in enumerate(zip(effect.next_tokens, effect.expected_tokens, strict=True)):
                 token_text, other_text = (repr(decode_token(self.tokenizer, each)) for each in (token, other))
