@@ -102,7 +102,7 @@ def fewest_blocks(seeds: list[int], block_size: int) -> int:
     speculation=st.sampled_from([0, 0, 1, 4]),
     num_threads=st.sampled_from([1, 2, 4]),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_results_are_those_of_running_alone(
     seeds, arrivals, aborts, block_size, spare_blocks, max_num_seqs, budget, chunked, caching, swap_space, speculation,
     num_threads,
