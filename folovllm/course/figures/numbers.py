@@ -41,7 +41,7 @@ def rounding_error(dtype: torch.dtype, magnitudes: NDArray[np.float64] = _MAGNIT
 
 def _sizes(tensors: Sequence[Tensor]) -> tuple[float, float]:
     """Return the magnitude below which the smallest 0.5 % lie, judged by one number in 97, and the largest of all."""
-    some = torch.cat([each.flatten()[::97] if each.numel() > 10**6 else each.flatten() for each in tensors])
+    some = torch.cat([each.flatten()[::97] if each.numel() > 10**5 else each.flatten() for each in tensors])
     found = some.float().abs().cpu().numpy()
     return float(np.quantile(found[found > 0], 0.005)), max(float(each.abs().max()) for each in tensors)
 
