@@ -7,11 +7,11 @@ from folovllm import LLM, RequestOutput, SamplingParams
 pytestmark = pytest.mark.bundled
 
 PROMPTS = ["Once upon a time", "The three laws of", "def main():\n    ", "从前有一座山，"]
-NUM_TOKENS = 200
+NUM_TOKENS = 120
 
 
 def wild(seed: int, **settings: object) -> SamplingParams:
-    """Return parameters under which a near-tie anywhere would send the text another way: 200 tokens at T 2."""
+    """Return parameters under which a near-tie anywhere would send the text another way: 120 tokens at T 2."""
     length = {"max_tokens": NUM_TOKENS, "min_tokens": NUM_TOKENS}
     return SamplingParams(temperature=2.0, seed=seed, logprobs=2, **length, **settings)
 

@@ -9,7 +9,7 @@ from tests.tiny_models import hf_greedy
 
 pytestmark = pytest.mark.bundled
 
-GREEDY = SamplingParams(temperature=0, max_tokens=32)
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
 TEXTS = (
     "The capital of France is",
     "Once upon a time, in a small village by the sea,",
