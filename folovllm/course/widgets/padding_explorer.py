@@ -112,7 +112,7 @@ class PaddingExplorer(CourseWidget):
     @property
     def effect(self) -> PaddingEffect:
         """What the chosen setting does to the chosen model."""
-        return self._chosen_effects()[self._way(self.controls["side"].value)]
+        return self._effect_of(self.controls["side"].value)
 
     def effects_of(self, network: str, dtype: str) -> dict[Setting, PaddingEffect]:
         """Return what each way of padding does to a model in a dtype; the model runs if it has not done so yet.
@@ -124,14 +124,11 @@ class PaddingExplorer(CourseWidget):
             self._effects[network, dtype] = measure_padding(self.models[network], self.tokenizer, prompts, dtype)
         return self._effects[network, dtype]
 
-    def _chosen_effects(self) -> dict[Setting, PaddingEffect]:
-        return self.effects_of(self.controls["network"].value, self.controls["dtype"].value)
+    def _chosen_effects(self, dtype: str = "") -> dict[Setting, PaddingEffect]:
+        return self.effects_of(self.controls["network"].value, dtype or self.controls["dtype"].value)
 
-    def _exact_effects(self) -> dict[Setting, PaddingEffect]:
-        return self.effects_of(self.controls["network"].value, "float32")
-
-    def _way(self, side: Side) -> Setting:
-        return side, self.controls["positions"].value
+    def _effect_of(self, side: Side, dtype: str = "") -> PaddingEffect:
+        return self._chosen_effects(dtype)[side, self.controls["positions"].value]
 
     def _lines(self) -> list[str]:
         return [line for line in self.prompts.value.splitlines() if line.strip()]
@@ -160,7 +157,7 @@ class PaddingExplorer(CourseWidget):
 
     def _grid(self, side: Side) -> str:
         """Return the batch with its padding on one side: tokens, positions, and the token that comes next."""
-        effect, chosen = self._chosen_effects()[self._way(side)], side == self.controls["side"].value
+        effect, chosen = self._effect_of(side), side == self.controls["side"].value
         same = _("{same_token} of {num_same_token} prompts get the token that they get alone").format(
             same_token=sum(effect.same_token), num_same_token=len(effect.same_token)
         )
@@ -173,11 +170,10 @@ class PaddingExplorer(CourseWidget):
         )
 
     def _why(self, side: Side, row: int) -> str:
-        way = self._way(side)
-        return self._chosen_effects()[way].why(row, self._exact_effects()[way], self.controls["dtype"].value)
+        return self._effect_of(side).why(row, self._effect_of(side, "float32"), self.controls["dtype"].value)
 
     def _row(self, side: Side, row: int) -> str:
-        effect, cells = self._chosen_effects()[self._way(side)], []
+        effect, cells = self._effect_of(side), []
         batch = effect.batch
         for column, real in enumerate(batch.mask[row].tolist()):
             name = self._name(int(batch.token_ids[row, column])) if real else "pad"
@@ -231,7 +227,7 @@ class PaddingExplorer(CourseWidget):
 
     def _last_power(self) -> int:
         """Return the power of ten where the axis ends: above every error that this model shows with these prompts."""
-        effects = [*self._chosen_effects().values(), *self._exact_effects().values()]
+        effects = [*self._chosen_effects().values(), *self._chosen_effects("float32").values()]
         errors = [error for each in effects for error in each.at_last_column + each.at_last_token]
         return math.ceil(math.log10(max(1.0, *errors)))
 
@@ -247,7 +243,7 @@ class PaddingExplorer(CourseWidget):
             self.effect.sentence(),
         ]
         for side in SIDES:
-            effect = self._chosen_effects()[self._way(side)]
+            effect = self._effect_of(side)
             lines.append(_("Padding on the {side}:").format(side=_(SIDE_NAMES[side])))
             for row, (token, other) in enumerate(zip(effect.next_tokens, effect.expected_tokens, strict=True)):
                 token_text, other_text = (repr(decode_token(self.tokenizer, each)) for each in (token, other))
