@@ -9,7 +9,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Literal
 
 from folovllm.cache_folder import NoHomeError, cache_root, is_missing_home
 from folovllm.control_groups import count_cores
-from folovllm.course_folder import how_to_install, in_checkout, shipped_folder
+from folovllm.course_folder import how_to_install, in_checkout
 from folovllm.free_memory import GIB, FreeMemory, free_memory, is_out_of_memory
 from folovllm.language import N_, _, counted, listed
+from folovllm.lock import find_lock, installed_version, pins_of_course
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -61,15 +61,12 @@ def check_python() -> Check:
 
 def check_packages() -> Check:
     """Every package that the course needs is there, and each that is there has the version of ``requirements.lock``."""
-    from packaging.utils import canonicalize_name
-
     lock = find_lock()
     if lock is None:
         fix = _("run the doctor from a checkout, installed with `make lab`")
         return Check("packages", "warn", _("requirements.lock is not there to compare with"), fix, "nolock")
-    pins = _read_pins(lock)
-    found, needed = {name: _version(name) for name in pins}, _needed_by("folovllm", "course")
-    pins = {name: version for name, version in pins.items() if found[name] or canonicalize_name(name) in needed}
+    pins = pins_of_course(lock)
+    found = {name: installed_version(name) for name in pins}
     differing = [name for name, version in pins.items() if found[name] != version]
     if not differing:
         return Check(
@@ -86,48 +83,6 @@ def check_packages() -> Check:
         num_differing=len(differing), num_pins=len(pins), named=named, more=more
     )
     return Check("packages", level, detail, "" if level == "ok" else how_to_install(), f"lock-{len(differing)}")
-
-
-def _needed_by(package: str, extra: str) -> set[str]:
-    """Return the canonical names of all packages that one needs with an extra, directly or through others."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    needed: set[str] = set()
-    todo = [(package, extra)]
-    seen = set(todo)
-    while todo:
-        name, with_extra = todo.pop()
-        needed.add(canonicalize_name(name))
-        with suppress(metadata.PackageNotFoundError):
-            for each in map(Requirement, metadata.requires(name) or []):
-                if each.marker is None or each.marker.evaluate({"extra": with_extra}):
-                    further = {(each.name, extra) for extra in {"", *each.extras}} - seen
-                    seen |= further
-                    todo += further
-    return needed
-
-
-def _read_pins(lock: Path) -> dict[str, str]:
-    from packaging.requirements import Requirement
-
-    lines = [line for line in lock.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    pins = [Requirement(line) for line in lines]
-    return {pin.name: str(pin.specifier).lstrip("=") for pin in pins if not pin.marker or pin.marker.evaluate()}
-
-
-def _version(package: str) -> str | None:
-    """Return the installed version without its build tag: 2.13.0+cpu and 2.13.0 are the same code."""
-    try:
-        return metadata.version(package).partition("+")[0]
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def find_lock() -> Path | None:
-    """Return the lock that came with the package."""
-    folder = shipped_folder()
-    return folder / "requirements.lock" if folder else None
 
 
 def check_device() -> Check:
