@@ -3,8 +3,8 @@
 After a forward pass every live text proposes its likeliest continuations; the best of all proposals
 live on. A text that wins several times is forked, one that loses gives its blocks back, so texts with
 a common beginning share its blocks. The engine schedules, preempts and swaps these sequences like any
-others. (vLLM runs beam search above its engine, ``entrypoints/llm.py``, with prefix caching
-instead of forks.)
+others. (vLLM runs beam search above its engine, ``entrypoints/generate/beam_search/offline.py``, with
+prefix caching instead of forks.)
 """
 
 import math

@@ -19,7 +19,7 @@ PREDICTIONS = [
         name="typed_eos",
         question="Bo types <|im_end|> into the prompt box. What does the tokenizer make of these ten characters?",
         choices={
-            "seven tokens, as of any text": "It could: the next cell shows how. But by default it looks for the names "
+            "seven tokens, as for any text": "It could: the next cell shows how. But by default it looks for the names "
             "of special tokens first, wherever the text comes from.",
             "one token: the end of a text": "It cannot know who wrote them. Ten typed characters become the very token "
             "that ends a message.",

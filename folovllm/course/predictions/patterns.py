@@ -96,7 +96,7 @@ PREDICTIONS = [
     Prediction(
         name="greedy_on_both",
         question=(
-            "Eight questions, temperature 0, the same weights in float32, 32 tokens each: on our engine and on vLLM. "
+            "Eight questions, temperature 0, the same weights in float32, up to 32 tokens: on our engine and on vLLM. "
             "How many of the eight texts are the same?"
         ),
         choices={

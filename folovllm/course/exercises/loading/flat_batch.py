@@ -133,8 +133,8 @@ EXERCISE = Exercise(
     ],
     hints=(
         "Go from text to text and put what is new of it at the end of the row.",
-        "Positions run from num_computed to the text's length. After each text the last row is the length of the "
-        "row so far, minus 1.",
+        "Positions run from num_computed to the text's length. After each text, its last token is at the row's "
+        "length so far, minus 1.",
     ),
     code=(
         "token_ids, positions, last_rows = [], [], []\n"

@@ -132,7 +132,7 @@ EXERCISE = Exercise(
     hints=(
         "Which blocks are never written again? And has anybody written anything yet?",
         "At `length == prompt_len` all share all blocks. Later the prompt's *full* blocks, "
-        "`prompt_len // block_size`, count once; the others of a sequence count n times. `-(-a // b)` rounds up.",
+        "`prompt_len // block_size`, count once; each sequence's others count n times. `-(-a // b)` rounds up.",
     ),
     code=(
         "if length == prompt_len:\n"
