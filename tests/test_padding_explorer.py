@@ -21,6 +21,7 @@ from folovllm.course.padded_batch import (
 )
 from folovllm.course.token_text import text_or_bytes
 from folovllm.course.widgets.padding_explorer import PaddingExplorer, visible
+from tests.explorer_checks import assert_moves_there_and_back
 from tests.tiny_models import VOCAB_SIZE, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -215,14 +216,8 @@ def test_a_moved_control_changes_words_and_picture_and_runs_a_model_once(
         return _forward(model, batch)
 
     monkeypatch.setattr("folovllm.course.padded_batch._forward", spy)
-    words, picture, before = explorer.status.value, explorer.picture.value, explorer.controls[control].value
     for _ in range(2):
-        explorer.controls[control].value = value
-        assert explorer.status.value != words
-        assert explorer.picture.value != picture
-        assert f"{control}={value}" in explorer.summary()
-        explorer.controls[control].value = before
-        assert (explorer.status.value, explorer.picture.value) == (words, picture)
+        assert_moves_there_and_back(explorer, explorer.controls[control], value, f"{control}={value}")
     assert seen.count(len(PROMPTS)) == num_batches
 
 

@@ -11,6 +11,7 @@ from folovllm.course.distribution import ORDERS, make_distribution
 from folovllm.course.distribution_picture import NUM_SHOWN
 from folovllm.course.widgets.sampling_explorer import SamplingExplorer
 from folovllm.sampling.sampler import sample_from_uniform
+from tests.explorer_checks import assert_moves_there_and_back
 from tests.tiny_models import tiny_llm
 
 
@@ -96,13 +97,7 @@ def test_its_logits_are_the_models(explorer):
 
 @pytest.mark.parametrize(("knob", "value"), [("temperature", 0.5), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.3)])
 def test_a_moved_knob_changes_words_and_picture(explorer, knob, value):
-    words, picture, before = explorer.status.value, explorer.picture.value, explorer.knobs[knob].value
-    explorer.knobs[knob].value = value
-    assert explorer.status.value != words
-    assert explorer.picture.value != picture
-    assert f"{knob}={value:g}" in explorer.summary()
-    explorer.knobs[knob].value = before
-    assert (explorer.status.value, explorer.picture.value) == (words, picture)
+    assert_moves_there_and_back(explorer, explorer.knobs[knob], value, f"{knob}={value:g}")
 
 
 def test_a_slider_and_its_box_show_the_same_round_number(explorer):

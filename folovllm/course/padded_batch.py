@@ -130,19 +130,19 @@ def show_error(error: float) -> str:
     return _("less than {smallest}").format(smallest=ROUNDING) if error < ROUNDING else f"{error:.2g}"
 
 
-Setting = tuple[Side, Positions]
+Way = tuple[Side, Positions]
 
 
 def measure_padding(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], dtype: str
-) -> dict[Setting, PaddingEffect]:
+) -> dict[Way, PaddingEffect]:
     """Run a batch in a dtype with every way of padding, and compare with each prompt alone in float32.
 
     The model stays as it is: another dtype is computed by a copy, which is then thrown away.
     """
     exact, runner = _in_dtype(model, "float32"), _in_dtype(model, dtype)
     alone = [_forward(exact, pad_prompts(tokenizer, [prompt]))[0, -1] for prompt in prompts]
-    ways: list[Setting] = [(side, positions) for side in SIDES for positions in POSITIONS]
+    ways: list[Way] = [(side, positions) for side in SIDES for positions in POSITIONS]
     batches = {way: pad_prompts(tokenizer, prompts, *way) for way in ways}
     return {way: _compare(_forward(runner, batch), alone, batch, runner) for way, batch in batches.items()}
 

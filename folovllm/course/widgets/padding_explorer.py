@@ -13,8 +13,8 @@ from folovllm.course.padded_batch import (
     SIDE_NAMES,
     SIDES,
     PaddingEffect,
-    Setting,
     Side,
+    Way,
     make_tiny_gpt2,
     measure_padding,
     pad_prompts,
@@ -83,7 +83,7 @@ class PaddingExplorer(CourseWidget):
     ) -> None:
         self.tokenizer = tokenizer
         self.models = {"given": model, "gpt2": make_tiny_gpt2(len(tokenizer))}
-        self._effects: dict[tuple[str, str], dict[Setting, PaddingEffect]] = {}
+        self._effects: dict[tuple[str, str], dict[Way, PaddingEffect]] = {}
         text = "\n".join(prompts)
         self.prompts = ipywidgets.Textarea(
             value=text, description=_("prompts"), rows=3, continuous_update=False, layout=wide()
@@ -114,7 +114,7 @@ class PaddingExplorer(CourseWidget):
         """What the chosen setting does to the chosen model."""
         return self._effect_of(self.controls["side"].value)
 
-    def effects_of(self, network: str, dtype: str) -> dict[Setting, PaddingEffect]:
+    def effects_of(self, network: str, dtype: str) -> dict[Way, PaddingEffect]:
         """Return what each way of padding does to a model in a dtype; the model runs if it has not done so yet.
 
         network: "given" or "gpt2".
@@ -124,7 +124,7 @@ class PaddingExplorer(CourseWidget):
             self._effects[network, dtype] = measure_padding(self.models[network], self.tokenizer, prompts, dtype)
         return self._effects[network, dtype]
 
-    def _chosen_effects(self, dtype: str = "") -> dict[Setting, PaddingEffect]:
+    def _chosen_effects(self, dtype: str = "") -> dict[Way, PaddingEffect]:
         return self.effects_of(self.controls["network"].value, dtype or self.controls["dtype"].value)
 
     def _effect_of(self, side: Side, dtype: str = "") -> PaddingEffect:
