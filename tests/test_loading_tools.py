@@ -2,6 +2,7 @@
 
 import logging
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -59,6 +60,29 @@ def test_four_bits_leave_at_most_16_values_a_block():
     weights = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     for kind in ("Q4_0", "Q4_1"):
         assert max(len(row.unique()) for row in quantize_and_back(weights, kind)) <= 16
+
+
+@pytest.mark.parametrize("shape", [(32,), (3, 64), (2, 5, 96), (512, 96)])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])
+def test_a_tensor_of_any_shape_comes_back_as_gguf_gives_it_row_by_row(kind, shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    back = quantize_and_back(values, kind)
+    assert back.shape == values.shape
+    for row, kept in zip(values.reshape(-1, shape[-1]), back.reshape(-1, shape[-1]), strict=True):
+        block_type = gguf.GGMLQuantizationType[kind]
+        blocks = gguf.quants.quantize(row[None].numpy(), block_type)
+        assert (gguf.quants.dequantize(blocks, block_type) == kept.numpy()).all()
+
+
+def test_columns_that_are_no_whole_blocks_are_refused_however_many_values_there_are():
+    with pytest.raises(gguf.QuantError, match=r"\(4, 40\)"):
+        quantize_and_back(torch.zeros(4, 40), "Q8_0")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.filterwarnings("error")
+def test_a_block_below_the_smallest_scale_is_zeros(kind):
+    assert not quantize_and_back(1e-37 * torch.linspace(-1, 1, 32), kind).any()
 
 
 def test_quantize_weights_changes_matrices_and_not_vectors():

@@ -1,5 +1,6 @@
 """Write a Llama-like model as a GGUF file, with its matrices in blocks of few bits: the way the bundled model came."""
 
+import math
 from pathlib import Path
 
 import gguf
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+_LONG_ROW = 2**14
+"""gguf takes 16 rows at a time, and blocks lie one after the other: few long rows take a third of short ones' time."""
+
 
 def quantize_and_back(values: Tensor, kind: str) -> Tensor:
     """Return what is left of float32 values [..., columns] after a GGUF block format.
@@ -16,8 +20,12 @@ def quantize_and_back(values: Tensor, kind: str) -> Tensor:
     kind: "Q8_0", "Q4_1", "Q4_0" or another of the gguf package's; a block is 32 values of a row.
     """
     block_type = gguf.GGMLQuantizationType[kind]
-    blocks = gguf.quants.quantize(values.float().cpu().numpy(), block_type)
-    return torch.from_numpy(gguf.quants.dequantize(blocks, block_type))
+    rows = values.float().cpu().numpy()
+    if rows.shape[-1] % gguf.GGML_QUANT_SIZES[block_type][0] == 0:  # else gguf refuses them, by their shape
+        rows = rows.reshape(-1, math.gcd(rows.size, _LONG_ROW))
+    with np.errstate(over="ignore", invalid="ignore"):  # gguf's way to a block of zeros, where a scale underflows
+        blocks = gguf.quants.quantize(rows, block_type)
+    return torch.from_numpy(gguf.quants.dequantize(blocks, block_type)).reshape(values.shape)
 
 
 @torch.no_grad()
