@@ -1,5 +1,6 @@
 """The timeline shows what the record says, which is what the block manager and the statuses were."""
 
+import itertools
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from folovllm.course.record import phase_of, recorded
 from folovllm.course.run_story import TINTS, RunStory, letter_of
 from folovllm.course.widgets.card import label
 from folovllm.course.widgets.timeline import MAX_BLOCKS, Timeline, draw_run, plot_timeline
+from folovllm.language import LANGUAGES, speaking
 from folovllm.request import SequenceStatus
 from tests.tiny_models import tiny_llm
 
@@ -290,6 +292,17 @@ def test_the_frame_of_a_step_cuts_no_words(evening_llm):
     bars = [bar.get_window_extent().transformed(to_parts) for bar in memory.patches]
     assert frame.y1 == pytest.approx(max(bar.y1 for bar in bars))
     assert frame.y0 < min(bar.y0 for bar in bars)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_words_about_the_memory_cover_others(evening, language):
+    with speaking(language):
+        figure, _, memory = draw_run(evening)
+    figure.canvas.draw()
+    boxes = [each.get_bbox_patch() or each for each in memory.texts if each.get_text()]
+    words = [box.get_window_extent() for box in boxes]
+    assert len(words) == 3
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(words, 2))
 
 
 def test_a_cell_has_the_number_of_blocks_that_are_held(evening):

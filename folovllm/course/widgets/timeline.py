@@ -25,6 +25,8 @@ MAX_BLOCKS = 64
 """How many blocks of a memory are shown at most."""
 MAX_NOTES = 3
 """How many shortages are told in a picture at most; its alternative text tells all."""
+_LINE = 0.13
+"""The part of the memory's picture that a line of words takes; how many blocks that is depends on what is drawn."""
 # What a sequence does in a step: the colour and the hatch of its cell; "" is the colour of its request.
 _LOOKS = {
     N_("reads its prompt"): ("", "..."),
@@ -103,15 +105,19 @@ def draw_memory(axes: Axes, story: RunStory) -> None:
         top = max(top, story.num_blocks)
     short = [step for step in steps if story.shortage(step)][:MAX_NOTES]
     low = -1.1 * max(host)
-    axes.set(ylim=(low, (1.3 + 0.25 * len(short)) * top), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
+    num_lines = 1.3 + len(short)  # over the highest bar; the first is for "all blocks of the device"
+    line = _LINE * (top - low) / (1 - _LINE * num_lines)
+    axes.set(ylim=(low, top + line * num_lines), xlabel=_("step"), ylabel=_("blocks held\nafter the step"))
     ticks = MaxNLocator(integer=True, nbins=5).tick_values(low, top)
     shown = [tick for tick in ticks if low <= tick <= top]  # above are words
     axes.set_yticks(shown, [f"{abs(tick):.0f}" for tick in shown])
-    _tell_shortages(axes, story, short, held, top)
+    _tell_shortages(axes, story, short, held, [top + line * (0.95 + i) for i in range(len(short))])
 
 
-def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: Sequence[int], top: int) -> None:
-    """Write one line per shortage, with an arrow straight down to its bar. heights: of all bars; top: of the highest.
+def _tell_shortages(
+    axes: Axes, story: RunStory, short: Sequence[int], heights: Sequence[int], lines: Sequence[float]
+) -> None:
+    """Write one line per shortage, with an arrow straight down to its bar. heights: of all bars; lines: from below.
 
     The lines are steps of a stair, so that no arrow crosses a line.
     """
@@ -121,8 +127,7 @@ def _tell_shortages(axes: Axes, story: RunStory, short: Sequence[int], heights: 
         needed, free = story.needed_next(step - 1), story.steps[step - 1].num_free_blocks
         losers = list(story.gave_way(step))
         gave = ngettext("{who} gives way", "{who} give way", len(losers)).format(who=_(" and ").join(losers))
-        row = i if on_the_right else len(short) - 1 - i
-        height = (1.22 + 0.25 * row) * top
+        height = lines[i if on_the_right else -1 - i]
         axes.annotate("", (step, heights[step]), (step, height), arrowprops=arrow)
         look: dict[str, Any] = {"ha": "right" if on_the_right else "left", "va": "bottom", "fontsize": 11}
         look["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 0.5}  # over the cursor
