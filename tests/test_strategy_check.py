@@ -80,7 +80,7 @@ def test_the_code_of_the_last_hint_passes(llm, capsys):
 
 
 def test_an_untouched_stub_is_not_attempted(llm, capsys):
-    assert said(capsys, llm, EpsilonSampler(stub)) == "not attempted yet"
+    assert said(capsys, llm, EpsilonSampler(stub)) == "not attempted yet, or a part before it is not"
 
 
 def test_an_exception_is_reported_and_the_engine_goes_on(llm, capsys):
@@ -238,6 +238,18 @@ def test_requests_without_an_epsilon_must_get_0(llm, capsys):
     assert said(capsys, llm, sampler) == (
         "not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0"
     )
+
+
+@pytest.mark.parametrize("owner", ["params", "self"])
+def test_an_epsilon_that_is_asked_of_something_else_is_the_error_that_it_is(llm, capsys, owner):
+    class Wrong(Sampler):
+        def refine(self, logits, params):
+            return EPSILON.solution(logits, eval(owner, locals()).epsilon)
+
+    kind = {"params": "list", "self": "Wrong"}[owner]
+    verdict = said(capsys, llm, Wrong())
+    assert verdict.startswith("not yet: the engine stopped with AttributeError: ")
+    assert f"'{kind}' object has no attribute 'epsilon'" in verdict
 
 
 def test_dropping_too_much_is_noticed(llm, capsys):

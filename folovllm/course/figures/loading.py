@@ -291,7 +291,7 @@ def plot_limits(cases: Mapping[str, tuple[Mapping[str, Any], int | None]]) -> Im
 def plot_factory() -> Image:
     """Show the stations of ``get_model_and_tokenizer``, what is refused at each, and where Chen's folder ends."""
     stations = [
-        ("config.json", _("broken, or\ncode inside"), BLUE),
+        ("config.json", _("broken, or\nneeds its code"), BLUE),
         (_("the class"), _("the engine\ncannot run it"), BLUE),
         (_("the dtype"), _("the model\noverflows in it"), BLUE),
         (_("the weights"), _("missing, or of\nanother shape"), ORANGE),
@@ -307,7 +307,7 @@ def plot_factory() -> Image:
         _arrow(axes, (x + 0.7, 1.02), (x + 0.7, 1.85), **way)
         axes.text(x + 0.7, 2.4, f"✗ {refused}", ha="center", va="center", fontsize=11)
     told = clauses(labelled(name, sentences(*refused.splitlines())) for name, refused, _color in stations)
-    ends = _("Chen's folder ends at the first one: it has code inside.")
+    ends = _("Chen's folder ends at the first one: it needs its own code.")
     return show(
         figure,
         _("Five stations from left to right, and for what a model is refused at each. {told}. {ends}").format(

@@ -102,7 +102,7 @@ def plot_place() -> Image:
     for (_before, left, *_more), (name, right, *_rest) in itertools.pairwise(stages):
         _arrow(axes, (left + width + 0.05, 3.7), (right - 0.05, 3.7), _("draw") if name == _("token") else "")
     _arrow(axes, (9.9, 5.6), (9.9, 3.95))
-    axes.text(9.9, 5.75, _("in vLLM: here; min-p ran before (section 9)"), ha="center", fontsize=12)
+    axes.text(9.9, 5.75, _("in vLLM it runs here, and min-p before it (section 9)"), ha="center", fontsize=12)
     axes.plot([4.9, 4.9, 19.4], [2.5, 0.9, 0.9], color="black", lw=1.4)
     _arrow(axes, (19.4, 0.9), (19.4, 2.5))
     axes.text(
@@ -113,8 +113,8 @@ def plot_place() -> Image:
         _(
             "Six boxes from left to right: logits; bans and penalties; temperature; top-k, top-p and "
             "min-p; refine, with a dashed border, the place for your rule; the token, which is "
-            "drawn. An arrow between temperature and top-k says: in vLLM: here; min-p ran "
-            "before (section 9). A line goes from the second box past all others: with temperature 0 the "
+            "drawn. An arrow between temperature and top-k says: in vLLM it runs here, and "
+            "min-p before it (section 9). A line goes from the second box past all others: with temperature 0 the "
             "likeliest token is taken, without any filter and without refine."
         ),
     )

@@ -23,7 +23,7 @@ PREDICTIONS = [
             "of special tokens first, wherever the text comes from.",
             "one token: the end of a text": "It cannot know who wrote them. Ten typed characters become the very token "
             "that ends a message.",
-            "an error": "Nothing is refused. It would be safer.",
+            "an error": "No, though an error would be safer.",
         },
         right="one token: the end of a text",
         evidence="typed: [2]",
@@ -48,7 +48,7 @@ PREDICTIONS = [
             "all 3": "The mask hides padding, that is true. But the next token is asked for behind the last column, "
             "and there stands padding.",
             "1": "The longest prompt has no padding. For the others the model is asked what follows a padding token.",
-            "none": "The longest prompt has no padding at all, on neither side.",
+            "none": "The longest prompt has no padding at all, on either side.",
         },
         right="1",
         evidence="the same on both sides: 1 of 3",
@@ -73,7 +73,7 @@ PREDICTIONS = [
         "are tokens?",
         choices={
             "about half": "The long prompt fills its own row only. The 31 other rows are as long, and nearly empty.",
-            "about a fifth": "Fewer: 31 of 32 rows are filled to one or two hundredths.",
+            "about a fifth": "Less: 31 of 32 rows are filled to about one hundredth.",
             "less than a twentieth": "One full row of 32, and a little in each of the others.",
         },
         right="less than a twentieth",

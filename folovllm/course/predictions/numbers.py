@@ -78,7 +78,7 @@ PREDICTIONS = [
     Prediction(
         name="values_in_a_block",
         question="The layers of our model were once stored with 4 bits per weight. At most how many different values "
-        "are among 32 neighbouring weights?",
+        "are in a block of 32 weights?",
         choices={
             "4": "4 bits are not 4 values. Each bit doubles how many there can be.",
             "16": "4 bits can tell 2 x 2 x 2 x 2 values apart.",

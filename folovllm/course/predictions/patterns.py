@@ -81,7 +81,7 @@ PREDICTIONS = [
         name="refused_by_to_vllm",
         question="Three wishes that vLLM does not have in our form. Which one does to_vllm() refuse with an error?",
         choices={
-            "swap_space=8": "It only changes how memory is found. You get a warning, and the same texts.",
+            "swap_space=8": "It only changes how memory is found. You get a warning, and nothing else changes.",
             "min_p=0.3 with top_p=0.7": (
                 "The order of the filters is another one there, so texts can change. But there is only a warning."
             ),

@@ -58,7 +58,7 @@ PREDICTIONS: list[Prediction] = [
         ),
         choices={
             "the same function": "Its names and brackets come more than once, so the penalty meets each of them.",
-            "a shorter function": "Nothing makes a text short. A token that would repeat may be replaced.",
+            "no function": 'Nothing keeps the model from beginning one: "def" was not written before.',
             "a wrong function": "Yes. Code must repeat its names, and the penalty pushes it to use others.",
         },
         right="a wrong function",
@@ -69,8 +69,7 @@ PREDICTIONS: list[Prediction] = [
         question="Bo's poem with seed 5: once alone, once beside 7 other requests. Is it the same text?",
         choices={
             "yes": (
-                "Yes. Its numbers belong to its seed alone, and where the engine is batch invariant its logits are the "
-                "same to the last bit."
+                "Yes. Its numbers belong to its seed alone. (On a GPU the last bits of logits may depend on the batch.)"
             ),
             "no, others use up numbers": "Each of them has numbers of its own: nobody takes one from another.",
             "only at temperature 0": "At 0 nothing is drawn. Above 0 the same numbers point to the same places.",

@@ -19,7 +19,7 @@ PREDICTIONS = [
         question="The engine forks by the notes' rule, and Bo asks for n=3 with seed=2. What does he get?",
         choices={
             "Three different texts": "The lists of tokens are separate. But what decides which token is drawn?",
-            "One text three times": "Yes: the seed came with the parameters, so all three draw the same numbers.",
+            "One text three times": "Yes: the seed is in the parameters they share, so all draw the same numbers.",
             "An error": "Python sees nothing wrong. That makes the mistake hard to find.",
         },
         right="One text three times",
@@ -27,7 +27,7 @@ PREDICTIONS = [
     ),
     Prediction(
         name="first_copies",
-        question="In step 1 each of the three writes a word into block 1. How often is the block copied first?",
+        question="In step 1 each of the three writes a word into block 1. How often is it copied before that?",
         choices={
             "Never": "Then three texts would write to one place, and only what the last one wrote would be left.",
             "2 times": "Yes: two get a copy. Then the third holds the block alone and writes into it.",
@@ -60,7 +60,7 @@ PREDICTIONS = [
     ),
     Prediction(
         name="texts_after_the_move",
-        question="Chen's text was computed again, Bo's blocks were moved away and back. Whose text is now another one?",
+        question="Chen's text was computed again, Bo's blocks were moved away and back. Whose text has changed?",
         choices={
             "Nobody's": "Yes: same tokens, same keys and values, and token i always meets random number i.",
             "Chen's": "His tokens are kept; only keys and values are computed again, and they come out the same.",

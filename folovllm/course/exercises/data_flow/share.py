@@ -143,7 +143,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_without_seats, "you do not look at `seats`; whoever comes after the last seat gets 0"),
         Mistake(_one_seat_too_many, "you let in one request more than there are seats"),
-        Mistake(_one_seat_too_few, "you leave the last seat empty: with `seats` seats so many requests may run"),
+        Mistake(_one_seat_too_few, "you leave the last seat empty: with `seats` seats that many requests may run"),
         Mistake(
             _share_by(lambda need, left: need if need <= left else 0),
             "you pass over a request that does not fit; with chunked prefill it gets what is left of the budget, "

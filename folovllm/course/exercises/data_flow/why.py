@@ -144,7 +144,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_min_tokens_for_eos_only, "below `min_tokens` tokens no stop id ends the text either"),
         Mistake(_without_min_tokens, "below `min_tokens` tokens neither EOS nor a stop id ends the text"),
-        Mistake(_beyond_min_tokens, "with exactly `min_tokens` tokens the text may end, not one later"),
+        Mistake(_beyond_min_tokens, "`min_tokens` tokens are enough to end; you wait for one more"),
         Mistake(
             _stop_ids_first,
             "you look at the stop ids before EOS; an EOS that is also a stop id counts as EOS",

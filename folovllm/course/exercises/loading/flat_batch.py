@@ -114,13 +114,12 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _rows_within_each_text,
-            "you count the last rows from the beginning of each text; the logits of all texts come in one row, "
-            "so count from its beginning",
+            "your third list counts within each text's new tokens; count from the beginning of the whole row",
         ),
         Mistake(
             _rows_from_the_texts_lengths,
-            "your last rows are the last positions of the texts; a row counts only what is new, and the texts "
-            "before it stand in front",
+            "your third list holds the texts' last positions; count in the row: only what is new, and the texts in "
+            "front too",
         ),
         Mistake(
             _looked_up_by_content,
@@ -128,8 +127,8 @@ EXERCISE = Exercise(
             "both lists together, with zip",
         ),
         Mistake(_as_tensors, "you return tensors; three lists of whole numbers are asked for"),
-        Mistake(_first_rows, "you give the first row of each text; the next token is asked for at its last one"),
-        Mistake(_rows_of_the_next, "your last rows are one too far: they are the first rows of the texts behind"),
+        Mistake(_first_rows, "you give each text's first new token; the next one is asked for at its last"),
+        Mistake(_rows_of_the_next, "your third list is one too far: it is the row's length so far, minus 1"),
     ],
     hints=(
         "Go from text to text and put what is new of it at the end of the row.",

@@ -1,4 +1,4 @@
-"""``rms_norm``: the norm of float16 numbers whose squares are no float16."""
+"""``rms_norm``: the norm of float16 numbers whose squares do not fit in it."""
 
 from random import Random
 
@@ -119,7 +119,7 @@ _VARIANCE = "you divide by the spread: the variance takes the mean away first; t
 
 EXERCISE = Exercise(
     name="rms_norm",
-    task="the norm of float16 numbers whose squares are no float16",
+    task="the norm of float16 numbers whose squares do not fit in it",
     solution=rms_norm_solution,
     cases=[
         (torch.tensor([[300.0, 400.0]]).half(),),  # first, because float16 shows here what it does
@@ -138,7 +138,7 @@ EXERCISE = Exercise(
         Mistake(_never_widened_rsqrt, _NEVER_WIDENED + " (rsqrt comes too late to help)"),
         Mistake(
             _squares_in_float16,
-            "you square in float16: 20000 squared is 400 million, which float16 has not, so it becomes infinite "
+            "you square in float16: 20000 squared is 400 million, too much for float16, so it becomes infinite "
             "and the result 0; widen first, then square",
         ),
         Mistake(

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns.named_error import named
 from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
@@ -49,9 +48,9 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
             _run(llm, watched, prompts, requests)
         forgets = bool(watched.verdict) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
-        return _(NOT_ATTEMPTED)
+        return _("not attempted yet, or a part before it is not")
     except (Exception, TimeIsUp) as error:
-        if "has no attribute 'epsilon'" in str(error):
+        if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
         return _("not yet: the engine stopped with {named}").format(named=named(error))
     if watched.verdict:

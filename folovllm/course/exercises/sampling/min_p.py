@@ -142,7 +142,7 @@ EXERCISE = Exercise(
         Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
         Mistake(
             _minus_min_p,
-            "you subtract min_p itself from the largest logit; what a ratio is among logits is its logarithm",
+            "you subtract min_p itself from the largest logit; add its logarithm instead",
         ),
         Mistake(_probabilities_returned, "you return probabilities; the next filter wants logits, -inf where dropped"),
         Mistake(

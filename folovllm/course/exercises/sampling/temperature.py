@@ -179,8 +179,8 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _almost_zero,
-            "right, but for equal logits: at temperature 0 yours share the probability, and the first should get "
-            "all of it; a tiny number in place of 0 shares it too",
+            "you raise 0 and tiny temperatures to a larger one: smaller ones are allowed, and at 0 the first largest "
+            "logit gets all, however close others are",
         ),
         Mistake(
             _along_the_vocabulary,

@@ -147,7 +147,7 @@ EXERCISE = Exercise(
     ],
     generate=_some_evening,
     mistakes=[
-        Mistake(_oldest_first, "the oldest gives way in your rule; the latest must, or the first come is never served"),
+        Mistake(_oldest_first, "the oldest gives way in your rule; the latest must, or the first may never be served"),
         Mistake(_largest_first, "the largest gives way in your rule; the order of arrival decides, not the size"),
         Mistake(_in_order_of_arrival, "the right ones in the wrong order: the latest gives way first"),
         Mistake(_only_one, "one may not be enough: go on until what the others need is free"),
@@ -164,7 +164,7 @@ EXERCISE = Exercise(
         Mistake(_just_enough_is_short_unguarded, _ENOUGH + " (and nobody can be taken from an empty list)"),
         Mistake(
             _oldest_always_stays,
-            "your last one never gives way; if its need is not met although it is alone, it has to, too",
+            "the oldest never gives way in your rule; it must too, if even alone it lacks blocks",
         ),
         Mistake(_host_never_fills, "whoever was swapped fills the host; the next one finds less room there"),
         Mistake(
