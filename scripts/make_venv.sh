@@ -115,7 +115,7 @@ else
     install --constraint requirements.lock setuptools || explain_pip_failure # what builds the course
 fi
 install --constraint requirements.lock --no-build-isolation -e '.[course]' || explain_pip_failure
-# On all cores: pip compiles on one. Files for another Python stay as they are.
-.venv/bin/python -m compileall -q -j 0 .venv/lib >>$log 2>&1 || :
+# On all cores: pip compiles on one, and the course not at all. Files for another Python stay as they are.
+.venv/bin/python -m compileall -q -j 0 .venv/lib folovllm >>$log 2>&1 || :
 echo "done in $(($(date +%s) - begun)) s"
 echo "$level $(current_state)" >$marker
