@@ -7,11 +7,13 @@ import re
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from folovllm.course.exercises.checks import CHAPTERS, EXERCISES, check, find_exercise
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
+from folovllm.course.exercises.outcome import kind_of, show
 from folovllm.request import ALLOWED_TRANSITIONS
 
 NAMESPACE = {"json": json, "torch": torch, "ALLOWED_TRANSITIONS": ALLOWED_TRANSITIONS}
@@ -169,3 +171,39 @@ def test_dividing_by_the_stored_scale_is_named_however_zeros_are_kept(back):
 
     verdict = find_exercise("q8_0").judge(answer)[1]
     assert verdict.startswith("almost: you divide by the scale as it is stored")
+
+
+def test_a_result_that_a_later_call_changes_is_refused_and_shown_as_it_was():
+    kept: list[int] = []
+
+    def my_fork(tokens, seed, num_forks, new_token):
+        kept[:] = [*tokens, new_token]
+        return tokens, kept, seed + num_forks + 1
+
+    [exercise] = [each for each in EXERCISES if each.name == "fork"]
+    right, said = exercise.judge(my_fork)
+    assert not right
+    assert (
+        said.splitlines()[1].strip() == "what your function returned is changed by a later call; return something new"
+    )
+    assert "tokens=[5, 6], seed=10, num_forks=0, new_token=7" in said
+
+
+def test_what_an_answer_sets_for_all_ends_with_it():
+    def my_stop(text, stop):
+        torch.set_default_dtype(torch.bfloat16)
+        np.seterr(all="raise")
+        return text
+
+    before = torch.get_default_dtype(), np.geterr()
+    [exercise] = [each for each in EXERCISES if each.name == "stop"]
+    assert not exercise.judge(my_stop)[0]
+    assert (torch.get_default_dtype(), np.geterr()) == before
+
+
+def test_an_array_of_many_lines_is_shown_in_one():
+    array = np.arange(12).reshape(3, 4)
+    assert show(array).startswith("array([[ 0,")
+    assert "\n" not in show(array)
+    assert kind_of(array) == "an ndarray"
+    assert kind_of(np.uint8(1)) == "a uint8"

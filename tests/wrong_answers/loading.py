@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.loading``."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from folovllm.course.exercises.loading.flat_batch import flat_batch_solution
+from folovllm.course.exercises.loading.flat_batch import FlatRow, flat_batch_solution
 from folovllm.course.exercises.loading.position_ids import position_ids_solution
 from folovllm.course.exercises.loading.read_tensor import read_tensor_solution
 
@@ -167,8 +168,69 @@ def _rows_by_value(sequences, num_computed):
     return ids, positions, [ids.index(ids[row]) for row in rows]
 
 
+def _entry_in_the_usual_order(content: bytes, name: str) -> Tensor:
+    start = 8 + int.from_bytes(content[:8], "little")
+    dtype, shape, (first, last) = json.loads(content[8:start])[name].values()
+    kinds = {"F32": torch.float32, "BF16": torch.bfloat16}
+    return torch.frombuffer(bytearray(content[start + first : start + last]), dtype=kinds[dtype]).reshape(shape)
+
+
+def _searched_in_the_text(content: bytes, name: str) -> Tensor:
+    start = 8 + int.from_bytes(content[:8], "little")
+    text = content[8:start].decode()
+    entry, _ = json.JSONDecoder().raw_decode(text[text.index(f'"{name}":') + len(name) + 3 :].lstrip())
+    return read_tensor_solution(_one_entry(entry, content[start:]), "x")
+
+
+def _searched_as_a_pattern(content: bytes, name: str) -> Tensor:
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = re.search(rf'"{name}":\s*(\{{.*?\}})', content[8:start].decode())
+    return read_tensor_solution(_one_entry(json.loads(found[1]), content[start:]), "x")
+
+
+def _one_entry(entry: dict[str, Any], data: bytes) -> bytes:
+    """Return a file in which one entry of another's list is all that there is."""
+    first, last = entry["data_offsets"]
+    text = json.dumps({"x": entry | {"data_offsets": [0, last - first]}}).encode()
+    return len(text).to_bytes(8, "little") + text + data[first:last]
+
+
+def _by_way_of_bfloat16(content: bytes, name: str) -> Tensor:
+    tensor = read_tensor_solution(content, name)
+    return tensor.bfloat16().to(tensor.dtype)
+
+
+def _ids_in_bytes(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return list(bytes(ids)), positions, rows
+
+
+def _ids_in_float16(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return torch.tensor(ids).half().int().tolist(), positions, rows
+
+
+def _without_what_marks_padding(sequences: list[list[int]], num_computed: list[int]) -> FlatRow:
+    ids, positions, rows = flat_batch_solution(sequences, num_computed)
+    return [each for each in ids if each != 99], positions, rows
+
+
+def _counted_in_float16(mask: Tensor) -> Tensor:
+    return (mask.half().cumsum(1) - 1).clamp(min=0).long()
+
+
+def _the_same_lists_again(sequences: list[list[int]], num_computed: list[int], kept: Any = ([], [], [])) -> FlatRow:
+    for old, new in zip(kept, flat_batch_solution(sequences, num_computed), strict=True):
+        old[:] = new
+    return kept
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "read_tensor": [
+        _entry_in_the_usual_order,
+        _searched_in_the_text,
+        _searched_as_a_pattern,
+        _by_way_of_bfloat16,
         _slice_of_whole_numbers,
         _list_in("ascii"),
         _list_in("latin-1"),
@@ -184,6 +246,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _name_contained,
     ],
     "position_ids": [
+        _counted_in_float16,
         _cumsum_in_place,
         _positions_as_floats,
         _positions_as_lists,
@@ -196,6 +259,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _position_ends_at_127,
     ],
     "flat_batch": [
+        _ids_in_bytes,
+        _ids_in_float16,
+        _without_what_marks_padding,
+        _the_same_lists_again,
         _positions_by_value,
         _computed_by_value,
         _rows_by_value,

@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.sampling``."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from folovllm.course.exercises.sampling.min_p import min_p_solution as _right_min_p
 from folovllm.course.exercises.sampling.penalties import penalties_solution as _right_penalties
+from folovllm.course.exercises.sampling.stop import stop_solution as _right_stop
 
 
 def temperature_without_none(logits, temperature):
@@ -666,6 +668,30 @@ def top_p_by_a_sort_that_mixes_ties_in_long_rows(probs, p):
     if len(probs) > 16:
         return _top_p(probs.flip(0), p).flip(0)
     return _top_p(probs, p)
+
+
+def stop_loses_the_last_newline(text, stop):
+    cut = _right_stop(text, stop)
+    return cut.rstrip("\n") if cut == text else cut
+
+
+def stop_with_other_newlines(text, stop):
+    return _right_stop(text.replace("\r\n", "\n"), stop)
+
+
+def stop_as_a_pattern_but_for_dots(text, stop):
+    found = [re.search(each.replace(".", "\\."), text) for each in stop]
+    return _right_stop(text, stop) if any(found) else text
+
+
+def top_p_among_the_first_1000(probs, p):
+    kept = _top_p(probs, p)
+    return kept & (kept.cumsum(0) <= 1000)
+
+
+def penalties_counted_in_a_byte(logits, prompt, output, repetition, frequency, presence):
+    few = [token for token in set(output) for _ in range(output.count(token) % 256)]
+    return _right_penalties(logits, prompt, few, repetition, frequency, presence)
 
 
 WRONG: dict[str, list[Callable[..., Any]]] = {

@@ -71,12 +71,18 @@ class Exercise:
 
     def judge(self, answer: Answer) -> tuple[bool, str]:
         """Return whether an answer is right, and what to tell its author. Raises nothing, whatever the answer does."""
+        expected = self._expected  # first: an answer may change more than its arguments
         given = self._try_in_time(answer)
         if all(isinstance(each.error, NotImplementedError) for each in given):
             return False, _(NOT_ATTEMPTED)
         if given[-1].is_late:
             return False, self._describe(len(given) - 1, given[-1])
-        wrong = [i for i, each in enumerate(given) if not each.is_like(self._expected[i]) or self._complaint(i, each)]
+        wrong = [i for i, each in enumerate(given) if not each.is_like(expected[i]) or self._complaint(i, each)]
+        kept = next((i for i, each in enumerate(given) if each.was_changed_later), None)
+        if kept is not None:
+            return False, _(
+                "not yet: for {asked}\n    what your function returned is changed by a later call; return something new"
+            ).format(asked=self._asked(kept))
         if not wrong:
             return True, _("right, on all {count} inputs").format(count=len(given))
         for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):
@@ -120,8 +126,6 @@ class Exercise:
 
     def _describe(self, i: int, given: Outcome) -> str:
         case = self.all_cases[i]
-        shown = zip(self.argument_names, show_arguments(case), strict=True)
-        asked = ", ".join(f"{name}={value}" for name, value in shown)
         if given.is_like(self._expected[i]):
             said = self._complaint(i, given)
         else:
@@ -130,4 +134,9 @@ class Exercise:
         printed = given.printed.strip()
         if printed:
             said += "\n    " + _("(it printed there: {printed})").format(printed=show(printed))
-        return _("not yet: for {asked}\n    {said}").format(asked=asked, said=said)
+        return _("not yet: for {asked}\n    {said}").format(asked=self._asked(i), said=said)
+
+    def _asked(self, i: int) -> str:
+        """Return a case as it is told to the learner."""
+        shown = zip(self.argument_names, show_arguments(self.all_cases[i]), strict=True)
+        return ", ".join(f"{name}={value}" for name, value in shown)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, allclose
+import numpy as np
+from torch import Tensor, allclose, get_default_dtype, set_default_dtype
 
 from folovllm.course.exercises.time_limit import TimeIsUp
 from folovllm.language import _
@@ -23,14 +24,16 @@ _DIGITS_OF_ARGUMENTS = range(6, 18)  # 17 tell any two floats apart
 
 @dataclass(frozen=True)
 class Outcome:
-    """value: what a function returned, unless it raised ``error``.
+    """value: what a function returned, unless it raised ``error``; a copy, where one can be made.
 
+    live: what it returned itself, which later calls may change.
     changed: the place of the first argument that was not afterwards what it had been; None: none.
     returned: the place of the first argument that the value is, contains, or is a view of; None: none.
     printed: what the function printed meanwhile.
     """
 
     value: Any = None
+    live: Any = None
     error: BaseException | None = None
     changed: int | None = None
     returned: int | None = None
@@ -40,6 +43,11 @@ class Outcome:
     def is_late(self) -> bool:
         """Whether the function was stopped because it took too long."""
         return isinstance(self.error, TimeIsUp)
+
+    @property
+    def was_changed_later(self) -> bool:
+        """Whether a later call changed what this one returned."""
+        return self.live is not self.value and not same(self.live, self.value)
 
     def is_like(self, other: "Outcome") -> bool:
         """Return whether both did the same: values within 1e-5, errors of one kind.
@@ -59,16 +67,28 @@ def try_out(function: Answer, case: Case) -> Outcome:
     comparable = list(map(same, arguments, case))  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
+    dtype = get_default_dtype()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), np.errstate():
             value = function(*arguments)
     except (Exception, SystemExit) as raised:
         error = raised
+    finally:  # what an answer sets for all must not reach the next one's
+        set_default_dtype(dtype)
     kept = map(same, arguments, case)
     changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
     places = _places(value)
     returned = next((i for i, argument in enumerate(arguments) if places & _places(argument)), None)
-    return Outcome(value, error, changed, returned, printed.getvalue())
+    return Outcome(_copy(value), value, error, changed, returned, printed.getvalue())
+
+
+def _copy(value: Any) -> Any:
+    """Return a copy that is equal; the value itself where there is none."""
+    try:
+        copied = copy.deepcopy(value)
+    except Exception:
+        return value
+    return copied if same(copied, value) else value
 
 
 def _places(value: Any) -> set[int]:
@@ -177,7 +197,8 @@ def kind_of(value: Any) -> str:
     if isinstance(value, BaseException):
         return _("a {name} (it must be raised, not returned)").format(name=type(value).__name__)
     name = type(value).__name__
-    return (_("an {name}") if name[0] in "aeiouAEIO" else _("a {name}")).format(name=name)
+    is_vowel = name[0] in "aeioAEIO" or name.startswith("nd")  # a uint8, but an ndarray
+    return (_("an {name}") if is_vowel else _("a {name}")).format(name=name)
 
 
 def show(value: Any, digits: int = 3) -> str:
@@ -211,7 +232,8 @@ def _floats(value: Any) -> Iterator[float]:
 
 
 def _show_with(float_text: Callable[[float], str], value: Any) -> str:
-    return _cut(safely(_Shown(float_text).repr, value), 120)
+    lines = safely(_Shown(float_text).repr, value).splitlines()
+    return _cut(" ".join(map(str.strip, lines)) if len(lines) > 1 else "".join(lines), 120)
 
 
 def show_apart(given: Any, expected: Any) -> tuple[str, str]:

@@ -103,6 +103,8 @@ EXERCISE = Exercise(
         (5, 1, [(2, 2), (2, 2)]),
         (1000, 16, [(1, 1)] * 300),
         (1, 4096, [(4000, 98)]),  # a block is nearly enough
+        (0, 16, [(4, 4)]),
+        (2000, 16, [(16000, 1000), (1, 1)]),
     ],
     generate=_random_readers,
     mistakes=[

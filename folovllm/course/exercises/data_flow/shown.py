@@ -25,7 +25,7 @@ def _random_stream(rng: random.Random) -> tuple[bytes, list[str]]:
     while found is not None:
         text = text[: found[0] + len(found[1]) - 1]
         found = find_stop(text, stop)
-    half = rng.choice((b"", b"", "水".encode()[:2], "🏮".encode()[: rng.randint(1, 3)]))
+    half = rng.choice((b"", b"", "水".encode()[:2], "é".encode()[:1], "🏮".encode()[: rng.randint(1, 3)]))
     return text.encode() + half, stop
 
 
@@ -163,6 +163,8 @@ EXERCISE = Exercise(
         (b"one EN\n", ["END"]),
         (b"one\n", ["\nUser:"]),
         (b"one\ntwo\n", []),
+        (b"caf\xc3", []),
+        ("café".encode(), ["END"]),
     ],
     generate=_random_stream,
     mistakes=[

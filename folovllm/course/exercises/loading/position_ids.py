@@ -64,6 +64,7 @@ _MASKS = [
     torch.tensor([[1, 1, 1]]),
     torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
     torch.tensor([[0, 0], [0, 1]]),
+    (torch.arange(3000) >= 500).long()[None],  # longer than the chapter's essay
 ]
 
 EXERCISE = Exercise(

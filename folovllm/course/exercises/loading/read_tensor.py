@@ -115,11 +115,22 @@ def _list_backwards(content: bytes) -> bytes:
     return _with_list(dict(reversed(header.items())), content[8 + length :])
 
 
+def _entries_backwards(content: bytes) -> bytes:
+    """Return the same file with the parts of each entry of its list in the opposite order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return _with_list({name: dict(reversed(each.items())) for name, each in header.items()}, content[8 + length :])
+
+
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})
 _BFLOAT16 = save({"a": torch.tensor([1.0, 2.0]), "w": torch.tensor([[1.5], [-3.0]]).bfloat16()}, {"format": "pt"})
 _ODD_PLACE = _pack({"b": torch.tensor([1.5]).bfloat16(), "a": torch.tensor([7.0])}, {"author": "陈"})
 _NAMED_IN_UTF_8 = save({"né": torch.tensor([1.5, 2.5]), "n": torch.tensor([3.5])})
 _LONG_LIST = save({"a": torch.tensor([1.0, 2.0])}, {"history": "trained " * 9000})  # 70 kB: a length of three bytes
+_NAMED_IN_METADATA = save({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}, {"b": "the bias"})
+_QUOTED_NAME = save({'a"b': torch.tensor([1.5]), "a": torch.tensor([2.5])})
+_NAME_LIKE_ANOTHER = save({"a1b": torch.tensor([1.0, 2.0]), "a.b": torch.tensor([3.0])})
+_MANY_DIGITS = save({"a": torch.tensor([0.1, 1000.3, 1e6, 1e-6])})
 _NAMES_IN_NAMES = save({"q": torch.tensor([1.0]), "q.weight": torch.tensor([2.0]), "weight": torch.tensor([3.0])})
 
 EXERCISE = Exercise(
@@ -136,6 +147,11 @@ EXERCISE = Exercise(
         (_LONG_LIST, "a"),
         (_NAMES_IN_NAMES, "weight"),
         (_list_backwards(_NAMES_IN_NAMES), "q"),
+        (_entries_backwards(_TWO_TENSORS), "a"),
+        (_NAMED_IN_METADATA, "b"),
+        (_QUOTED_NAME, 'a"b'),
+        *((each, "a.b") for each in (_NAME_LIKE_ANOTHER, _list_backwards(_NAME_LIKE_ANOTHER))),
+        (_MANY_DIGITS, "a"),
     ],
     generate=_random_file,
     complaint=_another_dtype,

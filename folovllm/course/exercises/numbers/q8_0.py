@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.numbers.rms_norm import not_float32
 from folovllm.course.exercises.numbers.rows_like_zeros import like_zeros
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.gguf_file import quantize_and_back
@@ -22,7 +23,7 @@ def _tiny_blocks_lost(case: Case, outcome: Outcome) -> str:
     if not isinstance(outcome.value, Tensor) or outcome.value.shape != case[0].shape:
         return ""
     if torch.allclose(outcome.value.double(), q8_0_solution(case[0]).double(), rtol=1e-4, atol=1e-12):
-        return ""
+        return not_float32(case, outcome)
     return _(
         "almost: a block of very small weights comes back otherwise; its scale may be as small as it likes, until "
         "float16 makes 0 of it"

@@ -22,7 +22,7 @@ def rms_norm_solution(x: Tensor) -> Tensor:
     return normed.clone()
 
 
-def _not_float32(case: Case, outcome: Outcome) -> str:
+def not_float32(case: Case, outcome: Outcome) -> str:
     """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
         return ""
@@ -132,7 +132,7 @@ EXERCISE = Exercise(
         (torch.nn.functional.pad(torch.tensor([[20000.0], [-3.0]]), (0, 199)).half(),),  # results above 10
     ],
     generate=_random_states,
-    complaint=_not_float32,
+    complaint=not_float32,
     mistakes=[
         Mistake(_never_widened, _NEVER_WIDENED),
         Mistake(_never_widened_rsqrt, _NEVER_WIDENED + " (rsqrt comes too late to help)"),

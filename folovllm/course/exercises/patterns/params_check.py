@@ -15,7 +15,7 @@ from folovllm.sampling_params import SamplingParams
 _ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(1, 0))
 _REFUSED: tuple[Any, ...] = (
     *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(1, 2)),
-    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False, 0.5 + 0j),
+    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False, 0.5 + 0j, {}),
 )
 _OTHER_SETTINGS: dict[str, Any] = {
     "n": 2,

@@ -45,7 +45,7 @@ class WatchedSampler(Sampler):
 
     def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
         """Return what the learner's sampler makes of the logits."""
-        given = call_in_time(SECONDS, self.own.refine, logits.clone(), params)
+        given = call_in_time(SECONDS, self.own.refine, logits.clone(), list(params))
         if isinstance(given, Tensor) and given.shape == logits.shape:
             self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
         return given

@@ -103,6 +103,7 @@ EXERCISE = Exercise(
         (torch.tensor([2.0, 1.0, -1.0]), [0, 1], [0, 0], 1.0, 0.5, 0.0),
         (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 12], 1.0, 0.5, 1.0),
         (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 1.0, 0.0, 0.0),
+        (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 1500], 1.0, 0.5, 0.25),
     ],
     generate=_make_penalties_case,
     mistakes=[

@@ -101,6 +101,12 @@ EXERCISE = Exercise(
         ("a STOP", ["TOP", "STOP"]),
         ("巴黎。是的", ["是"]),
         ("two " * 3000 + "three", ["three"]),
+        ("one\n", ["two"]),
+        (" one\r\ntwo ", ["\n"]),
+        *((f"3{sign}4=7", [sign]) for sign in "+*()[]{}?|$^\\."),
+        ("one" + "-" * 40 + "two", ["-" * 40]),
+        ("cafe\u0301 STOP", ["\u00e9"]),  # an accent of its own is another character
+        ("one<|im_end|>", []),
     ],
     generate=_make_stop_case,
     mistakes=[

@@ -115,6 +115,7 @@ EXERCISE = Exercise(
         ([[]], [0], 4),
         ([[0, 1], [2, 1], [0]], [5, 5, 2], 4),
         ([[0, 1], [], [0, 1]], [6, 0, 6], 4),
+        ([[int("300")], [int("300")]], [1, 1], 4),  # equal, but two objects
     ],
     generate=_some_tables,
     mistakes=[

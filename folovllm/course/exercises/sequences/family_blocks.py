@@ -100,6 +100,7 @@ EXERCISE = Exercise(
         (64, 65, 8, 16),
         (7, 9, 1, 4),
         (4000, 4097, 3, 4096),
+        (32000, 32001, 3, 16),
     ],
     generate=_some_family,
     mistakes=[

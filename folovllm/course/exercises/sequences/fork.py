@@ -74,8 +74,8 @@ def _some_fork(random: Random) -> tuple[list[int], int, int, int]:
 
 
 _GREW = (
-    "you made a copy, and then the original got the new token: the parent's own list has changed. The parent "
-    "stays as it was; the token belongs to the copy"
+    "the original got the new token: the parent's own list has changed. The parent stays as it was; the token "
+    "belongs to a copy"
 )
 
 EXERCISE = Exercise(
@@ -90,8 +90,8 @@ EXERCISE = Exercise(
         Mistake(_grow_the_original_shared_seed, _GREW + " (and the fork needs a seed of its own)"),
         Mistake(
             _shared_list,
-            "the parent got the token too, and it stays as it was; `child = tokens` gives its list a second name and "
-            "copies nothing",
+            "the parent got the token too, and it stays as it was: copy its list first (`child = tokens` copies "
+            "nothing)",
         ),
         Mistake(_both_grow, "the parent stays as it was: the fork alone gets the new token"),
         Mistake(_only_the_new, "your fork forgets what came before: it begins with its parent's tokens"),
