@@ -171,7 +171,7 @@ def test_the_figures_of_files_say_in_words_what_they_show(tmp_path):
         in plot_limits({"short": ({"n_positions": 512}, None), "long": ({"max_position_embeddings": 8192}, 4096)}).alt
     )
     assert "the weights: missing, or of another shape" in plot_factory().alt
-    assert "Chen's folder ends at the first one: it has code inside." in plot_factory().alt
+    assert "Chen's folder ends at the first one: it needs its own code." in plot_factory().alt
 
 
 def test_the_figures_of_numbers_say_in_words_what_they_show():

@@ -86,9 +86,9 @@ def _copy(value: Any) -> Any:
     """Return a copy that is equal; the value itself where there is none."""
     try:
         copied = copy.deepcopy(value)
-    except Exception:
+        return copied if same(copied, value) else value
+    except Exception:  # of a kind that cannot be copied or compared
         return value
-    return copied if same(copied, value) else value
 
 
 def _places(value: Any) -> set[int]:
