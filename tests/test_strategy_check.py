@@ -240,13 +240,14 @@ def test_requests_without_an_epsilon_must_get_0(llm, capsys):
     )
 
 
-@pytest.mark.parametrize("owner", ["params", "self"])
-def test_an_epsilon_that_is_asked_of_something_else_is_the_error_that_it_is(llm, capsys, owner):
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("list", lambda sampler, params: params), ("Wrong", lambda sampler, params: sampler)]
+)
+def test_an_epsilon_that_is_asked_of_something_else_is_the_error_that_it_is(llm, capsys, kind, asked):
     class Wrong(Sampler):
         def refine(self, logits, params):
-            return EPSILON.solution(logits, eval(owner, locals()).epsilon)
+            return EPSILON.solution(logits, asked(self, params).epsilon)
 
-    kind = {"params": "list", "self": "Wrong"}[owner]
     verdict = said(capsys, llm, Wrong())
     assert verdict.startswith("not yet: the engine stopped with AttributeError: ")
     assert f"'{kind}' object has no attribute 'epsilon'" in verdict

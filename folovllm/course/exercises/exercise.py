@@ -77,12 +77,12 @@ class Exercise:
             return False, _(NOT_ATTEMPTED)
         if given[-1].is_late:
             return False, self._describe(len(given) - 1, given[-1])
-        wrong = [i for i, each in enumerate(given) if not each.is_like(expected[i]) or self._complaint(i, each)]
         kept = next((i for i, each in enumerate(given) if each.was_changed_later), None)
         if kept is not None:
             return False, _(
                 "not yet: for {asked}\n    what your function returned is changed by a later call; return something new"
             ).format(asked=self._asked(kept))
+        wrong = [i for i, each in enumerate(given) if not each.is_like(expected[i]) or self._complaint(i, each)]
         if not wrong:
             return True, _("right, on all {count} inputs").format(count=len(given))
         for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):

@@ -86,9 +86,9 @@ def _copy(value: Any) -> Any:
     """Return a copy that is equal; the value itself where there is none."""
     try:
         copied = copy.deepcopy(value)
-        return copied if same(copied, value) else value
-    except Exception:  # of a kind that cannot be copied or compared
+    except Exception:
         return value
+    return copied if same(copied, value) else value
 
 
 def _places(value: Any) -> set[int]:
@@ -114,6 +114,13 @@ def _place_of_numbers(tensor: Tensor) -> int:
 
 def same(given: Any, expected: Any) -> bool:
     """Return whether two values are of one kind and equal, numbers within 1e-5; raises nothing, whatever is given."""
+    try:
+        return _same(given, expected)
+    except Exception:  # of a kind that cannot be compared: a tensor without data, a list that contains itself
+        return False
+
+
+def _same(given: Any, expected: Any) -> bool:
     if isinstance(given, Tensor) and isinstance(expected, Tensor):
         return _same_tensors(given, expected)
     if type(given) is not type(expected):
@@ -122,20 +129,17 @@ def same(given: Any, expected: Any) -> bool:
         close = math.isclose(given, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
         return close or (math.isnan(given) and math.isnan(expected))
     if isinstance(expected, list | tuple):
-        return len(given) == len(expected) and all(map(same, given, expected))
+        return len(given) == len(expected) and all(map(_same, given, expected))
     if isinstance(expected, dict):
-        return given.keys() == expected.keys() and all(same(given[key], expected[key]) for key in expected)
+        return given.keys() == expected.keys() and all(_same(given[key], expected[key]) for key in expected)
     return bool(given == expected)
 
 
 def _same_tensors(given: Tensor, expected: Tensor) -> bool:
     if given.shape != expected.shape or _kind_of_numbers(given) != _kind_of_numbers(expected):
         return False
-    try:
-        given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
-        return allclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-    except Exception:  # of a kind that cannot be compared: a tensor without data, say
-        return False
+    given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
+    return allclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
 def _kind_of_numbers(tensor: Tensor) -> str:
@@ -233,7 +237,7 @@ def _floats(value: Any) -> Iterator[float]:
 
 def _show_with(float_text: Callable[[float], str], value: Any) -> str:
     lines = safely(_Shown(float_text).repr, value).splitlines()
-    return _cut(" ".join(map(str.strip, lines)) if len(lines) > 1 else "".join(lines), 120)
+    return _cut(" ".join(map(str.strip, lines)), 120)
 
 
 def show_apart(given: Any, expected: Any) -> tuple[str, str]:

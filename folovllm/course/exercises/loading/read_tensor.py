@@ -2,6 +2,7 @@
 
 import json
 from random import Random
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -108,18 +109,22 @@ def _with_list(header: dict[str, object], data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def _without_list(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a file's list, and what follows it."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
 def _list_backwards(content: bytes) -> bytes:
     """Return the same file with its list in the opposite order; the numbers stay where they are."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return _with_list(dict(reversed(header.items())), content[8 + length :])
+    header, data = _without_list(content)
+    return _with_list(dict(reversed(header.items())), data)
 
 
 def _entries_backwards(content: bytes) -> bytes:
     """Return the same file with the parts of each entry of its list in the opposite order."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return _with_list({name: dict(reversed(each.items())) for name, each in header.items()}, content[8 + length :])
+    header, data = _without_list(content)
+    return _with_list({name: dict(reversed(each.items())) for name, each in header.items()}, data)
 
 
 _TWO_TENSORS = save({"a": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), "b": torch.tensor([0.5, -0.5])})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
-from folovllm.course.exercises.numbers.rms_norm import not_float32
+from folovllm.course.exercises.numbers.not_float32 import not_float32
 from folovllm.course.exercises.numbers.rows_like_zeros import like_zeros
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.gguf_file import quantize_and_back

@@ -7,9 +7,8 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.numbers.not_float32 import not_float32
 from folovllm.course.exercises.numbers.rows_like_zeros import like_zeros
-from folovllm.course.exercises.outcome import Case, Outcome
-from folovllm.language import _
 
 _EPSILON = 1e-5
 
@@ -20,15 +19,6 @@ def rms_norm_solution(x: Tensor) -> Tensor:
     norm = LlamaRMSNorm(x.shape[-1], eps=_EPSILON)
     normed: Tensor = norm(x.float())
     return normed.clone()
-
-
-def not_float32(case: Case, outcome: Outcome) -> str:
-    """Complain of a norm whose numbers are right and take another number of bytes than asked for."""
-    if not isinstance(outcome.value, Tensor) or outcome.value.dtype == torch.float32:
-        return ""
-    return _("the numbers are right, but your tensor is {dtype}; return torch.float32").format(
-        dtype=outcome.value.dtype
-    )
 
 
 def _squares_in_float16(x: Tensor) -> Tensor:
