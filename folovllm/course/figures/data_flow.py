@@ -80,7 +80,7 @@ def _say_share(ms: float, whole: float) -> str:
     return _("{ms:.{width}f} ms, {percent:.2g} %").format(ms=ms, width=0 if ms >= 10 else 2, percent=100 * ms / whole)
 
 
-def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 3) -> tuple[list[float], list[float]]:
+def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 2) -> tuple[list[float], list[float]]:
     """Return the forward milliseconds of steps with so many tokens: one per sequence, and all of one prompt.
 
     llm: it records its history.
@@ -134,24 +134,16 @@ def plot_tokens_per_step(sizes: tuple[int, ...], decode: list[float], prefill: l
 def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float], list[float]]:
     """Return the milliseconds of every token with the KV cache, and when all is computed anew each time.
 
-    llm: it records its history.  The faster of two rounds, because other programs can only slow a token down.
+    llm: it records its history.  Both take turns, so that a slow moment does not meet one of them alone.
     """
-    rounds = [_time_one_round(llm, prompt, num_tokens) for _ in range(2)]
-    cached, anew = ([min(times) for times in zip(*each, strict=True)] for each in zip(*rounds, strict=True))
-    return cached, anew
-
-
-def _time_one_round(llm: LLM, prompt: str, num_tokens: int) -> tuple[list[float], list[float]]:
-    llm.llm_engine.reset_prefix_cache()
-    [output] = llm.generate(prompt, _greedy(num_tokens), use_tqdm=False)
-    cached = [step.forward_ms for step in recorded(llm)[-num_tokens:]]
-    tokens, anew = list(output.prompt_token_ids), []
-    for token in output.outputs[0].token_ids:
+    llm.reset_prefix_cache()
+    anew = []
+    for output in llm.stream(prompt, _greedy(num_tokens)):
+        read = [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
         started = time.perf_counter()
-        llm.compute_logits({"prompt_token_ids": tokens})
+        llm.compute_logits({"prompt_token_ids": read})
         anew.append(1000 * (time.perf_counter() - started))
-        tokens.append(token)
-    return cached, anew
+    return [step.forward_ms for step in recorded(llm)[-num_tokens:]], anew
 
 
 def plot_cache(cached: list[float], anew: list[float]) -> Image:
