@@ -10,7 +10,7 @@ import torch
 
 from folovllm import SamplingParams
 from folovllm.course import check_params, check_strategy, check_tests, finished_capstone
-from folovllm.course.exercises.patterns import EXERCISES
+from folovllm.course.exercises.patterns import EXERCISES, params_check, strategy_check, watched_sampler
 from folovllm.course.exercises.patterns.classes import ReferenceParams, ReferenceSampler
 from folovllm.course.exercises.patterns.strategies import (
     drops_at_epsilon,
@@ -387,14 +387,52 @@ def never_greedy(self):
         (params_with(refuse_unless(is_allowed, "no")), "does not name both the field and the value"),
         (params_with(refuse_unless(is_allowed), __post_init__=not_checked), "temperature=-1.0 is accepted"),
         (SamplingParams, "there is no field epsilon"),
-        (EpsilonParams(), "give the class itself"),
-        ("EpsilonParams", "give the class itself"),
+        (EpsilonParams(), "give the class itself, a subclass of SamplingParams; got an object of EpsilonParams"),
+        ("EpsilonParams", "give the class itself, a subclass of SamplingParams; got an object of str"),
+        (EpsilonSampler, "give the class itself, a subclass of SamplingParams; got EpsilonSampler"),
+        (type("Bare", (SamplingParams,), {"epsilon": 0.0}), "is @dataclass(frozen=True) on the line above it?"),
     ],
 )
 def test_a_wrong_parameter_is_told_what_it_lets_through(capsys, wrong, verdict):
     said = said_of_params(capsys, wrong)
     assert said.startswith("not yet: ")
     assert verdict in said
+
+
+def endless(*given):
+    while True:
+        pass
+
+
+STOPPED = "not yet: your code was stopped because it took too long (does a loop never end?)"
+
+
+@pytest.fixture
+def little_time(monkeypatch):
+    for module in (params_check, strategy_check, watched_sampler):
+        monkeypatch.setattr(module, "SECONDS", 0.2)
+
+
+def test_a_class_that_never_ends_its_checks_is_stopped(llm, capsys, little_time):
+    forever = params_with(endless)
+    assert said_of_params(capsys, forever) == STOPPED
+    assert said(capsys, llm, EpsilonSampler(), forever) == STOPPED
+
+
+def test_a_sampler_that_never_ends_is_asked_once(llm, capsys, little_time):
+    asked = []
+
+    def counted(logits, epsilon):
+        asked.append(len(logits))
+        endless()
+
+    assert said(capsys, llm, EpsilonSampler(counted)) == STOPPED
+    assert len(asked) == 1
+    assert said(capsys, llm, EpsilonSampler()).startswith("✔ right")
+
+
+def test_a_class_is_no_object_for_the_engine_either(llm, capsys):
+    assert said(capsys, llm, EpsilonSampler(), EpsilonParams()).endswith("got an object of EpsilonParams")
 
 
 # -- the tests ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
 from folovllm.course.exercises.patterns.named_error import named
+from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import _
 from folovllm.sampling_params import SamplingParams
 
@@ -36,10 +37,26 @@ def check_params(params_class: type[SamplingParams]) -> None:
 
 def judge_params(params_class: Any) -> str:
     """Say what to make of a class of parameters; it begins with ✔ if that is right."""
-    if not (isinstance(params_class, type) and issubclass(params_class, SamplingParams)):
-        return _("not yet: give the class itself, a subclass of SamplingParams; got {params_class!r}").format(
-            params_class=params_class
-        )
+    if problem := no_class_problem(params_class):
+        return problem
+    try:
+        return call_in_time(SECONDS, _judge_class, params_class)
+    except TimeIsUp as late:
+        return _("not yet: your code {late}").format(late=late)
+
+
+def no_class_problem(params_class: Any) -> str:
+    """Say what stands in the place of a class of parameters; "" if it is one."""
+    if not isinstance(params_class, type):
+        given = _("an object of {name}").format(name=type(params_class).__name__)
+    elif not issubclass(params_class, SamplingParams):
+        given = params_class.__name__
+    else:
+        return ""
+    return _("not yet: give the class itself, a subclass of SamplingParams; got {given}").format(given=given)
+
+
+def _judge_class(params_class: Any) -> str:
     try:
         params_class()
     except NotImplementedError:
@@ -62,6 +79,8 @@ def _own_problem(params_class: Any) -> str:
     made = params_class()
     if not hasattr(made, "epsilon"):
         return _("not yet: there is no field epsilon")
+    if "epsilon" not in {each.name for each in fields(params_class)}:
+        return _("not yet: epsilon is no field of the class; is @dataclass(frozen=True) on the line above it?")
     if made.epsilon != 0:
         return _("not yet: the field epsilon must be 0 when nobody sets it")
     for value in _ALLOWED:

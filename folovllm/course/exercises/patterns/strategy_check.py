@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from folovllm.course.exercises.patterns.named_error import named
+from folovllm.course.exercises.patterns.params_check import no_class_problem
 from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _, listed
@@ -42,14 +43,18 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     """Say what to make of a sampler in the engine's place; it begins with ✔ if that is right."""
     if not isinstance(sampler, Sampler):
         return _("not yet: give an object of your class, MySampler(); got {sampler!r}").format(sampler=sampler)
+    if problem := no_class_problem(params_class):
+        return problem
     watched = WatchedSampler(sampler)
     try:
-        for watched.found_in, prompts, requests in _batches(params_class):
+        for watched.found_in, prompts, requests in call_in_time(SECONDS, list, _batches(params_class)):
             _run(llm, watched, prompts, requests)
         forgets = bool(watched.verdict) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
         return _("not attempted yet, or a part before it is not")
     except (Exception, TimeIsUp) as error:
+        if late := watched.late or (error if isinstance(error, TimeIsUp) else None):
+            return _("not yet: your code {late}").format(late=late)
         if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
         return _("not yet: the engine stopped with {named}").format(named=named(error))

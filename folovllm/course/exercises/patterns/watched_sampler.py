@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.patterns.strategies import ROUNDING, epsilon_solution
-from folovllm.course.exercises.time_limit import SECONDS, call_in_time
+from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
@@ -41,11 +41,18 @@ class WatchedSampler(Sampler):
         self.problem = ""
         self.found_in = "{found}"
         self.least: dict[float, float] = {}
+        self.late: TimeIsUp | None = None
         self._guesses = dict(_GUESSES)
 
     def refine(self, logits: Tensor, params: list[SamplingParams]) -> Tensor:
         """Return what the learner's sampler makes of the logits."""
-        given = call_in_time(SECONDS, self.own.refine, logits.clone(), list(params))
+        if self.late is not None:  # the engine asks again, for other requests
+            raise self.late
+        try:
+            given = call_in_time(SECONDS, self.own.refine, logits.clone(), list(params))
+        except TimeIsUp as late:
+            self.late = late
+            raise
         if isinstance(given, Tensor) and given.shape == logits.shape:
             self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
         return given
