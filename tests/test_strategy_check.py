@@ -21,6 +21,7 @@ from folovllm.course.exercises.patterns.strategies import (
 )
 from folovllm.course.exercises.patterns.tests_check import WRONG_STRATEGIES
 from folovllm.sampling.sampler import Sampler
+from tests.test_time_limit import SOON, STOPPED, endless
 from tests.tiny_models import tiny_llm
 
 [EPSILON] = EXERCISES
@@ -399,24 +400,16 @@ def test_a_wrong_parameter_is_told_what_it_lets_through(capsys, wrong, verdict):
     assert verdict in said
 
 
-def endless(*given):
-    while True:
-        pass
-
-
-STOPPED = "not yet: your code was stopped because it took too long (does a loop never end?)"
-
-
 @pytest.fixture
 def little_time(monkeypatch):
     for module in (params_check, strategy_check, watched_sampler):
-        monkeypatch.setattr(module, "SECONDS", 0.2)
+        monkeypatch.setattr(module, "SECONDS", SOON)
 
 
 def test_a_class_that_never_ends_its_checks_is_stopped(llm, capsys, little_time):
     forever = params_with(endless)
-    assert said_of_params(capsys, forever) == STOPPED
-    assert said(capsys, llm, EpsilonSampler(), forever) == STOPPED
+    assert said_of_params(capsys, forever) == f"not yet: your code {STOPPED}"
+    assert said(capsys, llm, EpsilonSampler(), forever) == f"not yet: your code {STOPPED}"
 
 
 def test_a_sampler_that_never_ends_is_asked_once(llm, capsys, little_time):
@@ -426,7 +419,7 @@ def test_a_sampler_that_never_ends_is_asked_once(llm, capsys, little_time):
         asked.append(len(logits))
         endless()
 
-    assert said(capsys, llm, EpsilonSampler(counted)) == STOPPED
+    assert said(capsys, llm, EpsilonSampler(counted)) == f"not yet: your code {STOPPED}"
     assert len(asked) == 1
     assert said(capsys, llm, EpsilonSampler()).startswith("✔ right")
 

@@ -90,7 +90,7 @@ def time_steps(llm: LLM, sizes: tuple[int, ...], num_rounds: int = 2) -> tuple[l
     decode, prefill = dict.fromkeys(sizes, math.inf), dict.fromkeys(sizes, math.inf)
     for _round in range(num_rounds):
         for size in sizes:
-            llm.llm_engine.reset_prefix_cache()
+            llm.reset_prefix_cache()
             llm.generate(_prompt(5, size), _greedy(1), use_tqdm=False)
             prefill[size] = min(prefill[size], recorded(llm)[-1].forward_ms)
             llm.generate([_prompt(5 + i, 1) for i in range(size)], _greedy(3), use_tqdm=False)
