@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.errors import TypingError
 
 from folovllm.kernels.linear import linear
 from tests.kernel_arrays import EPS, assert_within, normal, one_thread, same_bits
@@ -101,3 +102,8 @@ def test_an_infinite_input_is_seen_in_the_product():
 
 def test_no_rows_are_no_work():
     assert product(np.empty((0, 5), np.float32), np.ones((7, 5), np.float32)).shape == (0, 7)
+
+
+def test_numbers_that_do_not_lie_side_by_side_are_refused():
+    with pytest.raises(TypingError, match="not of contiguous float32 matrices"):
+        product(np.ones((2, 10), np.float32)[:, ::2], np.ones((7, 5), np.float32))

@@ -12,7 +12,6 @@ from folovllm.kernels.attention_tile import TILE, add_product, add_products, col
 from folovllm.kernels.compiled import entry, kernel, maker
 from folovllm.kernels.fetch import LINE, copy_line
 from folovllm.kernels.team import join, meet, shares
-from folovllm.kernels.tile import pick_4
 
 ROW, COUNT, POSITION, SEQUENCE = range(4)
 """Columns of ``pieces``: the first token's row in the batch, how many tokens, its position, whose row of ``slots``."""
@@ -90,6 +89,13 @@ def make_room(pieces, bundles, slots, group, head_dim):
 def seen_from(position, window):
     """Return the first position that a token sees; the last one is its own."""
     return max(0, position - window + 1) if window > 0 else 0
+
+
+@kernel
+def pick_4(rows, first):
+    """Return four rows from ``first`` on; the last one stands in for those that are missing."""
+    last = len(rows) - 1
+    return rows[first], rows[min(first + 1, last)], rows[min(first + 2, last)], rows[min(first + 3, last)]
 
 
 @kernel

@@ -1,138 +1,103 @@
-"""Products of a few rows with a few others: the sums that matrix products and attention's scores are made of.
+"""Products of a few rows of one matrix with a few of another: the tiles that a product of matrices is made of.
 
-They are computed a tile at a time, so that what is read once serves several products. A tile has four rows of one side
-and, of the other, as many as its sums fit into the registers of the CPU: 12 sums into the 16 of AVX2, 24 into the 32 of
-AVX-512 or ARM.
+What is read once serves several products. Of each pair of rows eight partial sums stand side by side, as a vector does
+or two; each is of every eighth product, and in the end halves are added. So a sum is the same to the last bit whatever
+the tile's shape, and a shape may be picked for its speed alone.
 """
 
-import platform
+from typing import Any
 
-import numpy as np
-from llvmlite import binding
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
 
-from folovllm.kernels.compiled import kernel
+from folovllm.kernels.compiled import exact_order
 
-_HAS_32_REGISTERS = platform.machine() in ("arm64", "aarch64") or binding.get_host_cpu_features().get("avx512f", False)
+_LANES = 8
+_NUMBER, _VECTOR, _INDEX = ir.FloatType(), ir.VectorType(ir.FloatType(), _LANES), ir.IntType(64)
 
-HEIGHT, WIDTH = 4, 6 if _HAS_32_REGISTERS else 3
-"""How many rows of either side a tile has."""
+_VECTOR_REGISTERS = 32 if binding.get_host_cpu_features().get("avx512vl", False) else 16
+"""Room for so many vectors: x86's registers have eight numbers; ARM's 32 have four each."""
 
-
-@kernel
-def pick_3(matrix, first):
-    """Return three rows of a matrix from ``first`` on; the last one stands in for those that are missing."""
-    last = len(matrix) - 1
-    return matrix[min(first, last)], matrix[min(first + 1, last)], matrix[min(first + 2, last)]
-
-
-@kernel
-def pick_4(matrix, first):
-    """Return four rows likewise."""
-    return (*pick_3(matrix, first), matrix[min(first + 3, len(matrix) - 1)])
+HEIGHT, WIDTH = 4, 6 if _VECTOR_REGISTERS == 32 else 3
+"""The rows of either side for which all sums fit into registers, with what they are made of."""
 
 
-@kernel
-def pick_6(matrix, first):
-    """Return six rows likewise."""
-    return (*pick_3(matrix, first), *pick_3(matrix, first + 3))
+def tile(height: int, width: int) -> Any:
+    """Return the function that computes tiles of so many rows of either side.
 
+    It is called as ``multiply(x, weight, out, m, n)``, and adds ``x[m : m + height] @ weight[n : n + width].T`` to
+    ``out[m : m + height, n : n + width]``, as far as there are such rows.
 
-@kernel
-def add_3(out, m, n, a, b, c):
-    """Add three sums to a row of the result, if there is such a row, as far as it has columns from ``n`` on."""
-    if m < len(out):
-        row = out[m]
-        if n < len(row):
-            row[n] += a
-        if n + 1 < len(row):
-            row[n + 1] += b
-        if n + 2 < len(row):
-            row[n + 2] += c
-
-
-@kernel
-def multiply_4_by_3(x_rows, weight_rows, out, m, n):
-    """Add the products of four rows of x with three of a weight to ``out[m:, n:]``: 7 numbers are read for 12 products.
-
-    Each sum is its own, so it is the same to the last bit whatever the other rows hold.
+    x: [num_rows, in].  weight: [num_columns, in].  out: [num_rows, num_columns].  All are float32 and contiguous.
     """
-    x0, x1, x2, x3 = x_rows
-    w0, w1, w2 = weight_rows
-    a0 = a1 = a2 = np.float32(0)
-    b0 = b1 = b2 = np.float32(0)
-    c0 = c1 = c2 = np.float32(0)
-    d0 = d1 = d2 = np.float32(0)
-    for k in range(len(x0)):
-        s, t, u = w0[k], w1[k], w2[k]
-        y = x0[k]
-        a0 += y * s
-        a1 += y * t
-        a2 += y * u
-        y = x1[k]
-        b0 += y * s
-        b1 += y * t
-        b2 += y * u
-        y = x2[k]
-        c0 += y * s
-        c1 += y * t
-        c2 += y * u
-        y = x3[k]
-        d0 += y * s
-        d1 += y * t
-        d2 += y * u
-    add_3(out, m, n, a0, a1, a2)
-    add_3(out, m + 1, n, b0, b1, b2)
-    add_3(out, m + 2, n, c0, c1, c2)
-    add_3(out, m + 3, n, d0, d1, d2)
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(typing_context: Any, x: Any, weight: Any, out: Any, m: Any, n: Any) -> Any:
+        if {(each.dtype, each.layout) for each in (x, weight, out)} != {(types.float32, "C")}:
+            raise TypingError(f"a tile of {x}, {weight} and {out}, not of contiguous float32 matrices")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, weight, out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in range(3))
+            num_rows, size = cgutils.unpack_tuple(builder, x.shape)
+            num_columns = builder.extract_value(weight.shape, 0)
+            ms = [builder.add(arguments[3], _INDEX(i)) for i in range(height)]
+            ns = [builder.add(arguments[4], _INDEX(j)) for j in range(width)]
+            x_rows = [_row(builder, x.data, m, num_rows, size) for m in ms]
+            weight_rows = [_row(builder, weight.data, n, num_columns, size) for n in ns]
+            whole = builder.and_(size, _INDEX(-_LANES))
+            vectors = _add_products(builder, x_rows, weight_rows, _VECTOR, _INDEX(0), whole, _LANES)
+            numbers = _add_products(builder, x_rows, weight_rows, _NUMBER, whole, size, 1)
+            for i, m in enumerate(ms):
+                for j, n in enumerate(ns):
+                    here = builder.and_(builder.icmp_signed("<", m, num_rows), builder.icmp_signed("<", n, num_columns))
+                    with builder.if_then(here):
+                        place = builder.gep(out.data, [builder.add(builder.mul(m, num_columns), n)])
+                        total = builder.fadd(_add_lanes(builder, vectors[i][j]), numbers[i][j])
+                        builder.store(builder.fadd(builder.load(place), total), place)
+            return context.get_dummy_value()
+
+        return types.void(x, weight, out, types.int64, types.int64), generate
+
+    @exact_order
+    def multiply_in_order(x, weight, out, m, n):
+        multiply(x, weight, out, m, n)
+
+    return multiply_in_order
 
 
-@kernel
-def multiply_4_by_6(x_rows, weight_rows, out, m, n):
-    """Add the products with six rows of a weight likewise: 10 numbers are read for 24 products."""
-    x0, x1, x2, x3 = x_rows
-    w0, w1, w2, w3, w4, w5 = weight_rows
-    a0 = a1 = a2 = a3 = a4 = a5 = np.float32(0)
-    b0 = b1 = b2 = b3 = b4 = b5 = np.float32(0)
-    c0 = c1 = c2 = c3 = c4 = c5 = np.float32(0)
-    d0 = d1 = d2 = d3 = d4 = d5 = np.float32(0)
-    for k in range(len(x0)):
-        p, q, r, s, t, u = w0[k], w1[k], w2[k], w3[k], w4[k], w5[k]
-        y = x0[k]
-        a0 += y * p
-        a1 += y * q
-        a2 += y * r
-        a3 += y * s
-        a4 += y * t
-        a5 += y * u
-        y = x1[k]
-        b0 += y * p
-        b1 += y * q
-        b2 += y * r
-        b3 += y * s
-        b4 += y * t
-        b5 += y * u
-        y = x2[k]
-        c0 += y * p
-        c1 += y * q
-        c2 += y * r
-        c3 += y * s
-        c4 += y * t
-        c5 += y * u
-        y = x3[k]
-        d0 += y * p
-        d1 += y * q
-        d2 += y * r
-        d3 += y * s
-        d4 += y * t
-        d5 += y * u
-    add_3(out, m, n, a0, a1, a2)
-    add_3(out, m, n + 3, a3, a4, a5)
-    add_3(out, m + 1, n, b0, b1, b2)
-    add_3(out, m + 1, n + 3, b3, b4, b5)
-    add_3(out, m + 2, n, c0, c1, c2)
-    add_3(out, m + 2, n + 3, c3, c4, c5)
-    add_3(out, m + 3, n, d0, d1, d2)
-    add_3(out, m + 3, n + 3, d3, d4, d5)
+def _row(builder: Any, data: Any, i: Any, count: Any, size: Any) -> Any:
+    """Return where a matrix's row begins; the last one stands in for those that are missing."""
+    last = builder.sub(count, _INDEX(1))
+    i = builder.select(builder.icmp_signed("<", i, last), i, last)
+    return builder.gep(data, [builder.mul(i, size)])
 
 
-pick_wide, multiply = (pick_6, multiply_4_by_6) if _HAS_32_REGISTERS else (pick_3, multiply_4_by_3)
+def _add_products(builder: Any, x_rows: Any, weight_rows: Any, kind: Any, first: Any, end: Any, step: int) -> Any:
+    """Return the sums of all pairs of rows over some columns, a number or a vector at a time: [height][width]."""
+    name = "llvm.fmuladd.f32" if kind is _NUMBER else f"llvm.fmuladd.v{_LANES}f32"
+    multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    nothing = ir.Constant(kind, None)
+    sums = [[cgutils.alloca_once_value(builder, nothing) for _ in weight_rows] for _ in x_rows]
+    with cgutils.for_range_slice(builder, first, end, _INDEX(step), _INDEX) as (k, _):
+
+        def read(row: Any) -> Any:
+            return builder.load(builder.bitcast(builder.gep(row, [k]), kind.as_pointer()), align=4)
+
+        weights = [read(row) for row in weight_rows]
+        for row, its_sums in zip(map(read, x_rows), sums, strict=True):
+            for weight, each in zip(weights, its_sums, strict=True):
+                builder.store(builder.call(multiply_add, [row, weight, builder.load(each)]), each)
+    return [[builder.load(each) for each in its_sums] for its_sums in sums]
+
+
+def _add_lanes(builder: Any, vector: Any) -> Any:
+    """Return the sum of a vector's numbers: one half is added to the other, until one is left."""
+    size = _LANES
+    while size > 1:
+        size //= 2
+        low, high = (ir.Constant(ir.VectorType(ir.IntType(32), size), [*range(i, i + size)]) for i in (0, size))
+        vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in (low, high)))
+    return builder.extract_element(vector, ir.IntType(32)(0))
