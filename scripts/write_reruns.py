@@ -1,10 +1,13 @@
-"""Write notebooks whose cells are run again, as learners do: each twice in a row, and all from the middle at the end.
+"""Write notebooks whose cells are run again, as learners do, in both languages.
 
     python scripts/write_reruns.py FOLDER notebooks/00_start_here.ipynb ...
 
+Each cell of the first half runs twice in a row. Those of the second half run again when all is done, as for somebody
+who goes back: what a cell changes for itself and what later cells change for it are both found.
+
 A cell's stored outputs are what each of its runs must show: what is said is the same each time, and nothing adds up.
-The second run in a row speaks Chinese, and must show what the Chinese edition (``zh/`` beside the notebook) stores:
-the editions differ in words alone, so one kernel tests both.
+The second run speaks Chinese, and must show what the Chinese edition (``zh/`` beside the notebook) stores: the
+editions differ in words alone, so one kernel tests both.
 """
 
 import sys
@@ -16,16 +19,19 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 
 def with_reruns(english: NotebookNode, chinese: NotebookNode) -> NotebookNode:
-    """Return a notebook of the code cells alone: each in both languages, then all from the middle after the end."""
+    """Return a notebook of the code cells alone: the first half in both languages, and twice from the middle on."""
     ours, theirs = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (english, chinese))
-    in_a_row = [run for pair in zip(ours, theirs, strict=True) for run in _in_both_languages(*pair)]
-    return new_notebook(metadata=english.metadata, cells=[*in_a_row, *map(_copy, ours[len(ours) // 2 :])])
+    pairs = [_same_code(*pair) for pair in zip(ours, theirs, strict=True)]
+    middle = len(pairs) // 2
+    in_a_row = [run for mine, other in pairs[:middle] for run in (mine, _speaking("zh"), other, _speaking("en"))]
+    first, again = zip(*pairs[middle:], strict=True)
+    return new_notebook(metadata=english.metadata, cells=[*in_a_row, *first, _speaking("zh"), *again])
 
 
-def _in_both_languages(ours: NotebookNode, theirs: NotebookNode) -> tuple[NotebookNode, ...]:
+def _same_code(ours: NotebookNode, theirs: NotebookNode) -> tuple[NotebookNode, NotebookNode]:
     if theirs.source != ours.source.replace('use_language("en")', 'use_language("zh")'):
         raise ValueError(f"cell {ours.id} of the Chinese edition has other code than the English one:\n{theirs.source}")
-    return _copy(ours), _speaking("zh"), _copy(theirs), _speaking("en")
+    return _copy(ours), _copy(theirs)
 
 
 def _speaking(language: str) -> NotebookNode:

@@ -1,5 +1,6 @@
 """The static figures of chapter 05: the way of a request, where its time goes, and who waits for whom."""
 
+import gc
 import html
 import itertools
 import math
@@ -137,6 +138,7 @@ def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple
     llm: it records its history.  Both take turns, so that a slow moment does not meet one of them alone.
     """
     llm.reset_prefix_cache()
+    gc.collect()  # else Python looks for garbage at some token, which takes longer than many
     anew = []
     for output in llm.stream(prompt, _greedy(num_tokens)):
         read = [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
