@@ -146,9 +146,9 @@ def check_kernels() -> Check:
     if not kernels_to_compile():
         return Check("kernels", "ok", _("{detail}, compiled for this machine").format(detail=detail), tag=tag)
     if can_keep():
-        fix = _("run `python -m folovllm model`, else the first LLM() takes some ten seconds longer")
+        fix = _("run `python -m folovllm model`, else the first LLM() takes up to a minute longer")
         return Check("kernels", "warn", _("{detail}, not compiled yet").format(detail=detail), fix, tag)
-    detail += _(", no folder to keep compiled code in: every program compiles anew, for some ten seconds")
+    detail += _(", no folder to keep compiled code in: every program compiles anew, for up to a minute")
     return Check("kernels", "warn", detail, _("set FOLOVLLM_CACHE to a folder that only you can write"), tag)
 
 

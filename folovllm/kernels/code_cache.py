@@ -173,7 +173,7 @@ class CodeCache(NullCache):  # type: ignore[misc]
             if content is not None:
                 with suppress(Exception):  # whatever goes wrong with it, it can be compiled again
                     return CompileResult._rebuild(target_context, *pickle.loads(content))
-        self._say(f"compiling {self.name} for this machine, once (some seconds) ...")
+        self._say(f"compiling {self.name} for this machine, once (up to a minute) ...")
         self._began = time.perf_counter()
         return None
 

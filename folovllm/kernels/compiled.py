@@ -1,6 +1,6 @@
 """How the kernels are compiled: by numba, when they are first called with arguments of some types.
 
-The first process on a machine compiles (some seconds); later ones load what it has kept.
+The first process on a machine compiles (up to a minute); later ones load what it has kept.
 """
 
 from collections.abc import Callable

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from folovllm.course.exercises.data_flow.generate import generate_solution
 from folovllm.course.exercises.data_flow.shown import shown_solution
 from folovllm.course.exercises.data_flow.why import why_solution
 
@@ -432,6 +433,24 @@ def generate_at_most_64(tokenizer, model, sampler, text, max_tokens):
     return output
 
 
+def generate_until_eos_itself(tokenizer, model, sampler, text, max_tokens):
+    """Right for ids up to 256, of which Python has one object each."""
+    prompt, output = tokenizer.encode(text), []
+    while len(output) < max_tokens and not (output and output[-1] is tokenizer.eos_token_id):
+        output.append(int(sampler(model(torch.tensor([prompt + output])).logits[:, -1])))
+    return output
+
+
+def generate_from_a_short_context(length):
+    """Show the model the latest tokens alone."""
+
+    def generate(tokenizer, model, sampler, text, max_tokens):
+        return generate_solution(tokenizer, lambda ids: model(ids[:, -length:]), sampler, text, max_tokens)
+
+    generate.__name__ = f"generate_from_{length}_tokens"
+    return generate
+
+
 def generate_a_text(tokenizer, model, sampler, text, max_tokens):
     prompt, output = tokenizer.encode(text), []
     while len(output) < max_tokens and tokenizer.eos_token_id not in output:
@@ -631,6 +650,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         generate_until_eos_is_anywhere,
         generate_without_a_sampler,
         generate_at_most_64,
+        generate_until_eos_itself,
+        *map(generate_from_a_short_context, (512, 1024, 2048)),
         generate_a_text,
         generate_without_an_end,
         generate_from_the_newest,

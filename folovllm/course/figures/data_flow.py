@@ -1,6 +1,5 @@
 """The static figures of chapter 05: the way of a request, where its time goes, and who waits for whom."""
 
-import gc
 import html
 import itertools
 import math
@@ -13,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from transformers import PreTrainedTokenizerBase
 
+from folovllm.collector import collector_paused
 from folovllm.course.flow_diagram import describe_data_flow, draw_data_flow
 from folovllm.course.record import recorded
 from folovllm.course.style import BLUE, GREEN, GREY, ORANGE, new_figure, show
@@ -138,13 +138,13 @@ def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple
     llm: it records its history.  Both take turns, so that a slow moment does not meet one of them alone.
     """
     llm.reset_prefix_cache()
-    gc.collect()  # else Python looks for garbage at some token, which takes longer than many
     anew = []
-    for output in llm.stream(prompt, _greedy(num_tokens)):
-        read = [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
-        started = time.perf_counter()
-        llm.compute_logits({"prompt_token_ids": read})
-        anew.append(1000 * (time.perf_counter() - started))
+    with collector_paused():  # its look takes longer than a token, or ten
+        for output in llm.stream(prompt, _greedy(num_tokens)):
+            read = [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
+            started = time.perf_counter()
+            llm.compute_logits({"prompt_token_ids": read})
+            anew.append(1000 * (time.perf_counter() - started))
     return [step.forward_ms for step in recorded(llm)[-num_tokens:]], anew
 
 

@@ -169,6 +169,7 @@ _RUNS: list[tuple[Any, ...]] = [
     (ToyTokenizer(7), ToyModel(4), GapSampler((0,)), " 12 ", 4),
     (ToyTokenizer(11), ToyModel(70), GapSampler((0,)), "12", 70),
     (ToyTokenizer(7, has_bos=True), ToyModel(4), GapSampler((0,)), "12", 4),
+    (ToyTokenizer(7), ToyModel(2), GapSampler((0,)), "12" * 1050, 2),  # longer than a context that somebody cuts
 ]
 
 EXERCISE = Exercise(
@@ -222,7 +223,10 @@ EXERCISE = Exercise(
             "you cut the list at `max_tokens` after the loop, and the loop itself may never end: an "
             "end-of-sequence token need not come",
         ),
-        Mistake(_never_stops, "you go on after the end-of-sequence token; it is the last one"),
+        Mistake(
+            _never_stops,
+            "you go on after the end-of-sequence token; it is the last one (compare ids with `==`, not with `is`)",
+        ),
         Mistake(
             _stops_for_the_prompt,
             "you stop because an end-of-sequence token stands in the prompt; only one that was generated ends",

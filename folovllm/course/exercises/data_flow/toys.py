@@ -15,6 +15,10 @@ from folovllm.language import _
 _TOY_VOCABULARY = [*"0123456789", " ", *(2 * digit for digit in "0123456789"), "<s>"]
 
 
+class _Id(int):
+    """A number that is equal to others, and none of them (``is``): so are ids above 256, of which Python makes many."""
+
+
 @dataclass(frozen=True, repr=False)
 class ToyTokenizer:
     """Digits are tokens, and so are a blank and two equal digits side by side, but these are never drawn.
@@ -25,6 +29,9 @@ class ToyTokenizer:
 
     eos_token_id: int
     has_bos: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eos_token_id", _Id(self.eos_token_id))
 
     def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
         """Return the ids of a text, as a list or as a tensor [1, n]."""
