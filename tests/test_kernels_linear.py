@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numba.core.errors import TypingError
 
 from folovllm.kernels.linear import linear
+from folovllm.kernels.tile import tile
 from tests.kernel_arrays import EPS, assert_within, normal, one_thread, same_bits
 
 NO_BIAS = np.empty(0, np.float32)
@@ -56,6 +57,21 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(size_in, size_out):
     for rows in range(2, 71):
         assert same_bits(product(x[:rows], weight, bias), alone[:rows])
         assert same_bits(product(x[:rows], weight, bias, before[:rows]), alone_added[:rows])
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 1), (4, 3), (4, 6)])
+def test_tiles_of_all_shapes_add_in_one_order_those_for_other_processors_too(height, width):
+    rng = np.random.default_rng(0)
+    x, weight = normal(rng, 6, 53), normal(rng, 8, 53)
+    one, several = np.zeros((2, 6, 8), np.float32)
+    add_one, add_several = tile(1, 1), tile(height, width)
+    for m, n in np.ndindex(one.shape):
+        add_one(x, weight, one, m, n)
+    for m in range(0, 6, height):
+        for n in range(0, 8, width):
+            add_several(x, weight, several, m, n)
+    assert same_bits(one, several)
+    assert_within(one, x.astype(np.float64) @ weight.T.astype(np.float64), 100 * EPS)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size_in=st.integers(1, 200), size_out=st.integers(1, 200),
