@@ -139,6 +139,7 @@ EXERCISE = Exercise(
         (torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.0])),
         (torch.tensor([[200.0, 199.0]]), torch.tensor([1.0])),
         (torch.tensor([[-2e5, -1.5e5]]), torch.tensor([0.0])),
+        (torch.tensor([[-3e38, -torch.inf]]), torch.tensor([1.0])),  # no number stands in for -inf
         (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.01])),
         (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.005])),
         (torch.tensor([[20.0, 0.0]]), torch.tensor([1.0])),
