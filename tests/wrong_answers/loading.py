@@ -12,6 +12,7 @@ from torch import Tensor
 from folovllm.course.exercises.loading.flat_batch import FlatRow, flat_batch_solution
 from folovllm.course.exercises.loading.position_ids import position_ids_solution
 from folovllm.course.exercises.loading.read_tensor import read_tensor_solution
+from tests.wrong_answers.depth import call_for_each
 
 
 def _cumsum_in_place(mask: Tensor) -> Tensor:
@@ -271,6 +272,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         _empties_the_texts,
         _as_a_list,
         _sorted_by_length,
+        call_for_each(flat_batch_solution),
     ],
 }
 EQUIVALENT: dict[str, dict[str, str]] = {

@@ -8,6 +8,7 @@ import torch
 
 from folovllm.course.exercises.sequences.copies import copies_solution
 from folovllm.course.exercises.sequences.preempt import preempt_solution
+from tests.wrong_answers.depth import call_for_each
 
 
 def fork_returns_a_tuple_of_two(tokens, seed, num_forks, new_token):
@@ -440,6 +441,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         copies_first_block,
         copies_returns_who_copies,
         copies_nothing,
+        call_for_each(copies_solution),
     ],
     "family_blocks": [
         family_adds_one_always,
@@ -457,6 +459,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         preempt_only_who_needs_a_block,
         preempt_host_must_stay_larger,
         preempt_names_alone,
+        call_for_each(preempt_solution),
         *map(
             preempt_where_nobody_is_left,
             (_stays_if_others_went, _always_waits, _swapped_without_asking, _waits_if_others_went),

@@ -82,16 +82,16 @@ def plot_beams(llm: LLM, alive: Listed[Listed[Sequence]], greedy: Listed[int]) -
             axes.text(step + 1, row, label, bbox=box, **how)
     handles = [Patch(facecolor="white", label=_(name), **look | {"linewidth": 2}) for name, look in _FATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
-    for step in range(1, len(rows)):
-        axes.text(step, -0.6, _("step {step}").format(step=step), ha="center", va="center", fontsize=12, weight="bold")
+    for step in range(len(alive)):
+        name = _("step {step}").format(step=step)
+        axes.text(step + 1, -0.6, name, ha="center", va="center", fontsize=12, weight="bold")
     axes.plot(0, 0, "o", color="black", markersize=9)
     axes.text(-0.08, 0, _("prompt"), ha="right", va="center", fontsize=12)
     axes.set(xlim=(-0.6, len(rows) - 0.5), ylim=(most - 0.5, -0.8))
     axes.axis("off")
     told = [
         _("step {i}: {step}").format(i=i, step=listed(repr(_text(llm, text)) for text in step))
-        for i, step in enumerate(rows)
-        if i
+        for i, step in enumerate(rows[1:])
     ]
     return show(
         figure,

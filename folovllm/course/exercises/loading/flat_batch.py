@@ -92,6 +92,7 @@ EXERCISE = Exercise(
         ([[7, 8, 9, 4], [5, 6], [3]], [3, 1, 0]),
         ([[7, 8, 9], [7, 8, 9]], [0, 2]),
         ([[5, 99, 256, 2049, 49151], [300, 5]], [0, 1]),  # ids of a real vocabulary
+        ([[7, 8] for _ in range(1200)], [1] * 1200),  # no call per text fits on Python's stack
     ],
     generate=_random_sequences,
     mistakes=[

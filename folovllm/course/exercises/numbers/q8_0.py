@@ -45,6 +45,11 @@ def _nan_for_zeros(weights: Tensor) -> Tensor:
     return ((blocks / scale).round() * scale.half().float()).reshape(weights.shape)
 
 
+def _multiplied_by_a_reciprocal(weights: Tensor) -> Tensor:
+    blocks, scale = _in_blocks(weights)
+    return _back((blocks * (1 / scale)).round(), scale, weights)
+
+
 def _one_scale_for_all(weights: Tensor) -> Tensor:
     scale = weights.abs().max() / 127
     return _back((weights / scale).round(), scale, weights)
@@ -152,6 +157,7 @@ _WEIGHTS = [
     6e-8 * torch.tensor([[127.0, 63.5001] + [0.0] * 30]),
     # Scales of which float16 makes 0.
     torch.tensor([[1e-8], [1e-10], [1e-14]]) * torch.linspace(-120, 127, 32),
+    torch.tensor([[1e-37] + [0.0] * 31]),  # 1 / scale is too large for a float32
     torch.linspace(-1.0, 0.9, 128).reshape(64, 2).T,  # not contiguous
 ]
 
@@ -166,6 +172,11 @@ EXERCISE = Exercise(
         Mistake(
             _nan_for_zeros,
             "a block of zeros gives you nan: its scale is 0, and 0 / 0 is not a number; return zeros there",
+        ),
+        Mistake(
+            _multiplied_by_a_reciprocal,
+            "almost: you multiply by one over the scale, which is inf for the smallest scales, and inf * 0 is nan; "
+            "divide by the scale",
         ),
         Mistake(
             _one_scale_for_all,

@@ -177,7 +177,6 @@ EXERCISE = Exercise(
         (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
         (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384]), 1.0),  # all: 0.99999994
-        (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384, 0.0]), 1.0),
         (torch.full((2**14,), 2.0**-14), 0.5),
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),

@@ -116,6 +116,7 @@ EXERCISE = Exercise(
         ([[0, 1], [2, 1], [0]], [5, 5, 2], 4),
         ([[0, 1], [], [0, 1]], [6, 0, 6], 4),
         ([[int("300")], [int("300")]], [1, 1], 4),  # equal, but two objects
+        ([[0] for _ in range(1200)], [1] * 1200, 4),  # no call per sequence fits on Python's stack
     ],
     generate=_some_tables,
     mistakes=[

@@ -145,6 +145,7 @@ EXERCISE = Exercise(
         ([], 4, 4),
         ([("Anna", 2, 2, 2), ("Bo", 2, 2, 2), ("Chen", 2, 3, 2)], 0, 2),
         ([], 0, 0),
+        ([(f"reader {i}", 1, 1, 1) for i in range(1200)], 0, 10),  # no call per request fits on Python's stack
     ],
     generate=_some_evening,
     mistakes=[
