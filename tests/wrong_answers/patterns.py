@@ -169,8 +169,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         takes_the_mean_epsilon,
         tolerates_at_epsilon,
         writes_a_large_negative_number,
-        *map(rounds_to, (3, 4, 6)),
-        *map(leaves_a_margin_of, (1e-4, 1e-5, 1e-6)),
+        *map(rounds_to, (3, 4, 6, 8)),
+        *map(leaves_a_margin_of, (1e-4, 1e-5, 1e-6, 1e-7, 1e-9, 1e-12)),
         *map(takes_for_ties, (1e-3, 1e-4, 1e-7, 1e-8)),
     ]
 }

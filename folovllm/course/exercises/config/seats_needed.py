@@ -35,6 +35,10 @@ def _seats_rounded_down(num_readers: int, max_tokens: int, max_steps: int) -> in
     return num_readers // ((max_steps - 1) // max_tokens + 1)
 
 
+def _seats_rounded_down_but_one(num_readers: int, max_tokens: int, max_steps: int) -> int:
+    return max(1, _seats_rounded_down(num_readers, max_tokens, max_steps))
+
+
 def _a_seat_for_everybody(num_readers: int, max_tokens: int, max_steps: int) -> int:
     return num_readers
 
@@ -83,7 +87,11 @@ EXERCISE = Exercise(
             "you give a group `max_tokens - 1` steps; its turn takes `max_tokens`, the first of which reads the "
             "prompts and brings the first token",
         ),
-        Mistake(_seats_rounded_down, "you round the seats down: some readers are left over and come too late"),
+        Mistake(
+            _seats_rounded_down,
+            "you round the seats down, even to 0: some readers are left over and come too late",
+        ),
+        Mistake(_seats_rounded_down_but_one, "you round the seats down: some readers are left over and come too late"),
         Mistake(
             _a_seat_for_everybody,
             "a seat for everybody is always fast enough, but seldom the fewest: some may wait for a group before them",

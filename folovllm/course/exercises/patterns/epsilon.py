@@ -98,6 +98,7 @@ EXERCISE = Exercise(
             for epsilon in (at_epsilon, at_epsilon * (1 + _A_LITTLE))
         ],
         (torch.tensor([[0.0, -_A_LITTLE, -1.0]]), torch.tensor([0.9])),
+        *[(torch.tensor([[1.0, 2 * p, p]]).log(), torch.tensor([1.5 * p])) for p in (1e-7, 1e-9, 1e-13, 1e-20)],
         (torch.linspace(0, 0.01, 4096).repeat(2, 1), torch.tensor([0.1, 0.0])),  # many tokens, all improbable
     ],
     generate=_case,
