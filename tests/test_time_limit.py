@@ -16,7 +16,7 @@ from folovllm.course.exercises.patterns.tests_check import check_tests
 from folovllm.course.exercises.time_limit import TimeIsUp, call_in_time
 
 SOON = 0.2
-STOPPED = "was stopped because it took too long (does a loop never end?)"
+STOPPED = "was stopped because it took too long (an endless loop, or too much work for a long input?)"
 
 
 def endless(*given):

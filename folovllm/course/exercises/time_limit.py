@@ -18,7 +18,7 @@ class TimeIsUp(BaseException):
     """Raised in code that takes too long. Not an Exception, so that ``except Exception`` lets it pass."""
 
     def __str__(self) -> str:
-        return _("was stopped because it took too long (does a loop never end?)")
+        return _("was stopped because it took too long (an endless loop, or too much work for a long input?)")
 
 
 def call_in_time(seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -63,6 +63,7 @@ def plot_rounding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
     for end, error in ((65504 * 3, 2.0**-11), (2.0**22, 2.0**-8), (2.0**22, 2.0**-24)):
         percent = np.format_float_positional(100 * error, precision=1, fractional=False, trim="-")
         axes.text(end, 100 * error, f"{percent} %", va="center", fontsize=12)
+    axes.text(6e-8, 100, _("100 %: becomes 0"), va="center", fontsize=12)
     axes.plot(65504, 100 * 2.0**-11, "X", color="#A33B00", markersize=13, label=_("float16 ends: 65,504"))
     told = []
     for row, (name, tensors) in enumerate(inside.items()):
