@@ -12,7 +12,7 @@ def assert_at_rest(owner: LLM | LLMEngine) -> None:
     for pool in (engine.scheduler.block_manager.gpu, engine.scheduler.block_manager.cpu):
         assert pool.num_free == pool.num_blocks  # free and cached ones together
         assert not any(pool.ref_counts)
-        assert len({*pool._free, *pool._evictable}) == pool.num_blocks
+        assert len({*pool._freed, *pool._evictable}) == len(pool.ref_counts)
     assert engine.output_processor._detokenizers == {}
     assert engine.model_runner.kv_cache._host == {}
     if isinstance(owner, LLM):

@@ -135,7 +135,7 @@ def test_swapping_moves_shared_blocks_once_and_keeps_them_shared():
     out = manager.swap_out([parent, child])
     assert len(out) == 2
     assert manager.gpu.num_free == 6
-    assert manager.cpu.ref_counts == [2, 2, 0]
+    assert manager.cpu.ref_counts == [2, 2]
     back = manager.swap_in([parent, child])
     assert [host for host, _ in back] == [host for _, host in out]
     assert parent.block_ids == child.block_ids == [device for _, device in back]
@@ -281,8 +281,8 @@ class BlockMachine(RuleBasedStateMachine):
         swapped = [seq for group in self.swapped for seq in group]
         for pool, seqs in ((self.manager.gpu, self.live), (self.manager.cpu, swapped)):
             held = [block for seq in seqs for block in seq.block_ids]
-            assert pool.ref_counts == [held.count(block) for block in range(pool.num_blocks)]
-            free = [*pool._free, *pool._evictable]
+            assert pool.ref_counts == [held.count(block) for block in range(len(pool.ref_counts))]
+            free = [*pool._freed, *pool._evictable, *range(len(pool.ref_counts), pool.num_blocks)]
             assert sorted({*free, *held}) == list(range(pool.num_blocks))
             assert len(free) + len(set(held)) == pool.num_blocks
 

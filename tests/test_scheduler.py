@@ -246,7 +246,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         seqs = [seq for request in self.requests for seq in request.sequences]
         for pool, swapped in ((manager.gpu, False), (manager.cpu, True)):
             held = [b for seq in seqs if (seq.status == "swapped") is swapped for b in seq.block_ids]
-            assert pool.ref_counts == [held.count(block) for block in range(pool.num_blocks)]
+            assert pool.ref_counts == [held.count(block) for block in range(len(pool.ref_counts))]
             assert pool.num_free == pool.num_blocks - len(set(held))
         running = [seq for seq in seqs if seq.status == "running"]
         assert len(running) <= self.scheduler.config.max_num_seqs

@@ -27,13 +27,13 @@ class BlockPool:
     """The blocks of one memory: each free, or held by ``ref_counts[id]`` sequences.
 
     A freed block whose content has a hash stays findable until it is needed for something else;
-    the least recently used one goes first.
+    the least recently used one goes first. Blocks that nobody had yet have no entry: there may be a million of them.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self.ref_counts = [0] * num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self.ref_counts: list[int] = []
+        self._freed: list[int] = []
         self._evictable: OrderedDict[int, None] = OrderedDict()
         self._block_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
@@ -41,7 +41,7 @@ class BlockPool:
     @property
     def num_free(self) -> int:
         """Count the blocks that nobody holds, remembered content or not."""
-        return len(self._free) + len(self._evictable)
+        return self.num_blocks - len(self.ref_counts) + len(self._freed) + len(self._evictable)
 
     @property
     def num_cached(self) -> int:
@@ -50,8 +50,11 @@ class BlockPool:
 
     def allocate(self) -> int:
         """Take a free block; one with remembered content only when no other is left."""
-        if self._free:
-            block_id = self._free.pop()
+        if self._freed:
+            block_id = self._freed.pop()
+        elif len(self.ref_counts) < self.num_blocks:
+            block_id = len(self.ref_counts)
+            self.ref_counts.append(0)
         else:
             block_id, _ = self._evictable.popitem(last=False)
             self.forget(block_id)
@@ -72,7 +75,7 @@ class BlockPool:
             if block_id in self._hash_of:
                 self._evictable[block_id] = None
             else:
-                self._free.append(block_id)
+                self._freed.append(block_id)
 
     def find(self, block_hash: bytes) -> int | None:
         """Return the block with this content, or None."""
@@ -99,7 +102,7 @@ class BlockPool:
         while self._evictable:
             block_id, _ = self._evictable.popitem(last=False)
             self.forget(block_id)
-            self._free.append(block_id)
+            self._freed.append(block_id)
 
 
 class BlockManager:
