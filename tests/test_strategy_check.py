@@ -189,9 +189,32 @@ def by_settings(logits, params):
     return epsilon_solution(logits, torch.tensor([known[each.seed, each.temperature] for each in params]))
 
 
+def each_request_n_times(logits, params):
+    """Stand for one who takes a list of rows for a list of requests."""
+    requests = {id(each): each for each in params}.values()
+    return epsilon_solution(logits, torch.tensor([e for each in requests for e in epsilons_of([each] * each.n)]))
+
+
+def in_jumps_of_n(logits, params):
+    epsilons, row = [0.0] * len(params), 0
+    while row < len(params):
+        end = min(row + params[row].n, len(params))
+        epsilons[row:end] = epsilons_of([params[row]] * (end - row))
+        row = end
+    return epsilon_solution(logits, torch.tensor(epsilons))
+
+
+def each_row_n_times_and_cut(logits, params):
+    epsilons = [e for each in params for e in epsilons_of([each] * each.n)]
+    return epsilon_solution(logits, torch.tensor(epsilons[: len(logits)]))
+
+
 @pytest.mark.parametrize(
     ("refine", "verdict"),
     [
+        (each_request_n_times, "; params has one entry per row, whatever its n"),
+        (in_jumps_of_n, "right until another row follows n=2; params has one entry per row"),
+        (each_row_n_times_and_cut, "right until another row follows n=2; params has one entry per row"),
         (of_those_who_have_one, "with epsilon="),
         (not_in_the_last_row, "in another one, with fewer requests or in another order: with epsilon="),
         (not_in_the_first_row, "with epsilon="),

@@ -137,6 +137,7 @@ def time_with_and_without_cache(llm: LLM, prompt: str, num_tokens: int) -> tuple
 
     llm: it records its history.  Both take turns, so that a slow moment does not meet one of them alone.
     """
+    llm.compute_logits(prompt)  # who comes first waits for memory
     llm.reset_prefix_cache()
     anew = []
     with collector_paused():  # its look takes longer than a token, or ten

@@ -141,7 +141,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             strategies.drops_at_epsilon,
-            "a token exactly at epsilon stays: compare with <, not with <=; else epsilon 0, which is off, drops "
+            "a token exactly at epsilon stays: drop with <, or keep with >=; else epsilon 0, which is off, drops "
             "tokens whose probability rounds to 0",
         ),
         Mistake(

@@ -49,7 +49,8 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     try:
         for watched.found_in, prompts, requests in call_in_time(SECONDS, list, _batches(params_class)):
             _run(llm, watched, prompts, requests)
-        forgets = bool(watched.verdict) or _forgets_who_left(sampler, params_class)
+        problem = watched.verdict or _problem_of_families(sampler, params_class)
+        forgets = bool(problem) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
         return _("not attempted yet, or a part before it is not")
     except (Exception, TimeIsUp) as error:
@@ -57,9 +58,13 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
             return _("not yet: your code {late}").format(late=late)
         if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
+        if "must return logits of shape" in str(error):
+            return _("not yet: the engine stopped with {named}; params has one entry per row, whatever its n").format(
+                named=named(error)
+            )
         return _("not yet: the engine stopped with {named}").format(named=named(error))
-    if watched.verdict:
-        return _("not yet: {verdict}").format(verdict=watched.verdict)
+    if problem:
+        return _("not yet: {verdict}").format(verdict=problem)
     if not forgets:
         return _("not yet: a request gets the epsilon of one that has left; remember nothing between two calls")
     told = listed(
@@ -70,6 +75,17 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     return _(
         "✔ right, in batches of 1 to {num_requests}; the least probable token kept beside the likeliest: {told}"
     ).format(num_requests=len(_REQUESTS), told=told)
+
+
+def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    """Say what is wrong where other rows follow those of a request with two texts, or one of its texts has ended."""
+    watched = WatchedSampler(sampler)
+    watched.found_in = N_("right until another row follows n=2; params has one entry per row, whatever its n: {found}")
+    of_two, other = (params_class(epsilon=epsilon, n=n) for epsilon, n in ((0.3, 2), (0.02, 1)))  # type: ignore[call-arg]
+    plain = SamplingParams()
+    for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
+        watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
+    return watched.problem
 
 
 def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from folovllm.course.exercises.patterns.strategies import ROUNDING, epsilon_solution
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _
+from folovllm.sampling.logits_processors import check_result
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
@@ -53,8 +54,8 @@ class WatchedSampler(Sampler):
         except TimeIsUp as late:
             self.late = late
             raise
-        if isinstance(given, Tensor) and given.shape == logits.shape:
-            self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
+        given = check_result("Sampler.refine", given, logits)
+        self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
         return given
 
     @property
