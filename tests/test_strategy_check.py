@@ -212,7 +212,7 @@ def each_row_n_times_and_cut(logits, params):
 @pytest.mark.parametrize(
     ("refine", "verdict"),
     [
-        (each_request_n_times, "; params has one entry per row, whatever its n"),
+        (each_request_n_times, "; `params` has one entry per row, whatever its n"),
         (in_jumps_of_n, "right until another row follows n=2; params has one entry per row"),
         (each_row_n_times_and_cut, "right until another row follows n=2; params has one entry per row"),
         (of_those_who_have_one, "with epsilon="),

@@ -59,7 +59,7 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
         if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
         if "must return logits of shape" in str(error):
-            return _("not yet: the engine stopped with {named}; params has one entry per row, whatever its n").format(
+            return _("not yet: the engine stopped with {named}; `params` has one entry per row, whatever its n").format(
                 named=named(error)
             )
         return _("not yet: the engine stopped with {named}").format(named=named(error))
@@ -80,7 +80,9 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
 def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -> str:
     """Say what is wrong where other rows follow those of a request with two texts, or one of its texts has ended."""
     watched = WatchedSampler(sampler)
-    watched.found_in = N_("right until another row follows n=2; params has one entry per row, whatever its n: {found}")
+    watched.found_in = N_(
+        "right until another row follows n=2; `params` has one entry per row, whatever its n: {found}"
+    )
     of_two, other = (params_class(epsilon=epsilon, n=n) for epsilon, n in ((0.3, 2), (0.02, 1)))  # type: ignore[call-arg]
     plain = SamplingParams()
     for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
