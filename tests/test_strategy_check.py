@@ -213,8 +213,8 @@ def each_row_n_times_and_cut(logits, params):
     ("refine", "verdict"),
     [
         (each_request_n_times, "; `params` has one entry per row, whatever its n"),
-        (in_jumps_of_n, "right until another row follows n=2; params has one entry per row"),
-        (each_row_n_times_and_cut, "right until another row follows n=2; params has one entry per row"),
+        (in_jumps_of_n, "right until another row follows n=2; `params` has one entry per row"),
+        (each_row_n_times_and_cut, "right until another row follows n=2; `params` has one entry per row"),
         (of_those_who_have_one, "with epsilon="),
         (not_in_the_last_row, "in another one, with fewer requests or in another order: with epsilon="),
         (not_in_the_first_row, "with epsilon="),

@@ -110,6 +110,22 @@ def copies_first_block(tables, lengths, block_size):
     return copied
 
 
+def copies_looks_at_the_first_table_for_all(tables, lengths, block_size):
+    return copies_solution(tables, lengths, block_size) if tables and tables[0] else []
+
+
+def copies_gives_up_where_a_table_is_empty(tables, lengths, block_size):
+    holders, copied = [block for table in tables for block in table], []
+    try:
+        for table, length in zip(tables, lengths, strict=True):
+            if holders.count(table[-1]) > 1 and length % block_size:
+                holders.remove(table[-1])
+                copied.append(table[-1])
+    except IndexError:
+        pass
+    return copied
+
+
 def copies_returns_who_copies(tables, lengths, block_size):
     holders = [block for table in tables for block in table]
     copied = []
@@ -439,6 +455,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         copies_looks_only_ahead,
         copies_tests_for_a_block_to_come,
         copies_first_block,
+        copies_looks_at_the_first_table_for_all,
+        copies_gives_up_where_a_table_is_empty,
         copies_returns_who_copies,
         copies_nothing,
         call_for_each(copies_solution),

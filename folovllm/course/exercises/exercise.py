@@ -16,6 +16,8 @@ from folovllm.language import N_, _
 
 NOT_ATTEMPTED = N_("not attempted yet")
 NUM_GENERATED = 100
+_A_PAGE = 2000
+"""More characters than somebody reads of a case."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Exercise:
         for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):
             if all(self._are_alike(i, each, made[i]) for i, each in enumerate(given)):
                 return False, _(mistake.diagnosis)
-        first = min(wrong, key=lambda i: (i >= len(self.cases), i if i < len(self.cases) else self._length(i)))
+        first = min(wrong, key=self._reading_order)
         return False, self._describe(first, given[first])
 
     def solution_source(self) -> str:
@@ -120,9 +122,10 @@ class Exercise:
     def _are_alike(self, i: int, given: Outcome, made: Outcome) -> bool:
         return given.is_like(made) and self._complaint(i, given) == self._complaint(i, made)
 
-    def _length(self, i: int) -> int:
-        """Return how much there is to read in a case, so that the shortest is shown."""
-        return len(repr(self.all_cases[i]))
+    def _reading_order(self, i: int) -> tuple[bool, bool, int]:
+        """Sort cases as they are shown: those chosen by hand in their order, then the shortest; endless ones last."""
+        length, is_generated = len(repr(self.all_cases[i])), i >= len(self.cases)
+        return length > _A_PAGE, is_generated, length if is_generated else i
 
     def _describe(self, i: int, given: Outcome) -> str:
         case = self.all_cases[i]

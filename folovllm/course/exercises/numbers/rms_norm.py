@@ -46,6 +46,10 @@ def _normed(x: Tensor, epsilon: float = _EPSILON, dim: int | None = -1) -> Tenso
     return wide / (wide.square().mean(dim=dim, keepdim=True) + epsilon).sqrt()
 
 
+def _rounded_at_the_end(x: Tensor) -> Tensor:
+    return _normed(x).half().float()
+
+
 def _without_epsilon(x: Tensor) -> Tensor:
     return _normed(x, 0.0)
 
@@ -124,6 +128,7 @@ EXERCISE = Exercise(
     generate=_random_states,
     complaint=not_float32,
     mistakes=[
+        Mistake(_rounded_at_the_end, "almost: your result was a float16 in between; it stays float32 to the end"),
         Mistake(_never_widened, _NEVER_WIDENED),
         Mistake(_never_widened_rsqrt, _NEVER_WIDENED + " (rsqrt comes too late to help)"),
         Mistake(

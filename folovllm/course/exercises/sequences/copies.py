@@ -69,6 +69,17 @@ _full_ones_too = _copies_by(lambda tables, block, left: left > 1, lambda length,
 _counts_the_new_token = _copies_by(lambda tables, block, left: left > 1, lambda length, size: (length + 1) % size > 0)
 _last_blocks_alone = _copies_by(lambda tables, block, left: left > 1, only_last=True)
 _unshared_too = _copies_by(lambda tables, block, left: True)
+_in_other_words = _copies_by(lambda tables, block, left: left > 1)
+
+
+def _stops_at_an_empty_table(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    end = tables.index([]) if [] in tables else len(tables)
+    return _in_other_words(tables, lengths[:end] + [0] * len(tables[end:]), block_size)
+
+
+def _empty_tables_dropped(tables: list[list[int]], lengths: list[int], block_size: int) -> list[int]:
+    tables = [table for table in tables if table]
+    return _in_other_words(tables, lengths[: len(tables)], block_size)
 
 
 def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
@@ -93,6 +104,7 @@ def _some_tables(random: Random) -> tuple[list[list[int]], list[int], int]:
             further = list(range(fresh, fresh - (-(length + ahead) // block_size) - num_blocks))
             fresh += len(further)
             sequences.append((shared + own + further, length + ahead))
+    sequences += [([], 0)] * random.choice((0, 0, 1, 2))
     random.shuffle(sequences)
     numbers = random.sample(range(2 * fresh), fresh) if random.random() < 0.5 else list(range(fresh))
     tables = [[numbers[block] for block in table] for table, _ in sequences]
@@ -115,6 +127,9 @@ EXERCISE = Exercise(
         ([[]], [0], 4),
         ([[0, 1], [2, 1], [0]], [5, 5, 2], 4),
         ([[0, 1], [], [0, 1]], [6, 0, 6], 4),
+        ([[], [0], [0]], [0, 1, 1], 4),
+        ([[], [0, 1], [0, 1]], [0, 8, 6], 4),
+        ([[0], [], [0], [], [0]], [1, 0, 1, 0, 1], 4),
         ([[int("300")], [int("300")]], [1, 1], 4),  # equal, but two objects
         ([[0] for _ in range(1200)], [1] * 1200, 4),  # no call per sequence fits on Python's stack
     ],
@@ -142,6 +157,15 @@ EXERCISE = Exercise(
             _counts_the_new_token,
             "`length + 1` counts the new token too; whether the last block has a free place depends on the tokens "
             "that are in it already: `length % block_size`",
+        ),
+        Mistake(
+            _stops_at_an_empty_table,
+            "you stop at an empty table: whoever has none writes into a new block, and the next sequence is still to "
+            "come",
+        ),
+        Mistake(
+            _empty_tables_dropped,
+            "you drop the empty tables, but not their lengths: those that follow then belong to other tables",
         ),
         Mistake(_unshared_too, "you copy a block that one sequence alone holds; it may simply write there"),
         Mistake(_all_shared_blocks, "you copy every shared block; a sequence writes only into its last one"),
