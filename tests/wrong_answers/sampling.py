@@ -107,6 +107,10 @@ def _temperature_at_least(least):
     return answer
 
 
+def temperature_minus_the_largest_logit_of_all(logits, temperature):
+    return _temperature(logits - logits.max(), temperature)
+
+
 def temperature_of_next_to_nothing_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 1e-30, 0.0, temperature))
 
@@ -170,6 +174,16 @@ def _top_p_in(order, probs, p):
     """Keep tokens in an order, until their sum reaches p."""
     ranked = probs[order]
     return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, ranked.cumsum(0) - ranked < p)
+
+
+def top_p_waits_for_one(probs, p):
+    """Never ends where all probabilities together are a little less than p, and one of them is 0."""
+    keep, left, total = torch.zeros_like(probs, dtype=torch.bool), probs.clone(), 0.0
+    while total < p and not keep.all():
+        best = int((left == left.max()).nonzero()[-1, 0])
+        keep[best], left[best] = True, 0
+        total += float(probs[best])
+    return keep
 
 
 def top_p_at_most_98_percent(probs, p):

@@ -139,6 +139,7 @@ EXERCISE = Exercise(
         (torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([0.0])),
         (torch.tensor([[200.0, 199.0]]), torch.tensor([1.0])),
         (torch.tensor([[-2e5, -1.5e5]]), torch.tensor([0.0])),
+        (torch.tensor([[1.0, 0.0, -torch.inf]]), torch.tensor([1.0])),
         (torch.tensor([[-3e38, -torch.inf]]), torch.tensor([1.0])),  # no number stands in for -inf
         (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.01])),
         (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.005])),
@@ -148,6 +149,7 @@ EXERCISE = Exercise(
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-9])),
         (torch.tensor([[2.0, 2.0]]), torch.tensor([1e-37])),
+        (torch.tensor([[2.0, 1.0, 0.0], [2e-30, 0.0, -1e-30]]), torch.tensor([1.0, 1e-30])),
         *((torch.tensor([[2 * t, 0.0, -t]]), torch.tensor([t])) for t in (5e-5, 5e-6, 1e-9, 1e-30)),
     ],
     generate=_make_temperature_case,

@@ -1,6 +1,7 @@
 """``top_p``: the smallest set of tokens that reaches p."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Outcome
 
 _PARTS = (64, 4096)
 """Generated probabilities are so many parts of 1: float32 adds them without rounding, so a tie is a tie."""
@@ -37,11 +39,17 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
         cuts = sorted(rng.choices(places, k=rng.choice([0, 1, 2, 3, 4, 7])))
         shares = [end - start for start, end in pairwise([0, *cuts, parts])]  # equal cuts: tokens of probability 0
     rng.shuffle(shares)
-    # At p = 1 the engine keeps all tokens: whether those of no probability stay is nobody's question.
-    most = parts - (0 in shares)
-    reached = min(most, rng.choice([*common[1:], parts // 32, 7 * parts // 8, parts - 2, rng.randint(1, parts)]))
+    reached = rng.choice([*common[1:], parts // 32, 7 * parts // 8, parts - 2, rng.randint(1, parts)])
     beside = rng.choice([0.0, -_BESIDE, _BESIDE if reached < parts else 0.0])
     return torch.tensor([share / parts for share in shares]), (reached + beside) / parts
+
+
+def _zeros_may_stay(case: tuple[Tensor, float], outcome: Outcome) -> Outcome:
+    """Make tokens of probability 0 stay at p = 1: the engine keeps them, a sum that is exactly 1 does not."""
+    probs, p = case
+    if p < 1 or not isinstance(outcome.value, Tensor) or outcome.value.shape != probs.shape:
+        return outcome
+    return replace(outcome, value=outcome.value | (probs == 0) if outcome.value.dtype == torch.bool else outcome.value)
 
 
 def _up_to_the_first_that_reaches(probs: Tensor, p: float) -> Tensor:
@@ -177,6 +185,9 @@ EXERCISE = Exercise(
         (torch.tensor([0.6, 0.4]), 1e-8),  # so small that 1 - p is 1 in float32
         (torch.arange(1, 101) / 5050, 0.98),  # needs 87 tokens
         (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384]), 1.0),  # all: 0.99999994
+        # Sums below 1, whichever way they are added: a loop that waits for 1 never ends.
+        (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384, 0.0]), 1.0),
+        (torch.tensor([0.0, 0.41794511675834656, 0.0, 0.3100472390651703, 0.2720075845718384, 0.0]), 1.0),
         (torch.full((2**14,), 2.0**-14), 0.5),
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
@@ -185,6 +196,7 @@ EXERCISE = Exercise(
         (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
     ],
     generate=_make_top_p_case,
+    forgive=_zeros_may_stay,
     mistakes=[
         Mistake(
             _up_to_the_first_that_reaches,
