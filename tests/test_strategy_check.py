@@ -195,6 +195,18 @@ def each_request_n_times(logits, params):
     return epsilon_solution(logits, torch.tensor([e for each in requests for e in epsilons_of([each] * each.n)]))
 
 
+def brings_back_what_was_dropped(logits, params):
+    return ReferenceSampler().refine(logits.nan_to_num(neginf=0.0), params)
+
+
+def nothing_where_nobody_has_one(logits, params):
+    return ReferenceSampler().refine(logits, params) if any(epsilons_of(params)) else None
+
+
+def only_those_who_have_one(logits, params):
+    return epsilon_solution(logits, torch.tensor([each.epsilon for each in params if hasattr(each, "epsilon")]))
+
+
 def in_jumps_of_n(logits, params):
     epsilons, row = [0.0] * len(params), 0
     while row < len(params):
@@ -213,6 +225,9 @@ def each_row_n_times_and_cut(logits, params):
     ("refine", "verdict"),
     [
         (each_request_n_times, "; `params` has one entry per row, whatever its n"),
+        (brings_back_what_was_dropped, "a dropped token gets the logit 0"),
+        (nothing_where_nobody_has_one, "Sampler.refine must return logits, got None"),
+        (only_those_who_have_one, "; `params` has one entry per row, whatever its n"),
         (in_jumps_of_n, "right until another row follows n=2; `params` has one entry per row"),
         (each_row_n_times_and_cut, "right until another row follows n=2; `params` has one entry per row"),
         (of_those_who_have_one, "with epsilon="),

@@ -1,5 +1,6 @@
 """``check_strategy``: a learner's sampler in the engine's place, with batches that tell its rows apart."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
@@ -12,6 +13,7 @@ from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _, listed
 from folovllm.llm import LLM
+from folovllm.sampling.logits_processors import check_result
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
@@ -25,7 +27,7 @@ _REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
     (False, {"temperature": 0.5}),
     (True, {"top_k": 20}),
     (True, {"top_p": 0.9, "min_p": 0.01, "seed": 2}),
-    (False, {"seed": 3}),
+    (False, {"top_k": 2, "seed": 3}),
     (False, {"temperature": 0}),
 )
 """Whether a request has an epsilon, and its other settings. The greedy one never meets a sampler's ``refine``."""
@@ -58,7 +60,7 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
             return _("not yet: your code {late}").format(late=late)
         if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
             return _("not yet: other people's requests have no epsilon; getattr(each, 'epsilon', 0.0) gives them 0")
-        if "must return logits of shape" in str(error):
+        if re.search("must return logits of shape|must match the size", str(error)):
             return _("not yet: the engine stopped with {named}; `params` has one entry per row, whatever its n").format(
                 named=named(error)
             )
@@ -99,7 +101,9 @@ def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> b
     logits, request, kept = torch.tensor([[2.0, 1.0, -3.0]]), params_class(), []
     for epsilon in (0.9, 0.0):
         object.__setattr__(request, "epsilon", epsilon)
-        refined = call_in_time(SECONDS, sampler.refine, logits.clone(), [request])
+        refined = check_result(
+            "Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), [request]), logits
+        )
         kept.append(int((refined > -torch.inf).sum()))
     return kept == [1, 3]
 
