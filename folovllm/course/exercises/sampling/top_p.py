@@ -46,10 +46,9 @@ def _make_top_p_case(rng: Random) -> tuple[Tensor, float]:
 
 def _zeros_may_stay(case: tuple[Tensor, float], outcome: Outcome) -> Outcome:
     """Make tokens of probability 0 stay at p = 1: the engine keeps them, a sum that is exactly 1 does not."""
-    probs, p = case
-    if p < 1 or not isinstance(outcome.value, Tensor) or outcome.value.shape != probs.shape:
-        return outcome
-    return replace(outcome, value=outcome.value | (probs == 0) if outcome.value.dtype == torch.bool else outcome.value)
+    (probs, p), mask = case, outcome.value
+    is_mask = isinstance(mask, Tensor) and mask.shape == probs.shape and mask.dtype == torch.bool
+    return replace(outcome, value=mask | (probs == 0)) if is_mask and p == 1 else outcome
 
 
 def _up_to_the_first_that_reaches(probs: Tensor, p: float) -> Tensor:
