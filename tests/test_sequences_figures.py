@@ -56,4 +56,4 @@ def test_the_race_ends_with_both_sums_and_the_tree_with_the_winners(llm):
     words = plot_race(llm, greedy.outputs[0], best).alt
     assert f"{greedy.outputs[0].cumulative_logprob:.2f}; best beam" in words
     assert words.endswith(f"{best.cumulative_logprob:.2f}.")
-    assert f"step {len(alive)}: " in plot_beams(llm, alive, greedy.outputs[0].token_ids).alt
+    assert f"step {len(alive) - 1}: " in plot_beams(llm, alive, greedy.outputs[0].token_ids).alt

@@ -111,6 +111,11 @@ def temperature_minus_the_largest_logit_of_all(logits, temperature):
     return _temperature(logits - logits.max(), temperature)
 
 
+def temperature_chosen_after_a_division_by_next_to_nothing(logits, temperature):
+    probs = (logits / temperature.clamp(min=1e-10)[:, None]).softmax(dim=-1)
+    return _temperature_with_best(probs.argmax(dim=-1), logits, temperature)
+
+
 def temperature_of_next_to_nothing_is_greedy(logits, temperature):
     return _temperature(logits, torch.where(temperature < 1e-30, 0.0, temperature))
 

@@ -146,6 +146,7 @@ EXERCISE = Exercise(
         (torch.tensor([[20.0, 0.0]]), torch.tensor([1.0])),
         (torch.zeros(1, 40), torch.tensor([0.0])),  # a sort keeps the order of so many ties only if it is stable
         (torch.tensor([[0.1, 0.10000001]]), torch.tensor([0.0])),  # equal after the softmax
+        (torch.tensor([[0.0, 1e-30]]), torch.tensor([0.0])),  # even if divided by next to nothing
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-9])),
         (torch.tensor([[2.0, 2.0]]), torch.tensor([1e-37])),
