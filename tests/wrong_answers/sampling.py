@@ -107,6 +107,10 @@ def _temperature_at_least(least):
     return answer
 
 
+def temperature_with_a_number_for_inf(logits, temperature):
+    return _temperature(logits.masked_fill(logits == -torch.inf, -1e4), temperature)
+
+
 def temperature_minus_the_largest_logit_of_all(logits, temperature):
     return _temperature(logits - logits.max(), temperature)
 
@@ -719,13 +723,6 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 }
 WRONG["top_p"] += [_top_p_of_rounded_sums(decimals) for decimals in (4, 5)]
 WRONG["min_p"] += [_min_p_tolerance(margin) for margin in (1e-5, 1e-6)]
-
-
-def temperature_with_a_number_for_inf(logits, temperature):
-    return _temperature(logits.masked_fill(logits == -torch.inf, -1e4), temperature)
-
-
-WRONG["temperature"] += [temperature_with_a_number_for_inf]
 WRONG["temperature"] += [_temperature_at_least(least) for least in (1e-4, 1e-5, 1e-6, 1e-12)]
 _LAST = "rows have two dimensions: the last one is number 1"
 _FIRST = "the last of one dimension is the first too"

@@ -9,11 +9,10 @@ import torch
 
 from folovllm.course.exercises.patterns.named_error import named
 from folovllm.course.exercises.patterns.params_check import no_class_problem
-from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler
+from folovllm.course.exercises.patterns.watched_sampler import WatchedSampler, refine_in_time
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _, listed
 from folovllm.llm import LLM
-from folovllm.sampling.logits_processors import check_result
 from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
@@ -101,9 +100,7 @@ def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> b
     logits, request, kept = torch.tensor([[2.0, 1.0, -3.0]]), params_class(), []
     for epsilon in (0.9, 0.0):
         object.__setattr__(request, "epsilon", epsilon)
-        refined = check_result(
-            "Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), [request]), logits
-        )
+        refined = refine_in_time(sampler, logits, [request])
         kept.append(int((refined > -torch.inf).sum()))
     return kept == [1, 3]
 

@@ -30,6 +30,11 @@ _GUESSES: dict[str, _Guess] = {
 }
 
 
+def refine_in_time(sampler: Sampler, logits: Tensor, params: list[SamplingParams]) -> Tensor:
+    """Return what a learner's ``refine`` makes of copies; TimeIsUp, or a ValueError if that is no such logits."""
+    return check_result("Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), list(params)), logits)
+
+
 class WatchedSampler(Sampler):
     """Calls a learner's ``refine``, and compares each of its answers with the reference's to the same question.
 
@@ -50,11 +55,10 @@ class WatchedSampler(Sampler):
         if self.late is not None:  # the engine asks again, for other requests
             raise self.late
         try:
-            given = call_in_time(SECONDS, self.own.refine, logits.clone(), list(params))
+            given = refine_in_time(self.own, logits, params)
         except TimeIsUp as late:
             self.late = late
             raise
-        given = check_result("Sampler.refine", given, logits)
         self._compare(logits, [getattr(each, "epsilon", 0.0) for each in params], given)
         return given
 
