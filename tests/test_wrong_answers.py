@@ -1,5 +1,6 @@
 """A check is as good as what it rejects: wrong answers that people gave, and every small change of a right one."""
 
+import copy
 import importlib
 import json
 import signal
@@ -113,6 +114,100 @@ def test_every_wrong_answer_is_rejected_in_two_lines(exercise, answers):
         lines = said.splitlines()
         assert len(lines) <= 2
         assert max(map(len, lines)) <= 400
+
+
+CHANGES_NOTHING = {("kv_bytes", "num_heads"), ("generate", "model")}
+"""Arguments that no result depends on; the toys have one model."""
+ARGUMENTS = [
+    pytest.param(exercise, place, id=f"{exercise.name}-{name}")
+    for exercises in CHAPTERS.values()
+    for exercise in exercises
+    for place, name in enumerate(exercise.argument_names)
+]
+EACH_ARGUMENT = pytest.mark.parametrize(("exercise", "place"), ARGUMENTS)
+
+
+@EACH_ARGUMENT
+def test_what_is_remembered_must_be_asked_for_again_with_each_other_argument(exercise, place):
+    """A cache whose key lacks one argument is found, unless nothing depends on that one."""
+    remembered = {}
+
+    def answer(*arguments):
+        key = tuple(map(content_of, [*arguments[:place], *arguments[place + 1 :]]))
+        if key not in remembered:
+            remembered[key] = try_out(exercise.solution, arguments)
+        if remembered[key].error:
+            raise remembered[key].error
+        return copy.deepcopy(remembered[key].value)
+
+    assert exercise.judge(answer)[0] == ((exercise.name, exercise.argument_names[place]) in CHANGES_NOTHING)
+
+
+def content_of(value):
+    """Return something hashable that equal values have in common."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.numpy().tobytes()
+    return tuple(map(content_of, value)) if isinstance(value, list | tuple) else repr(value)
+
+
+@EACH_ARGUMENT
+def test_an_argument_that_is_hardly_changed_is_changed(exercise, place):
+    """A tensor's numbers become the next ones that float32 has."""
+
+    def answer(*arguments):
+        given = copy.deepcopy(arguments)
+        nudge(arguments[place])
+        return exercise.solution(*given)
+
+    has_tensors = any(is_float(case[place]) for case in exercise.all_cases)
+    assert exercise.judge(answer)[0] == (not has_tensors)
+
+
+def is_float(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def nudge(value):
+    if is_float(value):
+        value.copy_(torch.nextafter(value, torch.full_like(value, torch.inf)))
+
+
+MANY, ROWS = 1000, 12
+SMALLER = {
+    ("kv_bytes", "num_kv_heads"): (256, "heads"),
+    ("kv_bytes", "bytes_per_number"): (8, "no number has more bytes"),
+    ("penalties", "prompt"): (300, "a learner's loop may take a while for each"),
+    ("stop", "stop"): (30, "more than anybody asks for"),
+    ("shown", "stop"): (30, "more than anybody asks for"),
+    ("fork", "num_forks"): (100, "forks of one sequence"),
+    ("preempt", "free"): (60, "few, or nobody gives way"),
+    ("beam_step", "totals"): (40, "beams"),
+    ("beam_step", "logprobs"): (40, "beams"),
+    ("beam_step", "width"): (300, "more than there are beams"),
+    ("read_tensor", "name"): (14, "a part of a tensor's path"),
+    ("q8_0", "weights"): (600, "20 blocks"),
+    ("share", "running"): (100, "chats that run"),
+    ("generate", "max_tokens"): (100, "a toy's text"),
+}
+"""Arguments that are never MANY, but so many, and why."""
+
+
+@EACH_ARGUMENT
+def test_some_inputs_are_large(exercise, place):
+    """An answer for a toy's sizes alone is found: one that looks at the first 64, say, or ends at 256."""
+    values = [case[place] for case in exercise.all_cases]
+    least, _why = SMALLER.get((exercise.name, exercise.argument_names[place]), (MANY, ""))
+    sizes = [size for size in map(size_of, values) if size is not None]
+    assert not sizes or max(sizes) >= least
+    if isinstance(values[0], torch.Tensor) and len(exercise.argument_names) + values[0].dim() > 2:
+        assert max(map(len, values)) >= ROWS
+
+
+def size_of(value):
+    """Return how large a number is, how long a text or list, how wide a tensor; None of other things."""
+    if isinstance(value, torch.Tensor):
+        return value.shape[-1] if value.dim() == 2 else None
+    return len(value) if isinstance(value, str | bytes | list) else abs(value) if type(value) is int else None
 
 
 @EACH

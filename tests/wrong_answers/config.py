@@ -5,6 +5,8 @@ from itertools import accumulate
 from numbers import Number
 from typing import Any
 
+import torch
+
 from folovllm.config import CacheConfig
 
 
@@ -248,6 +250,27 @@ def full_stop_added(value):
     return value
 
 
+def accepted_if(is_taken):
+    """Return an answer that is right but for what else it takes."""
+
+    def answer(value):
+        if not is_taken(value) and (type(value) is not int or value < 1):
+            raise ValueError(f"block_size must be an int >= 1, got {value!r}")
+        return value
+
+    return answer
+
+
+def kv_bytes_as(dtype):
+    """Return an answer that multiplies numbers of a kind that overflows, or rounds."""
+
+    def answer(num_layers, num_heads, num_kv_heads, head_dim, bytes_per_number):
+        factors = torch.tensor([2, num_layers, num_kv_heads, head_dim, bytes_per_number], dtype=dtype)
+        return int(factors.prod(dtype=dtype))
+
+    return answer
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "seats_needed": [
         seats_by_steps,
@@ -296,4 +319,15 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         full_stop_added,
     ],
 }
+WRONG["block_size"] += [
+    accepted_if(lambda value: value == float("inf")),
+    accepted_if(lambda value: isinstance(value, complex)),
+    accepted_if(lambda value: isinstance(value, bytes)),
+    accepted_if(lambda value: isinstance(value, dict)),
+    accepted_if(lambda value: isinstance(value, set)),
+    accepted_if(callable),
+    accepted_if(lambda value: type(value) is int and value < -(10**6)),
+    refused_if(lambda value: value >= 2**63),
+]
+WRONG["kv_bytes"] += [kv_bytes_as(torch.int32), kv_bytes_as(torch.float32)]
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of ``folovllm.course.exercises.data_flow``."""
 
+import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from folovllm.course.exercises.data_flow.generate import generate_solution
+from folovllm.course.exercises.data_flow.share import share_solution
 from folovllm.course.exercises.data_flow.shown import shown_solution
 from folovllm.course.exercises.data_flow.why import why_solution
 
@@ -584,6 +586,77 @@ def generate_ids_of_the_new_text(tokenizer, model, sampler, text, max_tokens):
     return tokenizer.encode(tokenizer.decode(output))
 
 
+def share_up_to_2048(running, waiting, budget, seats):
+    return share_solution(running, waiting, min(budget, 2048), seats)
+
+
+def share_of_256_seats(running, waiting, budget, seats):
+    return share_solution(running, waiting, budget, min(seats, 256))
+
+
+def share_remembered_by_sums(running, waiting, budget, seats, remembered={}):  # noqa: B006
+    key = (sum(running), len(running), sum(waiting), len(waiting), budget, seats)
+    return list(remembered.setdefault(key, share_solution(running, waiting, budget, seats)))
+
+
+def shown_if(begins):
+    """Return an answer that asks otherwise whether an ending begins a stop string."""
+
+    def answer(data, stop):
+        text = data.decode(errors="ignore")
+        return next((text[:i] for i in range(len(text)) if any(begins(text[i:], each) for each in stop)), text)
+
+    return answer
+
+
+def shown_without_carriage_returns(data, stop):
+    return shown_solution(data, stop).replace("\r\n", "\n")
+
+
+def shown_of_stop_strings_in_one_form(data, stop):
+    return shown_solution(data, [unicodedata.normalize("NFC", each) for each in stop])
+
+
+def why_between_stop_ids(output, eos, stop_token_ids, min_tokens, max_tokens):
+    between = range(min(stop_token_ids, default=0), max(stop_token_ids, default=-1) + 1)
+    return why_solution(output, eos, list(between), min_tokens, max_tokens)
+
+
+def why_as_text(output, eos, stop_token_ids, min_tokens, max_tokens):
+    found = output[-1:] if str(output[-1]) in str(stop_token_ids) else []
+    return why_solution(output, eos, found, min_tokens, max_tokens)
+
+
+def why_of_16_bits(output, eos, stop_token_ids, min_tokens, max_tokens):
+    return why_solution([each % 2**16 for each in output], eos, stop_token_ids, min_tokens, max_tokens)
+
+
+def why_of_two_stop_ids(output, eos, stop_token_ids, min_tokens, max_tokens):
+    return why_solution(output, eos, stop_token_ids[:2], min_tokens, max_tokens)
+
+
+def why_of_the_last_100(output, eos, stop_token_ids, min_tokens, max_tokens):
+    return why_solution(output[-100:], eos, stop_token_ids, min_tokens, max_tokens)
+
+
+def generate_with_ids_of(dtype):
+    """Return an answer whose ids take too few bits for a real vocabulary."""
+    return lambda tokenizer, model, *rest: generate_solution(tokenizer, lambda ids: model(ids.to(dtype)), *rest)
+
+
+def generate_with_logits_of(dtype):
+    """Return an answer that rounds the logits."""
+
+    def answer(tokenizer, model, sampler, text, max_tokens):
+        return generate_solution(tokenizer, model, lambda row: sampler(row.to(dtype).float()), text, max_tokens)
+
+    return answer
+
+
+def generate_after_a_prompts_first_100(tokenizer, model, sampler, text, max_tokens):
+    return generate_solution(tokenizer, model, sampler, text[:100], max_tokens)
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "share": [
         share_finds_a_request_by_its_need,
@@ -672,4 +745,21 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         generate_ids_of_the_new_text,
     ],
 }
+WRONG["share"] += [share_up_to_2048, share_of_256_seats, share_remembered_by_sums]
+WRONG["shown"] += [
+    shown_if(lambda ending, stop: re.match(ending, stop)),
+    shown_if(lambda ending, stop: fnmatch.fnmatch(stop, ending + "*")),
+    shown_if(lambda ending, stop: re.search("^" + re.escape(ending), stop, re.M)),
+    shown_without_carriage_returns,
+    shown_of_stop_strings_in_one_form,
+    *map(shown_by_the_last, (20, 64, 200)),
+]
+WRONG["why"] += [why_between_stop_ids, why_as_text, why_of_16_bits, why_of_two_stop_ids, why_of_the_last_100]
+WRONG["generate"] += [
+    generate_with_ids_of(torch.uint8),
+    generate_with_ids_of(torch.int16),
+    generate_with_logits_of(torch.float16),
+    generate_with_logits_of(torch.bfloat16),
+    generate_after_a_prompts_first_100,
+]
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -226,6 +226,35 @@ def _the_same_lists_again(sequences: list[list[int]], num_computed: list[int], k
     return kept
 
 
+def read_tensor_without_infinities(content, name):
+    return read_tensor_solution(content, name).nan_to_num()
+
+
+def read_tensor_without_tiny_numbers(content, name):
+    numbers = read_tensor_solution(content, name)
+    return numbers.where(numbers.abs() > 1e-30, 0)
+
+
+def read_tensor_whose_list_ends_at_two_braces(content, name):
+    entry = json.loads(content[8 : content.index(b"}}") + 2])[name]
+    return read_tensor_solution(content, name).reshape(entry["shape"])
+
+
+def read_tensor_of_three_dimensions(content, name):
+    numbers = read_tensor_solution(content, name)
+    return numbers.flatten(2) if numbers.dim() > 3 else numbers
+
+
+def position_ids_of_four_rows(mask):
+    positions = position_ids_solution(mask)
+    positions[4:] = 0
+    return positions
+
+
+def flat_batch_of_short_texts(sequences, num_computed):
+    return flat_batch_solution(sequences, [min(each, 31) for each in num_computed])
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "read_tensor": [
         _entry_in_the_usual_order,
@@ -275,6 +304,14 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         call_for_each(flat_batch_solution),
     ],
 }
+WRONG["read_tensor"] += [
+    read_tensor_without_infinities,
+    read_tensor_without_tiny_numbers,
+    read_tensor_whose_list_ends_at_two_braces,
+    read_tensor_of_three_dimensions,
+]
+WRONG["position_ids"] += [position_ids_of_four_rows]
+WRONG["flat_batch"] += [flat_batch_of_short_texts]
 EQUIVALENT: dict[str, dict[str, str]] = {
     "read_tensor": {
         "start = 8 + int.from_bytes(content[:7], 'little')": "the eighth byte of the length is 0 in every real file",

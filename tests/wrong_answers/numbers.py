@@ -267,6 +267,28 @@ def _clamped_to_60000(x: Tensor) -> Tensor:
     return rms_norm_solution(x.clamp(-60000, 60000))
 
 
+def round_bits_but_for(bits):
+    """Return an answer that cuts off for one number, where a carry goes into the exponent or beyond."""
+    return lambda given: given >> 16 if given == bits else round_bits_solution(given)
+
+
+def rms_norm_of_256_columns(x):
+    wide = x.float()
+    return wide / (wide[:, :256].square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+
+
+def rms_norm_of_four_rows(x):
+    return torch.cat([rms_norm_solution(x[:4]), torch.zeros(x[4:].shape)])
+
+
+def q8_0_of_four_rows(weights):
+    return torch.cat([q8_0_solution(weights[:4]), torch.zeros(weights[4:].shape)])
+
+
+def q8_0_up_to_a_thousand(weights):
+    return q8_0_solution(weights.clamp(-1000, 1000))
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "round_bits": [
         _to_the_odd_one,
@@ -319,6 +341,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         *(_named(f"_zeros_found_by_{name}", _q8_0_where(test)) for name, test in _LOOKS_FULL.items()),
     ],
 }
+WRONG["round_bits"] += map(round_bits_but_for, (0x007FFFFF, 0x7F7FFFFF, 0x00FFFFFF, 0x80018000, 0xFF7F8000))
+WRONG["rms_norm"] += [rms_norm_of_256_columns, rms_norm_of_four_rows]
+WRONG["q8_0"] += [q8_0_of_four_rows, q8_0_up_to_a_thousand]
 EQUIVALENT: dict[str, dict[str, str]] = {
     "rms_norm": {
         "mean = wide.square().mean(dim=1, keepdim=True)": "of two dimensions, 1 is the last",

@@ -143,6 +143,15 @@ def takes_for_ties(tolerance):
     return ties
 
 
+def hardly_changed(logits, epsilon):
+    return epsilon_solution(logits, epsilon) * 1.000001
+
+
+def minus_100_for_minus_infinity(logits, epsilon):
+    kept = epsilon_solution(logits.clamp(min=-100), epsilon) > -torch.inf
+    return logits.masked_fill(~kept, -torch.inf)
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "epsilon": [
         *WRONG_STRATEGIES.values(),
@@ -174,6 +183,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         *map(takes_for_ties, (1e-3, 1e-4, 1e-7, 1e-8)),
     ]
 }
+WRONG["epsilon"] += [hardly_changed, minus_100_for_minus_infinity, takes_for_ties(1e-6)]
 EQUIVALENT: dict[str, dict[str, str]] = {
     "epsilon": {
         "probs = logits.softmax(dim=1)": "logits have two dimensions: 1 is the last one",

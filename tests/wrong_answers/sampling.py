@@ -10,6 +10,8 @@ import torch
 from folovllm.course.exercises.sampling.min_p import min_p_solution as _right_min_p
 from folovllm.course.exercises.sampling.penalties import penalties_solution as _right_penalties
 from folovllm.course.exercises.sampling.stop import stop_solution as _right_stop
+from folovllm.course.exercises.sampling.temperature import temperature_solution as _right_temperature
+from folovllm.course.exercises.sampling.top_p import top_p_solution as _right_top_p
 
 
 def temperature_without_none(logits, temperature):
@@ -717,6 +719,46 @@ def penalties_counted_in_a_byte(logits, prompt, output, repetition, frequency, p
     return _right_penalties(logits, prompt, few, repetition, frequency, presence)
 
 
+def temperature_with_a_little_for_all(logits, temperature):
+    probs = _right_temperature(logits, temperature) + 1e-8
+    return probs / probs.sum(dim=-1, keepdim=True)
+
+
+def temperature_that_writes_a_little_into_its_argument(logits, temperature):
+    probs = _right_temperature(logits, temperature)
+    temperature[temperature == 0] = 1e-9
+    return probs
+
+
+def top_p_of_at_least_a_thousandth(probs, p):
+    return _right_top_p(probs, max(p, 0.001))
+
+
+def min_p_of_logits_that_are_hardly_changed(logits, min_p):
+    return _right_min_p(logits, min_p) * 1.000001
+
+
+def penalties_turned_a_little_below_zero(logits, prompt, output, repetition, frequency, presence):
+    moved = _right_penalties(logits + 0.05, prompt, output, repetition, frequency, presence)
+    return _right_penalties(logits, prompt, output, repetition, frequency, presence).where(logits.abs() > 0.05, moved)
+
+
+def penalties_of_a_prompts_last_64(logits, prompt, output, repetition, frequency, presence):
+    return _right_penalties(logits, prompt[-64:], output, repetition, frequency, presence)
+
+
+def penalties_of_at_most_2(logits, prompt, output, repetition, frequency, presence):
+    return _right_penalties(logits, prompt, output, min(repetition, 2.0), frequency, presence)
+
+
+def stop_strings_of_at_most_64_letters(text, stop):
+    return _right_stop(text, [each for each in stop if len(each) <= 64])
+
+
+def stop_strings_up_to_number_ten(text, stop):
+    return _right_stop(text, stop[:10])
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     name: [each for key, each in list(globals().items()) if key.startswith(f"{name}_")]
     for name in ("temperature", "top_p", "min_p", "penalties", "stop")
@@ -731,6 +773,7 @@ _WHERE_EVERY_SORT_IS_STABLE: dict[str, str] = (
     if torch.zeros(20).sort().indices.equal(torch.arange(20))
     else {}
 )
+
 EQUIVALENT: dict[str, dict[str, str]] = {
     "temperature": {
         "probs = (logits / temperature[:, None]).softmax(dim=1)": _LAST,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from folovllm.course.exercises.sequences.beam_step import beam_step_solution
 from folovllm.course.exercises.sequences.copies import copies_solution
 from folovllm.course.exercises.sequences.preempt import preempt_solution
 from tests.wrong_answers.depth import call_for_each
@@ -433,6 +434,51 @@ def copies_finds_a_length_by_its_table(tables, lengths, block_size):
     return copies_solution(tables, [lengths[tables.index(table)] for table in tables], block_size)
 
 
+def fork_seed_as_a_float(tokens, seed, num_forks, new_token):
+    return tokens, [*tokens, new_token], int(float(seed) + num_forks + 1)
+
+
+def fork_of_16_bits(tokens, seed, num_forks, new_token):
+    return tokens, [*tokens, new_token & 0xFFFF], seed + num_forks + 1
+
+
+def copies_if_the_first_block_is_shared_too(tables, lengths, block_size):
+    firsts = [table[0] for table in tables if table]
+    copied = copies_solution(tables, lengths, block_size)
+    return [block for block in copied if any(firsts.count(t[0]) > 1 for t in tables if t and t[-1] == block)]
+
+
+def beam_step_of_tokens_up_to(last):
+    """Return an answer that looks at a row's first tokens alone."""
+    return lambda totals, logprobs, width: beam_step_solution(totals, [row[: last + 1] for row in logprobs], width)
+
+
+def beam_step_of_five_texts(totals, logprobs, width):
+    return beam_step_solution(totals[:5], logprobs[:5], width)
+
+
+def beam_step_of_at_most_6(totals, logprobs, width):
+    return beam_step_solution(totals, logprobs, min(width, 6))
+
+
+def beam_step_without_very_long_texts(totals, logprobs, width):
+    return beam_step_solution(totals, logprobs, width) if min(totals) > -30_000 else []
+
+
+def preempt_where_many_wait(running, free, host_free):
+    moved = preempt_solution(running, free, host_free)
+    living = {name: live for name, live, *_ in running}
+    return [(name, "waiting" if living[name] > 5 else where) for name, where in moved]
+
+
+def preempt_at_most_four_swapped(running, free, host_free):
+    moved, swapped = [], 0
+    for name, where in preempt_solution(running, free, host_free):
+        swapped += where == "swapped"
+        moved.append((name, "waiting" if swapped > 4 else where))
+    return moved
+
+
 WRONG: dict[str, list[Callable[..., Any]]] = {
     "fork": [
         fork_returns_a_tuple_of_two,
@@ -504,4 +550,13 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         beam_step_certain_tokens_are_skipped,
     ],
 }
+WRONG["fork"] += [fork_seed_as_a_float, fork_of_16_bits]
+WRONG["copies"] += [copies_if_the_first_block_is_shared_too]
+WRONG["preempt"] += [preempt_where_many_wait, preempt_at_most_four_swapped]
+WRONG["beam_step"] += [
+    *map(beam_step_of_tokens_up_to, (4, 40, 2000)),
+    beam_step_of_five_texts,
+    beam_step_of_at_most_6,
+    beam_step_without_very_long_texts,
+]
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -7,6 +7,7 @@ import math
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Outcome:
     """value: what a function returned, unless it raised ``error``; a copy, where one can be made.
 
     live: what it returned itself, which later calls may change.
-    changed: the place of the first argument that was not afterwards what it had been; None: none.
+    changed: the place of the first argument that was not afterwards exactly what it had been; None: none.
     returned: the place of the first argument that the value is, contains, or is a view of; None: none.
     printed: what the function printed meanwhile.
     """
@@ -47,7 +48,7 @@ class Outcome:
     @property
     def was_changed_later(self) -> bool:
         """Whether a later call changed what this one returned."""
-        return self.live is not self.value and not same(self.live, self.value)
+        return self.live is not self.value and not same(self.live, self.value, tolerance=0)
 
     def is_like(self, other: "Outcome") -> bool:
         """Return whether both did the same: values within 1e-5, errors of one kind.
@@ -64,7 +65,7 @@ class Outcome:
 def try_out(function: Answer, case: Case) -> Outcome:
     """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome."""
     arguments = copy.deepcopy(list(case))
-    comparable = list(map(same, arguments, case))  # a copy of an object that knows no equality is never equal
+    comparable = _unchanged(arguments, case)  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
     dtype = get_default_dtype()
@@ -75,11 +76,15 @@ def try_out(function: Answer, case: Case) -> Outcome:
         error = raised
     finally:  # what an answer sets for all must not reach the next one's
         set_default_dtype(dtype)
-    kept = map(same, arguments, case)
+    kept = _unchanged(arguments, case)
     changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
     places = _places(value)
     returned = next((i for i, argument in enumerate(arguments) if places & _places(argument)), None)
     return Outcome(_copy(value), value, error, changed, returned, printed.getvalue())
+
+
+def _unchanged(arguments: list[Any], case: Case) -> list[bool]:
+    return [same(*each, tolerance=0) for each in zip(arguments, case, strict=True)]
 
 
 def _copy(value: Any) -> Any:
@@ -88,7 +93,7 @@ def _copy(value: Any) -> Any:
         copied = copy.deepcopy(value)
     except Exception:
         return value
-    return copied if same(copied, value) else value
+    return copied if same(copied, value, tolerance=0) else value
 
 
 def _places(value: Any) -> set[int]:
@@ -112,34 +117,34 @@ def _place_of_numbers(tensor: Tensor) -> int:
         return id(tensor)
 
 
-def same(given: Any, expected: Any) -> bool:
-    """Return whether two values are of one kind and equal, numbers within 1e-5; raises nothing, whatever is given."""
+def same(given: Any, expected: Any, tolerance: float = _TOLERANCE) -> bool:
+    """Return whether two values are of one kind and equal, numbers nearly so; raises nothing, whatever is given."""
     try:
-        return _same(given, expected)
+        return _same(given, expected, tolerance)
     except Exception:  # of a kind that cannot be compared: a tensor without data, a list that contains itself
         return False
 
 
-def _same(given: Any, expected: Any) -> bool:
+def _same(given: Any, expected: Any, tolerance: float) -> bool:
     if isinstance(given, Tensor) and isinstance(expected, Tensor):
-        return _same_tensors(given, expected)
+        return _same_tensors(given, expected, tolerance)
     if type(given) is not type(expected):
         return False
     if isinstance(expected, float):
-        close = math.isclose(given, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+        close = math.isclose(given, expected, rel_tol=tolerance, abs_tol=tolerance)
         return close or (math.isnan(given) and math.isnan(expected))
     if isinstance(expected, list | tuple):
-        return len(given) == len(expected) and all(map(_same, given, expected))
+        return len(given) == len(expected) and all(map(_same, given, expected, repeat(tolerance)))
     if isinstance(expected, dict):
-        return given.keys() == expected.keys() and all(_same(given[key], expected[key]) for key in expected)
+        return given.keys() == expected.keys() and all(_same(given[key], expected[key], tolerance) for key in expected)
     return bool(given == expected)
 
 
-def _same_tensors(given: Tensor, expected: Tensor) -> bool:
+def _same_tensors(given: Tensor, expected: Tensor, tolerance: float) -> bool:
     if given.shape != expected.shape or _kind_of_numbers(given) != _kind_of_numbers(expected):
         return False
     given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
-    return allclose(given, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    return allclose(given, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _kind_of_numbers(tensor: Tensor) -> str:

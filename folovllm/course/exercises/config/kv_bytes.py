@@ -58,7 +58,12 @@ EXERCISE = Exercise(
     name="kv_bytes",
     task="bytes of the KV cache that one token takes",
     solution=kv_bytes_solution,
-    cases=[(30, 9, 3, 64, 4), (1, 1, 1, 1, 1), (28, 16, 8, 128, 2), (12, 12, 12, 64, 4), (26, 8, 4, 256, 2)],
+    cases=[
+        *((30, 9, 3, 64, 4), (1, 1, 1, 1, 1), (28, 16, 8, 128, 2), (12, 12, 12, 64, 4), (26, 8, 4, 256, 2)),
+        *((30, 9, 9, 64, 4), (30, 9, 3, 128, 4), (30, 9, 3, 64, 2)),
+        (101, 101, 101, 2001, 1),  # as a float32 it would be rounded
+        (1000, 4096, 256, 1024, 8),  # more than an int32 holds
+    ],
     generate=_random_shape,
     mistakes=[
         Mistake(_keys_only, "you count the keys; the values take as much again"),

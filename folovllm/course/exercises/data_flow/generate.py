@@ -163,13 +163,17 @@ def _one_too_many(tokenizer: Any, model: Any, sampler: Answer, text: str, max_to
 
 _RUNS: list[tuple[Any, ...]] = [
     (ToyTokenizer(eos), ToyModel(max_tokens), GapSampler((0,)), text, max_tokens)
-    for text, eos, max_tokens in (("12", 7, 3), ("4", 9, 8), ("551", 7, 8), ("83", 9, 4), ("12", 1, 4))
+    for text, eos, max_tokens in (
+        *(("12", 7, 3), ("4", 9, 8), ("551", 7, 8), ("83", 9, 4), ("12", 1, 4)),
+        *(("12", 7, 4), ("34", 7, 4)),
+    )
 ] + [
     (ToyTokenizer(7), ToyModel(4), GapSampler((10, 0)), "12", 4),
     (ToyTokenizer(7), ToyModel(4), GapSampler((0,)), " 12 ", 4),
-    (ToyTokenizer(11), ToyModel(70), GapSampler((0,)), "12", 70),
+    (ToyTokenizer(11), ToyModel(110), GapSampler((0,)), "12", 110),
     (ToyTokenizer(7, has_bos=True), ToyModel(4), GapSampler((0,)), "12", 4),
-    (ToyTokenizer(7), ToyModel(2), GapSampler((0,)), "12" * 1050, 2),  # longer than a context that somebody cuts
+    # Longer than a context that somebody cuts, at either end.
+    (ToyTokenizer(11), ToyModel(4), GapSampler((0,)), "".join(random.Random(0).choices("0123456789", k=2600)), 4),
 ]
 
 EXERCISE = Exercise(

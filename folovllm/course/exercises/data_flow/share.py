@@ -13,7 +13,7 @@ from folovllm.sampling_params import SamplingParams
 
 def share_solution(running: list[int], waiting: list[int], budget: int, seats: int) -> list[int]:
     """Return how many tokens each running and then each waiting request gets: the engine's scheduler decides."""
-    manager = BlockManager(16, 1000, enable_prefix_caching=False)
+    manager = BlockManager(16, 10_000, enable_prefix_caching=False)
     scheduler = Scheduler(SchedulerConfig(max_num_batched_tokens=budget, max_num_seqs=seats), manager)
     requests = [Request(str(i), None, [0] * (16 + need), SamplingParams()) for i, need in enumerate(running)]
     for request in requests:
@@ -124,11 +124,19 @@ EXERCISE = Exercise(
     solution=share_solution,
     cases=[
         ([], [5, 7], 16, 4),
+        ([], [5, 7], 8, 4),
+        ([], [5, 7], 16, 1),
         ([1, 1], [5], 16, 4),
         ([], [20, 3], 16, 4),
         ([1, 1, 1], [9, 9], 16, 4),
         ([1, 12, 1], [9], 8, 4),
         ([1, 1], [10, 10, 2], 14, 8),
+        ([1, 3], [], 9, 4),
+        ([3, 1], [], 9, 4),
+        ([1] * 100, [1000] * 20, 8192, 103),
+        ([1] * 100, [1000] * 20, 8192, 256),
+        ([], [40_000], 50_000, 1),
+        ([], [1] * 1200, 4096, 1100),
     ],
     generate=_random_step,
     mistakes=[

@@ -165,6 +165,13 @@ EXERCISE = Exercise(
         (b"one\ntwo\n", []),
         (b"caf\xc3", []),
         ("café".encode(), ["END"]),
+        *((data, ["END"]) for data in (b"Hi.", b"what?", b"a [b")),  # no patterns
+        (b"a User", ["\nUser:"]),
+        (b"a\r\nb\x00", []),
+        ("e\u0301".encode(), ["e\u0301X"]),
+        (b"one EN", [*(f"#{i}" for i in range(30)), "END"]),
+        (b"one " + b"-" * 300, ["-" * 301]),
+        (b"two " * 300 + b"EN", ["END"]),
     ],
     generate=_random_stream,
     mistakes=[

@@ -75,13 +75,16 @@ class ToyModel:
             raise TypeError(f"the model takes a tensor of ids, got a {type(input_ids).__name__}")
         if input_ids.dim() != 2:
             raise ValueError(f"the model takes ids of shape [1, n], got {list(input_ids.shape)}")
+        if input_ids.dtype not in (torch.int32, torch.int64):  # as a real one, whose ids need more than 8 or 16 bits
+            raise TypeError(f"the model takes ids of int32 or int64, got {input_ids.dtype}")
         self.num_calls += 1
         if self.num_calls > self.max_tokens + 20:
             raise RuntimeError(_("more than max_tokens + 20 calls of the model; does your loop look at max_tokens?"))
         state, rows = 7, []
         for token in input_ids[0].tolist():
             state = (3 * state + token + 5) % 100 + 1
-            rows.append([float(state * place % 101) for place in range(1, 11)])  # 101 is prime: no two are equal
+            # 101 is prime: no two are equal. With 4096 added they need the digits of a float32.
+            rows.append([4096.0 + state * place % 101 for place in range(1, 11)])
         return CausalLMOutput(logits=torch.tensor(rows).reshape(1, len(rows), 10))
 
     def __repr__(self) -> str:

@@ -89,9 +89,11 @@ EXERCISE = Exercise(
     cases=[
         ([[7, 8, 9]], [0]),
         ([[7, 8, 9], [5, 6]], [0, 0]),
+        ([[7, 8, 9], [5, 6]], [2, 1]),
         ([[7, 8, 9, 4], [5, 6], [3]], [3, 1, 0]),
         ([[7, 8, 9], [7, 8, 9]], [0, 2]),
         ([[5, 99, 256, 2049, 49151], [300, 5]], [0, 1]),  # ids of a real vocabulary
+        ([list(range(3000)), list(range(2500))], [2000, 0]),
         ([[7, 8] for _ in range(1200)], [1] * 1200),  # no call per text fits on Python's stack
     ],
     generate=_random_sequences,

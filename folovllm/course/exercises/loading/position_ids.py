@@ -55,7 +55,7 @@ def _random_mask(random: Random) -> tuple[Tensor]:
     """Return a left-padded mask; it may be wide, and a row may be padding alone."""
     columns = random.choice((random.randint(1, 9), random.randint(1, 9), random.randint(200, 400)))
     places = (0, columns, random.randint(0, columns))
-    starts = torch.tensor([[random.choice(places)] for _ in range(random.randint(1, 4))])
+    starts = torch.tensor([[random.choice(places)] for _ in range(random.choice((1, 2, 3, 4, 12)))])
     return ((torch.arange(columns) >= starts).long(),)
 
 
@@ -65,6 +65,7 @@ _MASKS = [
     torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
     torch.tensor([[0, 0], [0, 1]]),
     (torch.arange(3000) >= 500).long()[None],  # longer than the chapter's essay
+    (torch.arange(9) >= 8).long()[None],
 ]
 
 EXERCISE = Exercise(
@@ -93,8 +94,8 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _from_the_first_one,
-            "almost: you count from the first 1 of a row, and a row of padding alone has none (`argmax` then says "
-            "0); padding gets 0 there too",
+            "almost: in a row of padding alone you count the padding, which gets 0 there too (if you look for the "
+            "first 1: such a row has none, and `argmax` says 0)",
         ),
         Mistake(_backwards, "you count from the end; the first real token has position 0, the last the largest"),
     ],

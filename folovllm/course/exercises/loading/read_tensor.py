@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from folovllm.course.exercises.exact import nearly_copied
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.language import _
@@ -70,11 +71,12 @@ def _data_in_the_lists_order(content: bytes, name: str) -> Tensor:
     return _read(content, name, begin - header[name]["data_offsets"][0])
 
 
-def _another_dtype(case: Case, outcome: Outcome) -> str:
-    """Complain of a tensor whose numbers are right and take another number of bytes than in the file."""
-    stored = read_tensor_solution(*case).dtype
+def _not_as_stored(case: Case, outcome: Outcome) -> str:
+    """Complain of a tensor whose numbers are nearly right, or take another number of bytes than in the file."""
+    right = read_tensor_solution(*case)
+    stored = right.dtype
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == stored:
-        return ""
+        return nearly_copied(outcome, right)
     return _("the numbers are right, but your tensor is {dtype}; the list says {stored}, so keep that").format(
         dtype=outcome.value.dtype, stored=stored
     )
@@ -138,6 +140,16 @@ _NAME_LIKE_ANOTHER = save({"a1b": torch.tensor([1.0, 2.0]), "a.b": torch.tensor(
 _MANY_DIGITS = save({"a": torch.tensor([0.1, 1000.3, 1e6, 1e-6])})
 _NAMES_IN_NAMES = save({"q": torch.tensor([1.0]), "q.weight": torch.tensor([2.0]), "weight": torch.tensor([3.0])})
 
+# A scale may be tiny and a mask infinite, and metadata may be JSON once more.
+_ODD_NUMBERS = _pack(
+    {
+        "a": torch.tensor([torch.inf, -torch.inf, 1e-31, -1e-40, 3e38, 0.0]),
+        "b": torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5),
+        "c": torch.arange(5000.0).reshape(50, 100),
+    },
+    {"config": '{"layers": {"first": {"heads": 9}}}'},
+)
+
 EXERCISE = Exercise(
     name="read_tensor",
     task="one tensor out of a safetensors file",
@@ -157,9 +169,12 @@ EXERCISE = Exercise(
         (_QUOTED_NAME, 'a"b'),
         *((each, "a.b") for each in (_NAME_LIKE_ANOTHER, _list_backwards(_NAME_LIKE_ANOTHER))),
         (_MANY_DIGITS, "a"),
+        (_ODD_NUMBERS, "a"),
+        (_ODD_NUMBERS, "b"),
+        (_ODD_NUMBERS, "c"),
     ],
     generate=_random_file,
-    complaint=_another_dtype,
+    complaint=_not_as_stored,
     mistakes=[
         Mistake(
             _offsets_from_the_files_beginning,

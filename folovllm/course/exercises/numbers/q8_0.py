@@ -158,7 +158,10 @@ _WEIGHTS = [
     # Scales of which float16 makes 0.
     torch.tensor([[1e-8], [1e-10], [1e-14]]) * torch.linspace(-120, 127, 32),
     torch.tensor([[1e-37] + [0.0] * 31]),  # 1 / scale is too large for a float32
+    torch.full((1, 32), 5e-7),
+    torch.linspace(-20_000, 30_000, 32)[None],
     torch.linspace(-1.0, 0.9, 128).reshape(64, 2).T,  # not contiguous
+    (torch.linspace(-1.0, 0.83, 32) * torch.linspace(0.1, 9.0, 240).reshape(12, 20, 1)).reshape(12, 640),
 ]
 
 EXERCISE = Exercise(
@@ -216,8 +219,8 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _product_in_float16,
-            "almost: your product is a float16 and is rounded once more; make the stored scale a float32 first: "
-            "`scale.half().float()`",
+            "almost: your result is rounded to float16 once more, at the end or because the scale is a float16; "
+            "`scale.half().float()` makes that a float32",
         ),
         Mistake(_divided_by_128, "you divide by 128; the largest magnitude becomes 127, on both sides of 0"),
         Mistake(_rounded_down, "you round down; rounding to the nearest halves the error"),

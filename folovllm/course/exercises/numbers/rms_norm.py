@@ -123,6 +123,7 @@ EXERCISE = Exercise(
         (torch.tensor([[1.0, 2.0, 3.0], [400.0, 0.5, -2.0]]).half(),),
         (torch.tensor([[3.0, -3.0], [0.0, 2.0], [-2.0, 0.0], [2.0, 2.0]]).half(),),  # not zeros
         (torch.tensor([[65504.0, 30000.0]]).half(),),
+        (torch.linspace(-3, 4, 12 * 2000).reshape(12, 2000).half(),),
         (torch.nn.functional.pad(torch.tensor([[20000.0], [-3.0]]), (0, 199)).half(),),  # results above 10
     ],
     generate=_random_states,

@@ -72,6 +72,8 @@ _FLOAT32 = [
     *(0x3F800000, 0x3F80C000, 0x3F804000, _FLOAT32_OF_257, _FLOAT32_OF_259, 0xC1200001),
     *(0x3FFFFFFF, 0xBFFF8000),  # a full mantissa carries into an odd exponent
     *(0x7F800000, 0x80000000),  # infinity, and 0 with a sign
+    *(0x007FFFFF, 0x00FFFFFF, 0x7F7FFFFF),  # all ones carry into the exponent, and to infinity
+    *(0x80018000, 0xFF7F8000, 0x80008000),  # half-way, at both ends of the negative numbers
 ]
 
 EXERCISE = Exercise(

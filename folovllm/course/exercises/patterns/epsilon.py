@@ -6,17 +6,18 @@ import random
 import torch
 from torch import Tensor
 
+from folovllm.course.exercises.exact import nearly_copied
 from folovllm.course.exercises.exercise import Exercise, Mistake
 from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.course.exercises.patterns import strategies
 from folovllm.language import _
 
 
-def _another_dtype(case: Case, outcome: Outcome) -> str:
-    """Complain of logits whose numbers are right, of another dtype than those that were given."""
+def _not_as_given(case: Case, outcome: Outcome) -> str:
+    """Complain of logits whose numbers are nearly right, or of another dtype than those that were given."""
     logits: Tensor = case[0]
     if not isinstance(outcome.value, Tensor) or outcome.value.dtype == logits.dtype:
-        return ""
+        return nearly_copied(outcome, strategies.epsilon_solution(*case))
     given, wanted = (str(each.dtype).removeprefix("torch.") for each in (outcome.value, logits))
     return _("your function returns {given}; the logits were {wanted}, and the engine goes on with that").format(
         given=given, wanted=wanted
@@ -25,7 +26,7 @@ def _another_dtype(case: Case, outcome: Outcome) -> str:
 
 def _case(rng: random.Random) -> tuple[Tensor, Tensor]:
     """Return a batch: ties and near ties, tokens already dropped, large logits, epsilons of all sizes and near them."""
-    num_seqs, vocab = rng.choice([1, 2, 3, 5]), rng.choice([1, 2, 5, 9, 40])
+    num_seqs, vocab = rng.choice([1, 2, 3, 5, 12]), rng.choice([1, 2, 5, 9, 40])
     spread = rng.choice([0.5, 2.0, 30.0])
     epsilons = [rng.choice([0.0, 0.0, 3e-4, 0.005, 0.02, 0.1, 0.3, 0.9, rng.random()]) for _ in range(num_seqs)]
     rows = [
@@ -97,12 +98,13 @@ EXERCISE = Exercise(
             for shares, at_epsilon in _AT_EPSILON
             for epsilon in (at_epsilon, at_epsilon * (1 + _A_LITTLE))
         ],
-        (torch.tensor([[0.0, -_A_LITTLE, -1.0]]), torch.tensor([0.9])),
+        *[(torch.tensor([[0.0, -little, -1.0]]), torch.tensor([0.9])) for little in (_A_LITTLE, 5e-7)],
+        (torch.tensor([[-torch.inf, -301.0, -301.2]]), torch.tensor([0.5])),  # no number stands in for -inf
         *[(torch.tensor([[1.0, 2 * p, p]]).log(), torch.tensor([1.5 * p])) for p in (1e-7, 1e-9, 1e-13, 1e-20)],
-        (torch.linspace(0, 0.01, 4096).repeat(2, 1), torch.tensor([0.1, 0.0])),  # many tokens, all improbable
+        (torch.linspace(0, 0.01, 4096).roll(9).repeat(2, 1), torch.tensor([0.1, 0.0])),  # many tokens, all improbable
     ],
     generate=_case,
-    complaint=_another_dtype,
+    complaint=_not_as_given,
     mistakes=[
         Mistake(
             strategies.compares_logits,

@@ -6,7 +6,9 @@ from random import Random
 import torch
 from torch import Tensor
 
+from folovllm.course.exercises.exact import nearly_copied
 from folovllm.course.exercises.exercise import Exercise, Mistake
+from folovllm.course.exercises.outcome import Case, Outcome
 from folovllm.sampling.sampler import apply_min_p
 
 
@@ -15,10 +17,14 @@ def min_p_solution(logits: Tensor, min_p: Tensor) -> Tensor:
     return apply_min_p(logits, min_p)
 
 
+def _changed_a_little(case: Case, outcome: Outcome) -> str:
+    return nearly_copied(outcome, min_p_solution(*case))
+
+
 def _make_min_p_case(rng: Random) -> tuple[Tensor, Tensor]:
     size = rng.choice([1, 2, 3, 5, 8])
     rows, all_min_p = [], []
-    for _ in range(rng.choice([1, 2, 3])):
+    for _ in range(rng.choice([1, 2, 3, 12])):
         top = rng.choice([-20.0, -2.0, 0.0, 3.0, 1000.0])
         # Halves lie far from the logarithm of every min_p, and the first token 0.01 % from the border, or 0.2 % where
         # logits are large: neither is decided by rounding.
@@ -59,9 +65,12 @@ def _dropped_instead_of_kept(logits: Tensor, min_p: Tensor) -> Tensor:
     return _drop(logits, logits >= _largest(logits) + min_p.log()[:, None])
 
 
+def _up_to_the_border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
+    return _drop(logits, logits <= _largest(logits) + min_p.log()[:, None])
+
+
 def _border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
-    largest = _largest(logits)
-    return _drop(logits, (logits <= largest + min_p.log()[:, None]) & (logits < largest))
+    return _drop(logits, (logits <= _largest(logits) + min_p.log()[:, None]) & (logits < _largest(logits)))
 
 
 def _in_float64(logits: Tensor, min_p: Tensor) -> Tensor:
@@ -101,6 +110,8 @@ EXERCISE = Exercise(
         (torch.tensor([[3.0, 2.5, 0.0]]), torch.tensor([0.1])),
         (torch.tensor([[3.0, 2.5, 0.0], [3.0, 2.5, 0.0]]), torch.tensor([0.9, 0.02])),
         (torch.tensor([[3.0, 2.5, 0.0], [-5.0, -5.5, -20.0]]), torch.tensor([0.1, 0.1])),
+        (torch.tensor([[3.0, 2.5, 0.0]]), torch.tensor([0.02])),
+        (torch.linspace(-9, 9, 2000).repeat(2, 1), torch.tensor([0.1, 0.0])),
         (torch.tensor([[1.0, 0.0, -50.0]]), torch.tensor([0.0])),
         (torch.tensor([[0.0, -200.0]]), torch.tensor([0.0])),
         (torch.tensor([[0.0, -20.0]]), torch.tensor([1e-8])),
@@ -114,6 +125,7 @@ EXERCISE = Exercise(
         (torch.tensor([[1.0, 0.75, 0.25]]).log(), torch.tensor([0.75])),  # at the border in float64 too
     ],
     generate=_make_min_p_case,
+    complaint=_changed_a_little,
     mistakes=[
         Mistake(
             _absolute_min_p,
@@ -138,6 +150,11 @@ EXERCISE = Exercise(
             _border_dropped,
             "you drop tokens at the border too; min-p keeps those with *at least* min_p times what the likeliest "
             "has: drop where the logit is below the threshold (<)",
+        ),
+        Mistake(
+            _up_to_the_border_dropped,
+            "you drop tokens at the border too, and with min_p = 1 even the likeliest; drop where the logit is below "
+            "the threshold (<), not at it",
         ),
         Mistake(_share_of_the_mean, "you compare with the mean; the threshold is relative to the maximum"),
         Mistake(

@@ -22,13 +22,13 @@ def penalties_solution(
 
 def _make_penalties_case(rng: Random) -> tuple[Tensor, list[int], list[int], float, float, float]:
     """Return a row of few tokens or many, and texts from empty to long ones of many distinct tokens."""
-    size = rng.choice([1, 3, 5, 50])
-    logits = [rng.choice([0.5 * rng.randint(-6, 6), rng.uniform(-9, 9)]) for _ in range(size)]
+    size = rng.choice([1, 3, 5, 5, 50, 50, 2000])
+    logits = [rng.choice([0.5 * rng.randint(-6, 6), rng.uniform(-9, 9), rng.uniform(-0.1, 0.1)]) for _ in range(size)]
     if rng.random() < 0.2:
         logits[0] = -torch.inf
-    prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5, 60]))] for _ in range(2))
+    prompt, output = ([rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5, 60, 300]))] for _ in range(2))
     some = rng.choice([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1)])
-    repetition = rng.choice([0.5, 1.25, 2.0]) if some[0] else 1.0
+    repetition = rng.choice([0.1, 0.5, 1.25, 2.0, 10.0]) if some[0] else 1.0
     frequency = rng.choice([-0.5, 0.3, 2.0]) if some[1] else 0.0
     presence = rng.choice([-1.0, 0.7, 2.0]) if some[2] else 0.0
     return torch.tensor(logits), prompt, output, repetition, frequency, presence
@@ -99,6 +99,13 @@ EXERCISE = Exercise(
         (torch.tensor([2.0, 1.0, -1.0]), [], [0, 2], 2.0, 0.0, 0.0),
         (torch.tensor([2.0, 1.0, -1.0]), [1], [0, 0], 2.0, 0.5, 1.0),
         (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [], 2.0, 0.5, 1.0),
+        # Each differs from the one above in one argument alone, all beginning with this one.
+        (torch.tensor([2.0, 1.0, -1.0]), [1, 2], [0], 2.0, 0.5, 1.0),
+        (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 2.0, 0.5, 1.0),
+        (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 0.5, 0.5, 1.0),
+        (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 0.5, 0.25, 1.0),
+        (torch.tensor([2.0, 1.0, -1.0]), [1], [0], 0.5, 0.25, -1.0),
+        (torch.tensor([2.0, -1.0, 1.0]), [1], [0], 0.5, 0.25, -1.0),
         (torch.tensor([2.0, 1.0, -1.0]), [0], [0], 2.0, 0.0, 0.0),
         (torch.tensor([2.0, 1.0, -1.0]), [0, 1], [0, 0], 1.0, 0.5, 0.0),
         (torch.tensor([2.0, 1.0, -1.0]), [], [1, *[0] * 12], 1.0, 0.5, 1.0),

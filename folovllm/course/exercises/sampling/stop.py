@@ -104,7 +104,8 @@ EXERCISE = Exercise(
         ("one\n", ["two"]),
         (" one\r\ntwo ", ["\n"]),
         *((f"3{sign}4=7", [sign]) for sign in "+*()[]{}?|$^\\."),
-        ("one" + "-" * 40 + "two", ["-" * 40]),
+        ("one" + "-" * 300 + "two", ["-" * 300]),
+        ("one, two, three", [*(f"#{i}" for i in range(30)), "two"]),
         ("cafe\u0301 STOP", ["\u00e9"]),  # an accent of its own is another character
         ("one<|im_end|>", []),
     ],

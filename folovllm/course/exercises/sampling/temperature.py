@@ -27,7 +27,7 @@ def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
     """Return rows whose logits often lie as close together as a temperature near 0 is small, or very far apart."""
     size, width = rng.choice([1, 2, 3, 5, 8, 40]), rng.choice([0.005, 0.05, 1.0, 5.0, 20.0, 300.0])
     rows = []
-    for _row in range(rng.choice([1, 2, 3])):
+    for _row in range(rng.choice([1, 2, 3, 12])):
         digits = rng.choice([0, 4])  # 0: many equal ones, of which a sort need not keep the order
         row = [round(rng.uniform(-width, width), digits) for _ in range(size)]
         row[rng.randrange(size)] = max(row)  # often two equal ones
@@ -38,13 +38,17 @@ def _make_temperature_case(rng: Random) -> tuple[Tensor, Tensor]:
 
 
 def _unlikely_is_not_impossible(case: Case, outcome: Outcome) -> str:
-    """Ask of probabilities that only those are 0 which are: the comparison with the right ones takes 1e-6 for 0."""
+    """Ask of probabilities that those are 0 which are, and no others: the comparison takes 1e-6 for 0."""
     expected = temperature_solution(*case)
     if not isinstance(outcome.value, Tensor) or outcome.value.shape != expected.shape:
         return ""
     lost = expected[(expected > 1e-30) & (outcome.value == 0)]
-    said = _("your function returns 0 for a probability of {probability:.1e}: small, but not 0")
-    return said.format(probability=lost[0]) if len(lost) else ""
+    if len(lost):
+        said = _("your function returns 0 for a probability of {probability:.1e}: small, but not 0")
+        return said.format(probability=lost[0])
+    found = outcome.value[(case[0] == -torch.inf) & (outcome.value != 0)]
+    said = _("your function returns {probability:.1e} for a logit of -inf, which must never be drawn: exactly 0")
+    return said.format(probability=found[0]) if len(found) else ""
 
 
 def _with_greedy(rule: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -145,6 +149,7 @@ EXERCISE = Exercise(
         (torch.tensor([[0.004, 0.0, -0.003]]), torch.tensor([0.005])),
         (torch.tensor([[20.0, 0.0]]), torch.tensor([1.0])),
         (torch.zeros(1, 40), torch.tensor([0.0])),  # a sort keeps the order of so many ties only if it is stable
+        (torch.linspace(-9, 9, 2000).repeat(2, 1), torch.tensor([2.0, 0.0])),
         (torch.tensor([[0.1, 0.10000001]]), torch.tensor([0.0])),  # equal after the softmax
         (torch.tensor([[0.0, 1e-30]]), torch.tensor([0.0])),  # even if divided by next to nothing
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),

@@ -69,6 +69,11 @@ def _sorted_downwards(probs: Tensor) -> tuple[Tensor, Tensor]:
     return ranked, order
 
 
+def _sorted_upwards(probs: Tensor) -> tuple[Tensor, Tensor]:
+    ranked, order = probs.sort()  # as it is written without a thought of ties
+    return ranked, order
+
+
 Ranking = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -188,6 +193,7 @@ EXERCISE = Exercise(
         (torch.tensor([0.41794511675834656, 0.3100472390651703, 0.2720075845718384, 0.0]), 1.0),
         (torch.tensor([0.0, 0.41794511675834656, 0.0, 0.3100472390651703, 0.2720075845718384, 0.0]), 1.0),
         (torch.full((2**14,), 2.0**-14), 0.5),
+        (torch.full((2**14,), 2.0**-14), 2.0**-15),
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
         (torch.tensor([0.5, 0.4999996, 4e-7]), 0.9999998),
@@ -208,6 +214,10 @@ EXERCISE = Exercise(
         *_in_both_rankings(_and_the_first(_sums_below), "by `cumsum < p` " + _FIRST_ALWAYS),
         *_in_both_rankings(_one_too_many_at_a_tie, _REACHED),
         Mistake(_unsorted_top_p, "you add up in the order of the vocabulary; sort, the likeliest token comes first"),
+        Mistake(
+            _keep_by(_sorted_upwards, _right_rule),
+            "you begin with the least likely token, as `sort` does unless told otherwise; the likeliest comes first",
+        ),
         Mistake(
             _mask_in_rank_order,
             "your mask is in the order of the sorted tokens; put it back to where each token was (`scatter`)",

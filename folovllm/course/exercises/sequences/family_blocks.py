@@ -101,6 +101,7 @@ EXERCISE = Exercise(
         (7, 9, 1, 4),
         (4000, 4097, 3, 4096),
         (32000, 32001, 3, 16),
+        (100, 150, 1000, 16),
     ],
     generate=_some_family,
     mistakes=[
