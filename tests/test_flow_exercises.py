@@ -4,6 +4,7 @@ import copy
 import sys
 
 import pytest
+import torch
 
 from folovllm import LLM, SamplingParams
 from folovllm.course.exercises.checks import find_exercise
@@ -58,9 +59,22 @@ def test_a_loop_that_forgets_what_it_wrote_differs(llm, model, capsys):
     assert verdicts(capsys.readouterr().out) == ["False"] * 3
 
 
-def test_a_loop_that_fails_is_told_so(llm, model, capsys):
-    compare_with_engine(llm, model, lambda *arguments: None)
-    assert capsys.readouterr().out.count("your loop raises TypeError: ") == 3
+@pytest.mark.parametrize(
+    ("loop", "said"),
+    [
+        (lambda *arguments: 1 / 0, "your loop raises ZeroDivisionError: "),
+        (lambda *arguments: sys.exit(), "your loop raises SystemExit: "),
+        (lambda *arguments: None, "your loop returns None; right: a list of token ids"),
+        (lambda *arguments: "Paris", "your loop returns a str; right: a list of token ids"),
+        (lambda *arguments: torch.tensor([1]), "your loop returns a tensor of int64, shape [1]; right: a list of"),
+        (lambda *arguments: [1, 0.5], "your loop returns a list with 0.5, which is no token id"),
+        (lambda *arguments: [1, -1], "your loop returns a list with -1, which is no token id"),
+        (lambda *arguments: [10**9], "your loop returns a list with 1000000000, which is no token id"),
+    ],
+)
+def test_a_loop_that_fails_or_returns_something_else_is_told_so(llm, model, capsys, loop, said):
+    compare_with_engine(llm, model, loop)
+    assert capsys.readouterr().out.count(said) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """``compare_with_engine``: a learner's loop on a real model, beside the engine's own texts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from folovllm.course.exercises.exercise import NOT_ATTEMPTED
-from folovllm.course.exercises.outcome import Answer
+from folovllm.course.exercises.outcome import Answer, kind_of, show
 from folovllm.course.exercises.time_limit import TimeIsUp, call_in_time
 from folovllm.language import _
 from folovllm.llm import LLM
@@ -61,21 +62,24 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
         try:
             with torch.inference_mode():
                 sampler = EngineSampler(temperature, UniformStream(_SEED))
-                given = list(call_in_time(_SECONDS, answer, tokenizer, model, sampler, text, 16))
-            written = tokenizer.decode(given)
+                given = call_in_time(_SECONDS, answer, tokenizer, model, sampler, text, 16)
         except NotImplementedError:
             print(_("your loop on the real model: {not_attempted}").format(not_attempted=_(NOT_ATTEMPTED)))
             return
         except TimeIsUp as error:
             print(_("{text!r}: your loop {stopped}").format(text=text, stopped=error))
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             print(
                 _("{text!r}: your loop raises {name}: {error}").format(
                     text=text, name=type(error).__name__, error=error
                 )
             )
             continue
+        if problem := _no_ids(given, len(tokenizer)):
+            print(_("{text!r}: your loop returns {problem}").format(text=text, problem=problem))
+            continue
+        written = tokenizer.decode(given)
         print(
             _("temperature {temperature:g}, {text!r}\n    your loop: {written!r}").format(
                 temperature=temperature, text=text, written=written
@@ -87,6 +91,14 @@ def compare_with_engine(llm: LLM, model: PreTrainedModel, answer: Answer) -> Non
             )
             + _why_they_differ(given, engines, tokenizer.eos_token_id)
         )
+
+
+def _no_ids(given: Any, vocab_size: int) -> str:
+    """Say what a loop returned in place of a list of token ids; "" if it is one."""
+    if not isinstance(given, list):
+        return _("{kind}; right: a list of token ids").format(kind=kind_of(given))
+    wrong = [each for each in given if type(each) is not int or not 0 <= each < vocab_size]
+    return _("a list with {value}, which is no token id").format(value=show(wrong[0])) if wrong else ""
 
 
 def _why_they_differ(given: list[int], engines: list[int], eos: int) -> str:

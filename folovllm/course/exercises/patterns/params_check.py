@@ -13,10 +13,12 @@ from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import _
 from folovllm.sampling_params import SamplingParams
 
-_ALLOWED: tuple[Any, ...] = (0, 0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(1, 0))
+_ALLOWED: tuple[Any, ...] = (0, 0.0, -0.0, 3e-4, 0.02, 0.5, 0.999, 1e-9, math.nextafter(0, 1), math.nextafter(1, 0))
 _REFUSED: tuple[Any, ...] = (
-    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(1, 2)),
-    *("0.1", None, [0.1], (0.1,), torch.tensor([0.1]), True, False, 0.5 + 0j, {}),
+    *(-0.1, 1, 1.0, 1.5, math.nan, math.inf, -math.inf, -1e-9, math.nextafter(0, -1), math.nextafter(1, 2)),
+    *(2, 7, 30.0, 1e300, -2, -7, -30.0, -1e300, 2**1024),  # no float holds the last one
+    *("0.1", "0.5", "nan", "", b"0.1", None, [0.1], [], (0.1,), (), {}, {0.1}, torch.tensor([0.1])),
+    *(True, False, 0.5 + 0j, 0.5j),
 )
 _OTHER_SETTINGS: dict[str, Any] = {
     "n": 2,
@@ -43,6 +45,8 @@ def judge_params(params_class: Any) -> str:
         return call_in_time(SECONDS, _judge_class, params_class)
     except TimeIsUp as late:
         return _("not yet: your code {late}").format(late=late)
+    except SystemExit as error:
+        return _("not yet: your code raises {named}").format(named=named(error))
 
 
 def no_class_problem(params_class: Any) -> str:
@@ -87,23 +91,23 @@ def _own_problem(params_class: Any) -> str:
         try:
             stored = params_class(epsilon=value).epsilon
         except Exception as error:
-            return _("not yet: epsilon={value!r} is allowed, and is refused with {named}").format(
-                value=value, named=named(error)
+            return _("not yet: epsilon={value} is allowed, and is refused with {named}").format(
+                value=_short(value), named=named(error)
             )
         if stored != value:
-            return _("not yet: epsilon={value!r} is stored as {stored!r}").format(value=value, stored=stored)
+            return _("not yet: epsilon={value} is stored as {stored!r}").format(value=_short(value), stored=stored)
     for value, others in product(_REFUSED, ({}, {"temperature": 0})):
         try:
             params_class(epsilon=value, **others)
         except ValueError as error:
             if "epsilon" not in str(error) or str(value) not in str(error):
                 return _(
-                    "not yet: epsilon={value!r} is refused, but the message does not name both the field and "
+                    "not yet: epsilon={value} is refused, but the message does not name both the field and "
                     "the value: {error}"
-                ).format(value=value, error=error)
+                ).format(value=_short(value), error=error)
         except Exception as error:
-            return _("not yet: epsilon={value!r} must be refused with a ValueError, not with {named}").format(
-                value=value, named=named(error)
+            return _("not yet: epsilon={value} must be refused with a ValueError, not with {named}").format(
+                value=_short(value), named=named(error)
             )
         else:
             why = (
@@ -111,8 +115,14 @@ def _own_problem(params_class: Any) -> str:
                 if isinstance(value, bool)
                 else _("only numbers from 0 to below 1 are allowed")
             )
-            return _("not yet: epsilon={value!r} is accepted; {why}").format(value=value, why=why)
+            return _("not yet: epsilon={value} is accepted; {why}").format(value=_short(value), why=why)
     return ""
+
+
+def _short(value: Any) -> str:
+    """Return a value as ``repr`` does, and of a very long one its ends."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:20]}...{text[-5:]}"
 
 
 def _kept_problem(params_class: Any) -> str:

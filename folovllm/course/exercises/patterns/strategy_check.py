@@ -17,7 +17,7 @@ from folovllm.sampling.sampler import Sampler
 from folovllm.sampling_params import SamplingParams
 
 _PROMPT, _OTHER_PROMPT = "The best thing about summer is", "The capital of France is"
-_EPSILONS = (0.1, 0.02, 0.3, 0.005)
+_EPSILONS = (0.1, 0.02, 0.3, 0.005, 0.6)
 _NUM_TOKENS = 8
 _REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
     (True, {"seed": 0}),
@@ -25,6 +25,10 @@ _REQUESTS: tuple[tuple[bool, dict[str, Any]], ...] = (
     (True, {"temperature": 0.5}),
     (False, {"temperature": 0.5}),
     (True, {"top_k": 20}),
+    (True, {"temperature": 1.5, "seed": 4}),
+    (True, {"repetition_penalty": 1.1, "presence_penalty": 0.5, "seed": 5}),
+    (True, {"logprobs": 2, "seed": 6}),
+    (True, {"stop": ["never written"], "stop_token_ids": [5], "min_tokens": 4, "seed": 7}),
     (True, {"top_p": 0.9, "min_p": 0.01, "seed": 2}),
     (False, {"top_k": 2, "seed": 3}),
     (False, {"temperature": 0}),
@@ -51,10 +55,11 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
         for watched.found_in, prompts, requests in call_in_time(SECONDS, list, _batches(params_class)):
             _run(llm, watched, prompts, requests)
         problem = watched.verdict or _problem_of_families(sampler, params_class)
+        problem = problem or _problem_of_digits(sampler, params_class)
         forgets = bool(problem) or _forgets_who_left(sampler, params_class)
     except NotImplementedError:
         return _("not attempted yet, or a part before it is not")
-    except (Exception, TimeIsUp) as error:
+    except (Exception, SystemExit, TimeIsUp) as error:
         if late := watched.late or (error if isinstance(error, TimeIsUp) else None):
             return _("not yet: your code {late}").format(late=late)
         if "'SamplingParams' object has no attribute 'epsilon'" in str(error):
@@ -88,6 +93,17 @@ def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -
     plain = SamplingParams()
     for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
         watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
+    return watched.problem
+
+
+def _problem_of_digits(sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    """Say what is wrong where an epsilon is tiny, or a token's probability lies just above or below it."""
+    watched = WatchedSampler(sampler)
+    watched.found_in = N_("right until an epsilon needs all digits of a float32: {found}")
+    epsilons = (0.1, 0.3, 3e-4, 1e-8, 1e-20)
+    near = torch.tensor([[1.0, epsilon * 0.9999, epsilon * 1.0001] for epsilon in epsilons])
+    params = [params_class(epsilon=epsilon) for epsilon in epsilons]  # type: ignore[call-arg]
+    watched.refine((near / near.sum(dim=-1, keepdim=True)).log(), params)
     return watched.problem
 
 

@@ -63,13 +63,18 @@ def check_tests(tests: Callable[[Strategy], Any]) -> None:
 
 
 def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
-    problem = _problem_with_what_is_right(tests)
+    returned: list[Any] = []
+    problem = _problem_with_what_is_right(tests, returned)
     if problem:
         return problem
     slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
     num_wrong = len(WRONG_STRATEGIES)
+    if len(slipped) == num_wrong and returned[0] is not None:
+        return _("not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?").format(
+            returned=returned[0]
+        )
     if not slipped:  # tests that count how often they are called catch the later ones, whatever those do
-        return _problem_with_what_is_right(tests) or _(
+        return _problem_with_what_is_right(tests, returned) or _(
             "✔ they accept what is right and catch all {num_wrong} wrong strategies"
         ).format(num_wrong=num_wrong)
     doubt = _(" Does your test assert anything?") if len(slipped) == num_wrong else ""
@@ -79,20 +84,17 @@ def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
     )
 
 
-def _problem_with_what_is_right(tests: Callable[[Strategy], Any]) -> str:
-    """Say what the tests have against a right strategy, or what they lack there; "" if nothing."""
+def _problem_with_what_is_right(tests: Callable[[Strategy], Any], returned: list[Any]) -> str:
+    """Say what the tests have against a right strategy; "" if nothing. returned: gets what they return."""
     for strategy in _RIGHT:
-        error, returned = _try_tests(tests, strategy)
+        error, value = _try_tests(tests, strategy)
+        returned.append(value)
         if isinstance(error, NotImplementedError):
             return _(NOT_ATTEMPTED)
         if error is not None:
             return _("not yet: they reject a strategy that is right, with {named}{line_of}").format(
                 named=named(error), line_of=_line_of(error)
             )
-        if returned is not None:
-            return _(
-                "not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?"
-            ).format(returned=returned)
     return ""
 
 
@@ -102,7 +104,7 @@ def _try_tests(tests: Callable[[Strategy], Any], strategy: Strategy) -> tuple[Ba
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return None, call_in_time(SECONDS, tests, strategy)
-    except (Exception, TimeIsUp) as error:
+    except (Exception, SystemExit, TimeIsUp) as error:
         return error, None
 
 

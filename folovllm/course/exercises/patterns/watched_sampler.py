@@ -107,9 +107,9 @@ def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: T
                 logit=given[row, token]
             )
         worst = probs[row][wrongly_kept[row]].min()
-        return _("with epsilon={epsilon:.2g} a token of probability {worst:.2g} is kept").format(
-            epsilon=epsilons[row], worst=worst
-        )
+        told = _("with epsilon={epsilon} a token of probability {worst} is kept")
+        epsilon_told, worst_told = _told_apart(float(epsilons[row]), float(worst))
+        return told.format(epsilon=epsilon_told, worst=worst_told)
     wrongly_dropped = ~is_kept & should_stay & decided
     if wrongly_dropped.any():
         row = int(wrongly_dropped.nonzero()[0, 0])
@@ -118,9 +118,14 @@ def _problem_of_a_step(logits: Tensor, epsilons: Tensor, given: Tensor, right: T
             return _("a request that does not ask for epsilon loses a token of probability {best:.2g}").format(
                 best=best
             )
-        return _("with epsilon={epsilon:.2g} a token of probability {best:.2g} is dropped; is that too much?").format(
-            epsilon=epsilons[row], best=best
-        )
+        told = _("with epsilon={epsilon} a token of probability {best} is dropped; is that too much?")
+        epsilon_told, best_told = _told_apart(float(epsilons[row]), float(best))
+        return told.format(epsilon=epsilon_told, best=best_told)
     if not is_same:
         return _("the logits of kept tokens are changed; they stay as they are, and only dropped ones become -inf")
     return ""
+
+
+def _told_apart(epsilon: float, probability: float) -> tuple[str, str]:
+    """Return both with two digits, or as many as they need to differ."""
+    return next(told for n in range(2, 18) if (told := (f"{epsilon:.{n}g}", f"{probability:.{n}g}"))[0] != told[1])
