@@ -185,7 +185,7 @@ def test_a_result_that_a_later_call_changes_is_refused_and_shown_as_it_was():
     assert (
         said.splitlines()[1].strip() == "what your function returned is changed by a later call; return something new"
     )
-    assert "tokens=[5, 6], seed=10, num_forks=0, new_token=7" in said
+    assert "tokens=[], seed=0, num_forks=0, new_token=1" in said
 
 
 def test_what_an_answer_sets_for_all_ends_with_it():

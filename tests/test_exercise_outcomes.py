@@ -230,9 +230,9 @@ def test_inputs_are_generated_and_the_shortest_that_fails_is_shown():
         return ([rng.randrange(9) for _ in range(rng.randrange(6))],)
 
     generated = exercise(double, ([1],), generate=some)
-    assert len(generated.all_cases) == 101
+    assert len(generated.all_cases) == 102
     assert generated.all_cases == exercise(double, ([1],), generate=some).all_cases
-    assert generated.judge(double) == (True, "right, on all 101 inputs")
+    assert generated.judge(double) == (True, "right, on all 102 inputs")
     wrong = generated.judge(lambda values: double(values) if len(values) < 2 else [])[1]
     shown = wrong.partition("[")[2].partition("]")[0]
     assert shown.count(",") == 1

@@ -222,9 +222,34 @@ def each_row_n_times_and_cut(logits, params):
     return epsilon_solution(logits, torch.tensor(epsilons[: len(logits)]))
 
 
+def min_p_for_want_of_an_epsilon(logits, params):
+    epsilons = [getattr(each, "epsilon", 0.0) or each.min_p for each in params]
+    return epsilon_solution(logits, torch.tensor(epsilons))
+
+
+def only_up_to_03(logits, params):
+    return epsilon_solution(logits, torch.tensor([min(each, 0.3) for each in epsilons_of(params)]))
+
+
+def of_eight_rows(logits, params):
+    return torch.cat([ReferenceSampler().refine(logits[:8], params[:8]), logits[8:]])
+
+
+def epsilons_of_kind(dtype):
+    return lambda logits, params: epsilon_solution(logits, torch.tensor(epsilons_of(params), dtype=dtype).float())
+
+
 @pytest.mark.parametrize(
     ("refine", "verdict"),
     [
+        (min_p_for_want_of_an_epsilon, "a request that does not ask for epsilon loses a token"),
+        (
+            only_up_to_03,
+            "right until an epsilon is large, or tiny, or needs all digits of a float32: with epsilon=0.45",
+        ),
+        (of_eight_rows, "with epsilon="),
+        (epsilons_of_kind(torch.float16), "with epsilon="),
+        (epsilons_of_kind(torch.bfloat16), "with epsilon="),
         (each_request_n_times, "; `params` has one entry per row, whatever its n"),
         (brings_back_what_was_dropped, "a dropped token gets the logit 0"),
         (nothing_where_nobody_has_one, "Sampler.refine must return logits, got None"),

@@ -250,6 +250,12 @@ def full_stop_added(value):
     return value
 
 
+def value_in_ascii(value):
+    if type(value) is not int or value < 1:
+        raise ValueError(f"block_size must be an int >= 1, got {value!a}")
+    return value
+
+
 def accepted_if(is_taken):
     """Return an answer that is right but for what else it takes."""
 
@@ -328,6 +334,7 @@ WRONG["block_size"] += [
     accepted_if(callable),
     accepted_if(lambda value: type(value) is int and value < -(10**6)),
     refused_if(lambda value: value >= 2**63),
+    value_in_ascii,
 ]
 WRONG["kv_bytes"] += [kv_bytes_as(torch.int32), kv_bytes_as(torch.float32)]
 EQUIVALENT: dict[str, dict[str, str]] = {}

@@ -653,6 +653,12 @@ def generate_with_logits_of(dtype):
     return answer
 
 
+def generate_with_rounded_logits(decimals):
+    return lambda tokenizer, model, sampler, *rest: generate_solution(
+        tokenizer, model, lambda row: sampler(row.round(decimals=decimals)), *rest
+    )
+
+
 def generate_after_a_prompts_first_100(tokenizer, model, sampler, text, max_tokens):
     return generate_solution(tokenizer, model, sampler, text[:100], max_tokens)
 
@@ -760,6 +766,7 @@ WRONG["generate"] += [
     generate_with_ids_of(torch.int16),
     generate_with_logits_of(torch.float16),
     generate_with_logits_of(torch.bfloat16),
+    *map(generate_with_rounded_logits, (1, 2, 3)),
     generate_after_a_prompts_first_100,
 ]
 EQUIVALENT: dict[str, dict[str, str]] = {}

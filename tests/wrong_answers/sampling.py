@@ -724,6 +724,43 @@ def temperature_with_a_little_for_all(logits, temperature):
     return probs / probs.sum(dim=-1, keepdim=True)
 
 
+def _temperature_with_a_safe_one(safe):
+    """Return an answer that looks for the largest of the divided logits, of which two may have become equal."""
+
+    def answer(logits, temperature):
+        is_greedy = temperature[:, None] == 0
+        scaled = logits / torch.where(is_greedy, safe, temperature[:, None])
+        best = torch.zeros_like(logits).scatter(1, scaled.argmax(dim=-1, keepdim=True), 1.0)
+        return torch.where(is_greedy, best, scaled.softmax(dim=-1))
+
+    return answer
+
+
+def _top_p_ranked(rank):
+    """Return an answer that ranks tokens by what it makes of their probabilities."""
+
+    def answer(probs, p):
+        order = sorted(range(len(probs)), key=lambda i: (-float(rank(probs[i])), -i))
+        before = probs[order].double().cumsum(0) - probs[order]
+        keep = torch.zeros(len(probs), dtype=torch.bool)
+        keep[order] = before < p
+        return keep
+
+    return answer
+
+
+def penalties_counted_in_half(logits, prompt, output, repetition, frequency, presence):
+    counts = torch.zeros(len(logits), dtype=torch.float16)
+    for token in output:
+        counts[token] += 1
+    rest = _right_penalties(logits, prompt, list(dict.fromkeys(output)), repetition, 0.0, presence)
+    return rest - frequency * counts.float()
+
+
+def stop_remembered_in_one_word(text, stop, remembered={}):  # noqa: B006
+    return remembered.setdefault((text, "".join(stop)), _right_stop(text, stop))
+
+
 def temperature_that_writes_a_little_into_its_argument(logits, temperature):
     probs = _right_temperature(logits, temperature)
     temperature[temperature == 0] = 1e-9
@@ -765,6 +802,8 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 }
 WRONG["top_p"] += [_top_p_of_rounded_sums(decimals) for decimals in (4, 5)]
 WRONG["min_p"] += [_min_p_tolerance(margin) for margin in (1e-5, 1e-6)]
+WRONG["top_p"] += map(_top_p_ranked, (lambda x: round(float(x), 6), torch.Tensor.half, torch.Tensor.bfloat16))
+WRONG["temperature"] += map(_temperature_with_a_safe_one, (0.1, 0.01, 1e-3, 1e-5, 1e-6, 1e-8, 1e-10, 1e-30))
 WRONG["temperature"] += [_temperature_at_least(least) for least in (1e-4, 1e-5, 1e-6, 1e-12)]
 _LAST = "rows have two dimensions: the last one is number 1"
 _FIRST = "the last of one dimension is the first too"

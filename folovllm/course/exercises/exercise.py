@@ -4,13 +4,26 @@ A diagnosis is found by running the usual mistakes too: a function that answers 
 made it.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any
 
-from folovllm.course.exercises.outcome import Answer, Case, Outcome, describe_difference, show, show_arguments, try_out
+from torch import Tensor
+
+from folovllm.course.exercises.outcome import (
+    Answer,
+    Case,
+    Outcome,
+    describe_difference,
+    same,
+    show,
+    show_arguments,
+    try_out,
+)
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _
 
@@ -26,6 +39,11 @@ class Mistake:
 
     function: Answer
     diagnosis: str
+
+
+def _what_stays(value: Any) -> Any:
+    """Return what stays of an object when it is filled anew; all of it where that is not possible."""
+    return list(value.shape) if isinstance(value, Tensor) else [] if type(value) is list else value
 
 
 def _content(case: Case, outcome: Outcome) -> str:
@@ -61,8 +79,12 @@ class Exercise:
 
     @cached_property
     def all_cases(self) -> list[Case]:
-        """The cases chosen by hand, then NUM_GENERATED further ones: the same every time."""
-        return [*self.cases, *(self.generate(Random(f"{self.name} {i}")) for i in range(NUM_GENERATED))]
+        """The cases chosen by hand, then NUM_GENERATED further ones, the same every time; and once more the first.
+
+        That is in objects in which an earlier case was: an answer may have remembered what it held.
+        """
+        generated = (self.generate(Random(f"{self.name} {i}")) for i in range(NUM_GENERATED))
+        return [*self.cases, *generated, self.cases[0]]
 
     @cached_property
     def _expected(self) -> list[Outcome]:
@@ -85,16 +107,18 @@ class Exercise:
             return False, _(NOT_ATTEMPTED)
         if given[-1].is_late:
             return False, self._describe(len(given) - 1, given[-1])
-        kept = next((i for i, each in enumerate(given) if each.was_changed_later), None)
-        if kept is not None:
-            return False, _(
-                "not yet: for {asked}\n    what your function returned is changed by a later call; return something new"
-            ).format(asked=self._asked(kept))
+        if shared := self._problem_of_memory(given):
+            return False, shared
         wrong = [
             i for i, each in enumerate(given) if not self._are_equal(i, each, expected[i]) or self._complaint(i, each)
         ]
         if not wrong:
             return True, _("right, on all {count} inputs").format(count=len(given))
+        if wrong == [len(given) - 1]:  # the first case once more
+            return False, _(
+                "not yet: for {asked}\n    your function is right once, and wrong where an object held something else "
+                "before: remember nothing between two calls"
+            ).format(asked=self._asked(0))
         for mistake, made in zip(self.mistakes, self._expected_of_mistakes, strict=True):
             if all(self._are_alike(i, each, made[i]) for i, each in enumerate(given)):
                 return False, _(mistake.diagnosis)
@@ -105,6 +129,13 @@ class Exercise:
         """Return the reference as it stands in the package."""
         return inspect.getsource(self.solution)
 
+    @cached_property
+    def _like_the_first(self) -> Case:
+        """A case that differs from the first one in what lists and tensors of one shape hold, and in its result."""
+        kept = [list(map(_what_stays, case)) for case in self.all_cases]
+        alike = (i for i, each in enumerate(kept) if same(each, kept[0], tolerance=0))
+        return self.all_cases[next((i for i in alike if not self._expected[i].is_like(self._expected[0])), 0)]
+
     def _try(self, function: Answer) -> list[Outcome]:
         """Return what a function does with each case."""
         return [try_out(function, case) for case in self.all_cases]
@@ -114,8 +145,11 @@ class Exercise:
         outcomes: list[Outcome] = []
 
         def try_all() -> None:  # one limit for all: a thread that waits for each case would take longer than the case
-            for case in self.all_cases:
+            for case in self.all_cases[:-1]:
                 outcomes.append(try_out(answer, case))
+            used = copy.deepcopy(list(self._like_the_first))
+            try_out(lambda: answer(*used), ())
+            outcomes.append(try_out(answer, self.all_cases[-1], used))
 
         try:
             call_in_time(SECONDS, try_all)
@@ -123,6 +157,24 @@ class Exercise:
             if len(outcomes) < len(self.all_cases):
                 outcomes.append(Outcome(error=error))
         return outcomes
+
+    def _problem_of_memory(self, given: list[Outcome]) -> str:
+        """Say whose result a later call changes, or gives out again; "" if each call's is new."""
+        for i, each in enumerate(given):
+            if each.was_changed_later:
+                return _(
+                    "not yet: for {asked}\n    what your function returned is changed by a later call; return "
+                    "something new"
+                ).format(asked=self._asked(i))
+        taken: set[int] = set()
+        for i, each in enumerate(given):
+            if taken & each.memory:
+                return _(
+                    "not yet: for {asked}\n    your function returns an object, or a view of one, that it returned "
+                    "before: who changes one changes both; return something new"
+                ).format(asked=self._asked(i))
+            taken |= each.memory
+        return ""
 
     def _are_equal(self, i: int, given: Outcome, other: Outcome) -> bool:
         return self.forgive(self.all_cases[i], given).is_like(self.forgive(self.all_cases[i], other))

@@ -30,6 +30,7 @@ class Outcome:
     live: what it returned itself, which later calls may change.
     changed: the place of the first argument that was not afterwards exactly what it had been; None: none.
     returned: the place of the first argument that the value is, contains, or is a view of; None: none.
+    memory: where ``live`` lies, of what can be changed in it.
     printed: what the function printed meanwhile.
     """
 
@@ -39,6 +40,7 @@ class Outcome:
     changed: int | None = None
     returned: int | None = None
     printed: str = ""
+    memory: frozenset[int] = frozenset()
 
     @property
     def is_late(self) -> bool:
@@ -62,9 +64,12 @@ class Outcome:
         return same(self.value, other.value) and (self.returned is None or other.returned is not None)
 
 
-def try_out(function: Answer, case: Case) -> Outcome:
-    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome."""
-    arguments = copy.deepcopy(list(case))
+def try_out(function: Answer, case: Case, arguments: list[Any] | None = None) -> Outcome:
+    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome.
+
+    arguments: objects that were others' before, and are made equal to the case's as far as that is possible.
+    """
+    arguments = copy.deepcopy(list(case)) if arguments is None else list(map(_refilled, arguments, case))
     comparable = _unchanged(arguments, case)  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
@@ -80,7 +85,18 @@ def try_out(function: Answer, case: Case) -> Outcome:
     changed = next((i for i, (was, stays) in enumerate(zip(comparable, kept, strict=True)) if was and not stays), None)
     places = _places(value)
     returned = next((i for i, argument in enumerate(arguments) if places & _places(argument)), None)
-    return Outcome(_copy(value), value, error, changed, returned, printed.getvalue())
+    return Outcome(_copy(value), value, error, changed, returned, printed.getvalue(), places)
+
+
+def _refilled(used: Any, value: Any) -> Any:
+    """Return an object that was something else before, with a value's content; a copy where it does not fit."""
+    value = copy.deepcopy(value)
+    if isinstance(used, Tensor) and used.shape == value.shape and used.dtype == value.dtype:
+        return used.copy_(value)
+    if type(used) is list:
+        used[:] = value
+        return used
+    return value
 
 
 def _unchanged(arguments: list[Any], case: Case) -> list[bool]:
@@ -96,7 +112,7 @@ def _copy(value: Any) -> Any:
     return copied if same(copied, value, tolerance=0) else value
 
 
-def _places(value: Any) -> set[int]:
+def _places(value: Any) -> frozenset[int]:
     """Return where in memory the lists, dicts and numbers of tensors lie that a value is made of."""
     places: dict[int, type] = {}
     left = [value]
@@ -107,7 +123,7 @@ def _places(value: Any) -> set[int]:
         elif type(part) in (list, tuple, dict) and id(part) not in places:  # a list may contain itself
             places[id(part)] = type(part)
             left += part.values() if type(part) is dict else part
-    return {place for place, kind in places.items() if kind is not tuple}  # a tuple cannot be changed
+    return frozenset(place for place, kind in places.items() if kind is not tuple)  # a tuple cannot be changed
 
 
 def _place_of_numbers(tensor: Tensor) -> int:

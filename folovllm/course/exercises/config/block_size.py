@@ -88,6 +88,7 @@ EXERCISE = Exercise(
         *((value,) for value in (16, 0, 1, 3, 17, 24, -16, 16.5, 16.0, "16", "many", True, False, None, [16], 2**40)),
         *((value,) for value in (-(10**12), 10**30, float("inf"), float("-inf"), b"16", {}, {"16": 16}, {16}, len)),
         *((value,) for value in ((16,), Fraction(33, 2), Fraction(16), Decimal(16), torch.tensor(16.5), 16j, 16 + 0j)),
+        ("十六",),
         ("as many as the readers of a whole day will need",),
     ],
     generate=_random_value,

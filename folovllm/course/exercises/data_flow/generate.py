@@ -168,6 +168,7 @@ _RUNS: list[tuple[Any, ...]] = [
         *(("12", 7, 4), ("34", 7, 4)),
     )
 ] + [
+    (ToyTokenizer(7), ToyModel(4, begin=8), GapSampler((0,)), "12", 4),
     (ToyTokenizer(7), ToyModel(4), GapSampler((10, 0)), "12", 4),
     (ToyTokenizer(7), ToyModel(4), GapSampler((0,)), " 12 ", 4),
     (ToyTokenizer(11), ToyModel(110), GapSampler((0,)), "12", 110),

@@ -59,9 +59,11 @@ class ToyModel:
     """Ten logits a place, which depend on all tokens up to it and on their order, so that a wrong context shows.
 
     max_tokens: of the run.  A loop that calls the model far more often does not look at it, and need not end.
+    begin: another one is another model.
     """
 
     max_tokens: int
+    begin: int = 7
     num_calls: int = 0
 
     @property
@@ -78,17 +80,21 @@ class ToyModel:
         if input_ids.dtype not in (torch.int32, torch.int64):  # as a real one, whose ids need more than 8 or 16 bits
             raise TypeError(f"the model takes ids of int32 or int64, got {input_ids.dtype}")
         self.num_calls += 1
-        if self.num_calls > self.max_tokens + 20:
-            raise RuntimeError(_("more than max_tokens + 20 calls of the model; does your loop look at max_tokens?"))
-        state, rows = 7, []
+        if self.num_calls > 2 * self.max_tokens + 20:
+            raise RuntimeError(
+                _("more than 2 * max_tokens + 20 calls of the model; does your loop look at max_tokens?")
+            )
+        state, states = self.begin, []
         for token in input_ids[0].tolist():
             state = (3 * state + token + 5) % 100 + 1
-            # 101 is prime: no two are equal. With 4096 added they need the digits of a float32.
-            rows.append([4096.0 + state * place % 101 for place in range(1, 11)])
-        return CausalLMOutput(logits=torch.tensor(rows).reshape(1, len(rows), 10))
+            states.append(state)
+        numbers = torch.outer(torch.tensor(states), torch.arange(1, 11)) % 101  # 101 is prime: no two are equal
+        # Tens lie far apart, and units so near that they need all digits of a float32.
+        logits = 4096 + (numbers - numbers % 10) + numbers % 10 / 2048
+        return CausalLMOutput(logits=logits.reshape(1, len(states), 10))
 
     def __repr__(self) -> str:
-        return "toy model"
+        return "toy model" if self.begin == 7 else "another toy model"
 
 
 @dataclass(eq=False, repr=False)

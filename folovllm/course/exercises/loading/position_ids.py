@@ -62,6 +62,7 @@ def _random_mask(random: Random) -> tuple[Tensor]:
 _MASKS = [
     torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),  # the notes' picture
     torch.tensor([[1, 1, 1]]),
+    torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]),
     torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
     torch.tensor([[0, 0], [0, 1]]),
     (torch.arange(3000) >= 500).long()[None],  # longer than the chapter's essay

@@ -90,20 +90,20 @@ def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -
         "right until another row follows n=2; `params` has one entry per row, whatever its n: {found}"
     )
     of_two, other = (params_class(epsilon=epsilon, n=n) for epsilon, n in ((0.3, 2), (0.02, 1)))  # type: ignore[call-arg]
-    plain = SamplingParams()
+    plain = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, presence_penalty=0.5)
     for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
         watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
     return watched.problem
 
 
 def _problem_of_digits(sampler: Sampler, params_class: type[SamplingParams]) -> str:
-    """Say what is wrong where an epsilon is tiny, or a token's probability lies just above or below it."""
+    """Say what is wrong where an epsilon is large or tiny, or a token's probability lies just above or below it."""
     watched = WatchedSampler(sampler)
-    watched.found_in = N_("right until an epsilon needs all digits of a float32: {found}")
-    epsilons = (0.1, 0.3, 3e-4, 1e-8, 1e-20)
-    near = torch.tensor([[1.0, epsilon * 0.9999, epsilon * 1.0001] for epsilon in epsilons])
+    watched.found_in = N_("right until an epsilon is large, or tiny, or needs all digits of a float32: {found}")
+    epsilons = (0.1, 0.45, 3e-4, 1e-8, 1e-20)
+    probs = torch.tensor([[1 - 2 * epsilon, epsilon * 0.9999, epsilon * 1.0001] for epsilon in epsilons])
     params = [params_class(epsilon=epsilon) for epsilon in epsilons]  # type: ignore[call-arg]
-    watched.refine((near / near.sum(dim=-1, keepdim=True)).log(), params)
+    watched.refine(probs.log(), params)
     return watched.problem
 
 

@@ -92,6 +92,7 @@ EXERCISE = Exercise(
     cases=[
         ("one, two, three", ["two"]),
         ("one, two, three", ["three", "two"]),
+        ("one, two, three", ["three"]),
         ("Nothing to see.", ["###"]),
         ("a\n\nHuman: b", ["Human:"]),
         ("THE END the end", ["the"]),
@@ -108,6 +109,8 @@ EXERCISE = Exercise(
         ("one, two, three", [*(f"#{i}" for i in range(30)), "two"]),
         ("cafe\u0301 STOP", ["\u00e9"]),  # an accent of its own is another character
         ("one<|im_end|>", []),
+        ("xbc", ["ab", "c"]),
+        ("xbc", ["a", "bc"]),
     ],
     generate=_make_stop_case,
     mistakes=[

@@ -132,6 +132,8 @@ def _with_and_without_greedy(rule: Callable[[Tensor, Tensor], Tensor], diagnosis
     return [Mistake(_with_greedy(rule), diagnosis), Mistake(rule, diagnosis + _AT_ZERO)]
 
 
+_CLOSE = torch.linspace(1.0, 30.0, 200)
+
 EXERCISE = Exercise(
     name="temperature",
     task="from logits to probabilities, each row at a temperature of its own",
@@ -151,6 +153,7 @@ EXERCISE = Exercise(
         (torch.zeros(1, 40), torch.tensor([0.0])),  # a sort keeps the order of so many ties only if it is stable
         (torch.linspace(-9, 9, 2000).repeat(2, 1), torch.tensor([2.0, 0.0])),
         (torch.tensor([[0.1, 0.10000001]]), torch.tensor([0.0])),  # equal after the softmax
+        (torch.stack([_CLOSE, torch.nextafter(_CLOSE, _CLOSE + 1)], dim=1), torch.zeros(len(_CLOSE))),  # and if divided
         (torch.tensor([[0.0, 1e-30]]), torch.tensor([0.0])),  # even if divided by next to nothing
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-6])),
         (torch.tensor([[2.0, 2.0]]), torch.tensor([5e-9])),
@@ -173,8 +176,8 @@ EXERCISE = Exercise(
         *_with_and_without_greedy(_overflowing_softmax, _OVERFLOW),
         Mistake(
             _divided_by_zero,
-            "right above 0; a row at temperature 0 is divided by 0 and comes out as NaN: choose the largest "
-            "logit there",
+            "right above 0; a row at temperature 0 is divided by 0 and comes out as NaN, and NaN * 0 is NaN: let "
+            "`torch.where` choose the largest logit there",
         ),
         Mistake(
             _raised_to_a_tenth,

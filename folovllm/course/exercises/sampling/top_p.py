@@ -195,6 +195,7 @@ EXERCISE = Exercise(
         (torch.full((2**14,), 2.0**-14), 0.5),
         (torch.full((2**14,), 2.0**-14), 2.0**-15),
         (torch.tensor([0.749998, 0.250002]), 0.749999),  # one is nearly enough
+        *((torch.tensor([0.5 + little, 0.5 - little]), 0.4) for little in (3e-7, 3e-5)),  # nearly equal is not equal
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
         (torch.tensor([0.5, 0.4999996, 4e-7]), 0.9999998),
         (_LONG, 0.999984),

@@ -83,7 +83,7 @@ EXERCISE = Exercise(
     task="a fork's tokens and seed, and a parent that stays as it was",
     solution=fork_solution,
     cases=[
-        *(([5, 6], 10, 0, 7), ([5, 6], 10, 2, 7), ([], 0, 0, 1), ([3, 3, 3], 1, 1, 3)),
+        *(([5, 6], 10, 0, 7), ([5, 6], 10, 2, 7), ([], 0, 0, 1), ([3, 3, 3], 1, 1, 3), ([6], 10, 0, 7)),
         (list(range(2000)), 10, 100, 7),
         ([5], 2**53, 0, 151_643),
     ],

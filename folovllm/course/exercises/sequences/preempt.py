@@ -130,6 +130,7 @@ EXERCISE = Exercise(
     solution=preempt_solution,
     cases=[
         ([("Anna", 1, 3, 1), ("Chen", 1, 2, 1)], 1, 10),
+        ([("Anna", 1, 3, 1), ("Chen", 1, 2, 0)], 1, 10),
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 10),
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 2, 6),
         ([("Anna", 1, 4, 0), ("Bo", 3, 7, 3)], 3, 10),
