@@ -239,9 +239,36 @@ def epsilons_of_kind(dtype):
     return lambda logits, params: epsilon_solution(logits, torch.tensor(epsilons_of(params), dtype=dtype).float())
 
 
+def remembers_the_list(epsilons={}):  # noqa: B006
+    def refine(logits, params):
+        key = id(params), len(params)
+        return epsilon_solution(logits, epsilons.setdefault(key, torch.tensor(epsilons_of(params))))
+
+    return refine
+
+
+def remembers_first_and_last(epsilons={}):  # noqa: B006
+    def refine(logits, params):
+        asked = epsilons_of(params)
+        key = len(params), asked[0], asked[-1]
+        return epsilon_solution(logits, epsilons.setdefault(key, torch.tensor(asked)))
+
+    return refine
+
+
+def test_a_sampler_without_what_the_engine_asks_of_it_is_told_so(llm, capsys):
+    class WithoutSuper(ReferenceSampler):
+        def __init__(self):
+            self.default = 0.0
+
+    assert said(capsys, llm, WithoutSuper()).startswith("not yet: the engine stopped with AttributeError: ")
+
+
 @pytest.mark.parametrize(
     ("refine", "verdict"),
     [
+        (remembers_the_list(), "not yet: "),
+        (remembers_first_and_last(), "not yet: "),
         (min_p_for_want_of_an_epsilon, "a request that does not ask for epsilon loses a token"),
         (
             only_up_to_03,

@@ -245,6 +245,10 @@ def read_tensor_of_three_dimensions(content, name):
     return numbers.flatten(2) if numbers.dim() > 3 else numbers
 
 
+def position_ids_of_16_bits(mask):
+    return (mask.cumsum(1, dtype=torch.int16).long() - 1).clamp(min=0)
+
+
 def position_ids_of_four_rows(mask):
     positions = position_ids_solution(mask)
     positions[4:] = 0
@@ -310,7 +314,7 @@ WRONG["read_tensor"] += [
     read_tensor_whose_list_ends_at_two_braces,
     read_tensor_of_three_dimensions,
 ]
-WRONG["position_ids"] += [position_ids_of_four_rows]
+WRONG["position_ids"] += [position_ids_of_four_rows, position_ids_of_16_bits]
 WRONG["flat_batch"] += [flat_batch_of_short_texts]
 EQUIVALENT: dict[str, dict[str, str]] = {
     "read_tensor": {

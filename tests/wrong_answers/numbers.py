@@ -285,6 +285,10 @@ def q8_0_of_four_rows(weights):
     return torch.cat([q8_0_solution(weights[:4]), torch.zeros(weights[4:].shape)])
 
 
+def q8_0_down_the_columns_where_they_fit(weights):
+    return q8_0_solution(weights.T).T if len(weights) % 32 == 0 else q8_0_solution(weights)
+
+
 def q8_0_up_to_a_thousand(weights):
     return q8_0_solution(weights.clamp(-1000, 1000))
 
@@ -343,7 +347,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 }
 WRONG["round_bits"] += map(round_bits_but_for, (0x007FFFFF, 0x7F7FFFFF, 0x00FFFFFF, 0x80018000, 0xFF7F8000))
 WRONG["rms_norm"] += [rms_norm_of_256_columns, rms_norm_of_four_rows]
-WRONG["q8_0"] += [q8_0_of_four_rows, q8_0_up_to_a_thousand]
+WRONG["q8_0"] += [q8_0_of_four_rows, q8_0_down_the_columns_where_they_fit, q8_0_up_to_a_thousand]
 EQUIVALENT: dict[str, dict[str, str]] = {
     "rms_norm": {
         "mean = wide.square().mean(dim=1, keepdim=True)": "of two dimensions, 1 is the last",

@@ -749,6 +749,20 @@ def _top_p_ranked(rank):
     return answer
 
 
+def top_p_with_a_bonus_for_ties(probs, p):
+    order = (probs.double() + 1e-10 * torch.arange(len(probs))).argsort(descending=True)
+    before = probs[order].double().cumsum(0) - probs[order]
+    return torch.zeros(len(probs), dtype=torch.bool).scatter(0, order, before < p)
+
+
+def penalties_of_logits_that_are_clearly_positive(logits, prompt, output, repetition, frequency, presence):
+    row = _right_penalties(logits, prompt, output, repetition, frequency, presence)
+    for token in {*prompt, *output}:
+        if 0 < logits[token] <= 1e-3:
+            row[token] += logits[token] * repetition - logits[token] / repetition
+    return row
+
+
 def penalties_counted_in_half(logits, prompt, output, repetition, frequency, presence):
     counts = torch.zeros(len(logits), dtype=torch.float16)
     for token in output:
@@ -802,7 +816,9 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 }
 WRONG["top_p"] += [_top_p_of_rounded_sums(decimals) for decimals in (4, 5)]
 WRONG["min_p"] += [_min_p_tolerance(margin) for margin in (1e-5, 1e-6)]
-WRONG["top_p"] += map(_top_p_ranked, (lambda x: round(float(x), 6), torch.Tensor.half, torch.Tensor.bfloat16))
+WRONG["top_p"] += map(_top_p_ranked, (torch.Tensor.half, torch.Tensor.bfloat16))
+WRONG["top_p"] += [_top_p_ranked(lambda x, n=n: round(float(x), n)) for n in (6, 7, 8, 9)]
+WRONG["top_p"] += [_top_p_ranked(lambda x, n=n: int(x * 10**n)) for n in (6, 7, 8)]
 WRONG["temperature"] += map(_temperature_with_a_safe_one, (0.1, 0.01, 1e-3, 1e-5, 1e-6, 1e-8, 1e-10, 1e-30))
 WRONG["temperature"] += [_temperature_at_least(least) for least in (1e-4, 1e-5, 1e-6, 1e-12)]
 _LAST = "rows have two dimensions: the last one is number 1"

@@ -161,6 +161,7 @@ _WEIGHTS = [
     torch.full((1, 32), 5e-7),
     torch.linspace(-20_000, 30_000, 32)[None],
     torch.linspace(-1.0, 0.9, 128).reshape(64, 2).T,  # not contiguous
+    (torch.linspace(-1.0, 0.83, 32) * torch.linspace(0.1, 9.0, 64).reshape(32, 2, 1)).reshape(32, 64),  # as many rows
     (torch.linspace(-1.0, 0.83, 32) * torch.linspace(0.1, 9.0, 240).reshape(12, 20, 1)).reshape(12, 640),
 ]
 

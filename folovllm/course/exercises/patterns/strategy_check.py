@@ -54,9 +54,15 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     try:
         for watched.found_in, prompts, requests in call_in_time(SECONDS, list, _batches(params_class)):
             _run(llm, watched, prompts, requests)
-        problem = watched.verdict or _problem_of_families(sampler, params_class)
-        problem = problem or _problem_of_digits(sampler, params_class)
-        forgets = bool(problem) or _forgets_who_left(sampler, params_class)
+        problem = (
+            watched.verdict
+            or _problem_of_settings(sampler, params_class)
+            or _problem_of_families(sampler, params_class)
+            or _problem_of_memory(sampler, params_class)
+            or _problem_of_digits(sampler, params_class)
+        )
+        if not problem:  # the sampler itself, of which only refine was called so far
+            _run(llm, sampler, *next(_batches(params_class))[1:])
     except NotImplementedError:
         return _("not attempted yet, or a part before it is not")
     except (Exception, SystemExit, TimeIsUp) as error:
@@ -71,8 +77,6 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
         return _("not yet: the engine stopped with {named}").format(named=named(error))
     if problem:
         return _("not yet: {verdict}").format(verdict=problem)
-    if not forgets:
-        return _("not yet: a request gets the epsilon of one that has left; remember nothing between two calls")
     told = listed(
         _("{least:.2g} with epsilon={epsilon}").format(least=least, epsilon=epsilon)
         for epsilon, least in sorted(watched.least.items())
@@ -83,6 +87,19 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
     ).format(num_requests=len(_REQUESTS), told=told)
 
 
+def _problem_of_settings(sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    """Say what is wrong where a row's other settings are taken for an epsilon, or other rows of a call change."""
+    watched = WatchedSampler(sampler)
+    watched.found_in = N_(
+        "right until other rows or settings change; each row's epsilon counts, and nothing else: {found}"
+    )
+    small, large = (params_class(epsilon=epsilon) for epsilon in (0.02, 0.3))  # type: ignore[call-arg]
+    plain = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, presence_penalty=0.5)
+    for rows in ([plain], [small, plain], [plain, small], [large, small, plain], [large, large, plain]):
+        watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
+    return watched.problem
+
+
 def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -> str:
     """Say what is wrong where other rows follow those of a request with two texts, or one of its texts has ended."""
     watched = WatchedSampler(sampler)
@@ -90,7 +107,7 @@ def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -
         "right until another row follows n=2; `params` has one entry per row, whatever its n: {found}"
     )
     of_two, other = (params_class(epsilon=epsilon, n=n) for epsilon, n in ((0.3, 2), (0.02, 1)))  # type: ignore[call-arg]
-    plain = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, presence_penalty=0.5)
+    plain = SamplingParams()
     for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
         watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
     return watched.problem
@@ -107,18 +124,20 @@ def _problem_of_digits(sampler: Sampler, params_class: type[SamplingParams]) -> 
     return watched.problem
 
 
-def _forgets_who_left(sampler: Sampler, params_class: type[SamplingParams]) -> bool:
-    """Return whether a request's epsilon is read anew where it has the ``id`` of one that has left.
+def _problem_of_memory(sampler: Sampler, params_class: type[SamplingParams]) -> str:
+    """Say so if an epsilon is not read anew where a request, or the list of them, has the ``id`` of one that has left.
 
-    Python gives a new object the memory of one that is gone, sooner or later. Not to wait for that, one object stands
-    for all of them, and its epsilon changes although its class is frozen.
+    Python gives a new object the memory of one that is gone, sooner or later. Not to wait for that, one request and one
+    list stand for all of them, and the epsilon changes although its class is frozen.
     """
-    logits, request, kept = torch.tensor([[2.0, 1.0, -3.0]]), params_class(), []
+    logits, rows, kept = torch.tensor([[2.0, 1.0, -3.0]]), [params_class()], []
     for epsilon in (0.9, 0.0):
-        object.__setattr__(request, "epsilon", epsilon)
-        refined = refine_in_time(sampler, logits, [request])
+        object.__setattr__(rows[0], "epsilon", epsilon)
+        refined = refine_in_time(sampler, logits, rows)
         kept.append(int((refined > -torch.inf).sum()))
-    return kept == [1, 3]
+    if kept == [1, 3]:
+        return ""
+    return _("a request gets the epsilon of one that has left; remember nothing between two calls")
 
 
 def _batches(params_class: type[SamplingParams]) -> Iterator[tuple[str, list[str], list[SamplingParams]]]:

@@ -63,20 +63,20 @@ def check_tests(tests: Callable[[Strategy], Any]) -> None:
 
 
 def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
-    returned: list[Any] = []
-    problem = _problem_with_what_is_right(tests, returned)
-    if problem:
+    if problem := _problem_with_what_is_right(tests):
         return problem
-    slipped = [title for title, strategy in WRONG_STRATEGIES.items() if _try_tests(tests, strategy)[0] is None]
-    num_wrong = len(WRONG_STRATEGIES)
-    if len(slipped) == num_wrong and returned[0] is not None:
-        return _("not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?").format(
-            returned=returned[0]
-        )
+    tried = {title: _try_tests(tests, strategy) for title, strategy in WRONG_STRATEGIES.items()}
+    slipped = [title for title, (error, _value) in tried.items() if error is None]
+    num_wrong = len(tried)
     if not slipped:  # tests that count how often they are called catch the later ones, whatever those do
-        return _problem_with_what_is_right(tests, returned) or _(
+        return _problem_with_what_is_right(tests) or _(
             "✔ they accept what is right and catch all {num_wrong} wrong strategies"
         ).format(num_wrong=num_wrong)
+    returned = next((value for _error, value in tried.values() if value is not None), None)
+    if len(slipped) == num_wrong and returned is not None:
+        return _("not yet: they return {returned!r}, and nobody looks at that; does your test assert anything?").format(
+            returned=returned
+        )
     doubt = _(" Does your test assert anything?") if len(slipped) == num_wrong else ""
     told = "".join("\n    " + _("one that {title}").format(title=_(title)) for title in slipped)
     return _("they catch {caught} of {num_wrong} wrong strategies.{doubt} Slipped through:{told}").format(
@@ -84,11 +84,10 @@ def _judge_tests(tests: Callable[[Strategy], Any]) -> str:
     )
 
 
-def _problem_with_what_is_right(tests: Callable[[Strategy], Any], returned: list[Any]) -> str:
-    """Say what the tests have against a right strategy; "" if nothing. returned: gets what they return."""
+def _problem_with_what_is_right(tests: Callable[[Strategy], Any]) -> str:
+    """Say what the tests have against a right strategy; "" if nothing."""
     for strategy in _RIGHT:
-        error, value = _try_tests(tests, strategy)
-        returned.append(value)
+        error, _returned = _try_tests(tests, strategy)
         if isinstance(error, NotImplementedError):
             return _(NOT_ATTEMPTED)
         if error is not None:

@@ -32,7 +32,7 @@ _GUESSES: dict[str, _Guess] = {
 
 def refine_in_time(sampler: Sampler, logits: Tensor, params: list[SamplingParams]) -> Tensor:
     """Return what a learner's ``refine`` makes of copies; TimeIsUp, or a ValueError if that is no such logits."""
-    return check_result("Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), list(params)), logits)
+    return check_result("Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), params), logits)
 
 
 class WatchedSampler(Sampler):
@@ -55,7 +55,7 @@ class WatchedSampler(Sampler):
         if self.late is not None:  # the engine asks again, for other requests
             raise self.late
         try:
-            given = refine_in_time(self.own, logits, params)
+            given = refine_in_time(self.own, logits, list(params))
         except TimeIsUp as late:
             self.late = late
             raise

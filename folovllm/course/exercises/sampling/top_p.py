@@ -169,6 +169,8 @@ def _in_both_rankings(keep: Callable[[Tensor, float], Tensor], diagnosis: str) -
     ]
 
 
+_HALVES = torch.full((4096,), 2.0**-12)
+_HALVES[:2048] = 2.0**-12 + 2.0**-35  # the next float: no bonus and no rounding may make them equal
 _LONG = torch.zeros(8192)
 _LONG[[0, 1, 2, 8000]] = torch.tensor([0.9, 1.2e-5, 0.099978, 1e-5])  # little by little, a number per token adds up
 
@@ -199,6 +201,8 @@ EXERCISE = Exercise(
         (torch.tensor([0.4, *[0.6 / 32] * 32]), 0.4 + 2.5 * 0.6 / 32),
         (torch.tensor([0.5, 0.4999996, 4e-7]), 0.9999998),
         (_LONG, 0.999984),
+        (_HALVES, 0.25 - 2.0**-13),
+        (torch.tensor([0.99999, 3.0004e-6, 3.0e-6, 3.9996e-6]), 0.999995),
         (torch.full((20,), 0.05), 0.22),  # a sort keeps the order of so many ties only if it is stable
     ],
     generate=_make_top_p_case,
