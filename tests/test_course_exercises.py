@@ -188,6 +188,19 @@ def test_a_result_that_a_later_call_changes_is_refused_and_shown_as_it_was():
     assert "tokens=[], seed=0, num_forks=0, new_token=1" in said
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_a_tensor_may_be_a_view_of_the_file():
+    def my_read_tensor(content, name):
+        begin = 8 + int.from_bytes(content[:8], "little")
+        entry = json.loads(content[8:begin])[name]
+        first, last = entry["data_offsets"]
+        dtype = {"F32": torch.float32, "BF16": torch.bfloat16}[entry["dtype"]]
+        count = (last - first) // dtype.itemsize
+        return torch.frombuffer(content, dtype=dtype, count=count, offset=begin + first).reshape(entry["shape"])
+
+    assert find_exercise("read_tensor").judge(my_read_tensor)[0]
+
+
 def test_what_an_answer_sets_for_all_ends_with_it():
     def my_stop(text, stop):
         torch.set_default_dtype(torch.bfloat16)

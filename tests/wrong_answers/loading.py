@@ -230,6 +230,11 @@ def read_tensor_without_infinities(content, name):
     return read_tensor_solution(content, name).nan_to_num()
 
 
+def read_tensor_by_way_of_float16(content, name):
+    numbers = read_tensor_solution(content, name)
+    return numbers.half().bfloat16() if numbers.dtype == torch.bfloat16 else numbers
+
+
 def read_tensor_without_tiny_numbers(content, name):
     numbers = read_tensor_solution(content, name)
     return numbers.where(numbers.abs() > 1e-30, 0)
@@ -311,6 +316,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
 WRONG["read_tensor"] += [
     read_tensor_without_infinities,
     read_tensor_without_tiny_numbers,
+    read_tensor_by_way_of_float16,
     read_tensor_whose_list_ends_at_two_braces,
     read_tensor_of_three_dimensions,
 ]

@@ -69,7 +69,7 @@ def try_out(function: Answer, case: Case, arguments: list[Any] | None = None) ->
 
     arguments: objects that were others' before, and are made equal to the case's as far as that is possible.
     """
-    arguments = copy.deepcopy(list(case)) if arguments is None else list(map(_refilled, arguments, case))
+    arguments = list(map(_fresh, case)) if arguments is None else list(map(_refilled, arguments, case))
     comparable = _unchanged(arguments, case)  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
@@ -88,9 +88,14 @@ def try_out(function: Answer, case: Case, arguments: list[Any] | None = None) ->
     return Outcome(_copy(value), value, error, changed, returned, printed.getvalue(), places)
 
 
+def _fresh(value: Any) -> Any:
+    """Return a copy that shares no memory; ``deepcopy`` gives bytes themselves, of which a tensor may be a view."""
+    return bytes(bytearray(value)) if type(value) is bytes else copy.deepcopy(value)
+
+
 def _refilled(used: Any, value: Any) -> Any:
     """Return an object that was something else before, with a value's content; a copy where it does not fit."""
-    value = copy.deepcopy(value)
+    value = _fresh(value)
     if isinstance(used, Tensor) and used.shape == value.shape and used.dtype == value.dtype:
         return used.copy_(value)
     if type(used) is list:

@@ -146,6 +146,7 @@ _ODD_NUMBERS = _pack(
         "a": torch.tensor([torch.inf, -torch.inf, 1e-31, -1e-40, 3e38, 0.0]),
         "b": torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5),
         "c": torch.arange(5000.0).reshape(50, 100),
+        "d": torch.tensor([1e-8, 1e-6, 7e4, 3e38]).bfloat16(),  # no float16 holds them
     },
     {"config": '{"layers": {"first": {"heads": 9}}}'},
 )
@@ -172,6 +173,7 @@ EXERCISE = Exercise(
         (_ODD_NUMBERS, "a"),
         (_ODD_NUMBERS, "b"),
         (_ODD_NUMBERS, "c"),
+        (_ODD_NUMBERS, "d"),
     ],
     generate=_random_file,
     complaint=_not_as_stored,
