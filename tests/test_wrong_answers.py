@@ -130,37 +130,39 @@ EACH_ARGUMENT = pytest.mark.parametrize(("exercise", "place"), ARGUMENTS)
 @EACH_ARGUMENT
 def test_what_is_remembered_must_be_asked_for_again_with_each_other_argument(exercise, place):
     """A cache whose key lacks one argument is found, unless nothing depends on that one."""
-    remembered = {}
+    answer = remembering(exercise, lambda given: tuple(map(content_of, [*given[:place], *given[place + 1 :]])))
+    assert exercise.judge(answer)[0] == ((exercise.name, exercise.argument_names[place]) in CHANGES_NOTHING)
+
+
+def remembering(exercise, key_of, hand_out=copy.deepcopy):
+    """Return a right answer with a cache. key_of: from arguments to a key.  hand_out: how a kept one is."""
+    remembered = {}  # the arguments too, so that no other object gets the id of one of them
 
     def answer(*arguments):
-        key = tuple(map(content_of, [*arguments[:place], *arguments[place + 1 :]]))
+        key = key_of(arguments)
         if key not in remembered:
-            remembered[key] = try_out(exercise.solution, arguments)
-        if remembered[key].error:
-            raise remembered[key].error
-        return copy.deepcopy(remembered[key].value)
+            remembered[key] = arguments, try_out(exercise.solution, arguments)
+        known = remembered[key][1]
+        if known.error:
+            raise known.error
+        return hand_out(known.value)
 
-    assert exercise.judge(answer)[0] == ((exercise.name, exercise.argument_names[place]) in CHANGES_NOTHING)
+    return answer
 
 
 def content_of(value):
     """Return something hashable that equal values have in common."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.numpy().tobytes()
-    return tuple(map(content_of, value)) if isinstance(value, list | tuple) else repr(value)
+    if isinstance(value, list | tuple):
+        return type(value), *map(content_of, value)
+    return repr(value)
 
 
 @EACH
 def test_a_result_that_is_given_out_again_is_found(exercise, answers):
     """A cache that hands out the same list or tensor twice is found, where there are such."""
-    remembered = {}
-
-    def answer(*arguments):
-        key = tuple(map(content_of, arguments))
-        if key not in remembered:
-            remembered[key] = exercise.solution(*copy.deepcopy(arguments))
-        return remembered[key]
-
+    answer = remembering(exercise, lambda given: tuple(map(content_of, given)), hand_out=lambda value: value)
     can_be_changed = any(try_out(exercise.solution, case).memory for case in exercise.cases)
     assert exercise.judge(answer)[0] == (not can_be_changed)
 
@@ -168,14 +170,7 @@ def test_a_result_that_is_given_out_again_is_found(exercise, answers):
 @EACH
 def test_what_is_remembered_of_an_object_is_found(exercise, answers):
     """A cache that goes by the object, as ``lru_cache`` does with tensors, knows nothing of its new content."""
-    remembered = {}
-
-    def answer(*arguments):
-        key = tuple(map(id, arguments))
-        if key not in remembered:
-            remembered[key] = arguments, exercise.solution(*copy.deepcopy(arguments))
-        return copy.deepcopy(remembered[key][1])
-
+    answer = remembering(exercise, lambda given: tuple(map(id, given)))
     can_be_refilled = any(isinstance(each, list | torch.Tensor) for each in exercise.cases[0])
     assert exercise.judge(answer)[0] == (not can_be_refilled)
 

@@ -4,15 +4,11 @@ A diagnosis is found by running the usual mistakes too: a function that answers 
 made it.
 """
 
-import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any
-
-from torch import Tensor
 
 from folovllm.course.exercises.outcome import (
     Answer,
@@ -23,6 +19,8 @@ from folovllm.course.exercises.outcome import (
     show,
     show_arguments,
     try_out,
+    try_out_refilled,
+    what_stays,
 )
 from folovllm.course.exercises.time_limit import SECONDS, TimeIsUp, call_in_time
 from folovllm.language import N_, _
@@ -39,11 +37,6 @@ class Mistake:
 
     function: Answer
     diagnosis: str
-
-
-def _what_stays(value: Any) -> Any:
-    """Return what stays of an object when it is filled anew; all of it where that is not possible."""
-    return list(value.shape) if isinstance(value, Tensor) else [] if type(value) is list else value
 
 
 def _content(case: Case, outcome: Outcome) -> str:
@@ -132,7 +125,7 @@ class Exercise:
     @cached_property
     def _like_the_first(self) -> Case:
         """A case that differs from the first one in what lists and tensors of one shape hold, and in its result."""
-        kept = [list(map(_what_stays, case)) for case in self.all_cases]
+        kept = [list(map(what_stays, case)) for case in self.all_cases]
         alike = (i for i, each in enumerate(kept) if same(each, kept[0], tolerance=0))
         return self.all_cases[next((i for i in alike if not self._expected[i].is_like(self._expected[0])), 0)]
 
@@ -147,9 +140,7 @@ class Exercise:
         def try_all() -> None:  # one limit for all: a thread that waits for each case would take longer than the case
             for case in self.all_cases[:-1]:
                 outcomes.append(try_out(answer, case))
-            used = copy.deepcopy(list(self._like_the_first))
-            try_out(lambda: answer(*used), ())
-            outcomes.append(try_out(answer, self.all_cases[-1], used))
+            outcomes.append(try_out_refilled(answer, self.all_cases[-1], self._like_the_first))
 
         try:
             call_in_time(SECONDS, try_all)

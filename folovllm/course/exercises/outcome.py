@@ -64,12 +64,20 @@ class Outcome:
         return same(self.value, other.value) and (self.returned is None or other.returned is not None)
 
 
-def try_out(function: Answer, case: Case, arguments: list[Any] | None = None) -> Outcome:
-    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome.
+def try_out(function: Answer, case: Case) -> Outcome:
+    """Call a function with copies of a case's arguments; whatever it does short of an interrupt is its outcome."""
+    return _call(function, case, list(map(_fresh, case)))
 
-    arguments: objects that were others' before, and are made equal to the case's as far as that is possible.
-    """
-    arguments = list(map(_fresh, case)) if arguments is None else list(map(_refilled, arguments, case))
+
+def try_out_refilled(function: Answer, case: Case, before: Case) -> Outcome:
+    """Call a function with another case first, and then with this one in the same objects, as far as it fits."""
+    used = list(map(_fresh, before))
+    _call(function, before, used)
+    return _call(function, case, list(map(_refilled, used, case)))
+
+
+def _call(function: Answer, case: Case, arguments: list[Any]) -> Outcome:
+    """Return what a function does with arguments that are equal to a case's."""
     comparable = _unchanged(arguments, case)  # a copy of an object that knows no equality is never equal
     printed = io.StringIO()
     value, error = None, None
@@ -95,13 +103,19 @@ def _fresh(value: Any) -> Any:
 
 def _refilled(used: Any, value: Any) -> Any:
     """Return an object that was something else before, with a value's content; a copy where it does not fit."""
-    value = _fresh(value)
-    if isinstance(used, Tensor) and used.shape == value.shape and used.dtype == value.dtype:
+    if isinstance(used, Tensor) and what_stays(used) == what_stays(value):
         return used.copy_(value)
     if type(used) is list:
-        used[:] = value
+        used[:] = _fresh(value)
         return used
-    return value
+    return used if same(used, value, tolerance=0) else _fresh(value)
+
+
+def what_stays(value: Any) -> Any:
+    """Return what stays of an object when it is filled anew; all of it where that is not possible."""
+    if isinstance(value, Tensor):
+        return [list(value.shape), str(value.dtype)]
+    return [] if type(value) is list else value
 
 
 def _unchanged(arguments: list[Any], case: Case) -> list[bool]:
