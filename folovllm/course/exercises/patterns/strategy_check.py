@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from folovllm.course.exercises.patterns.named_error import named
 from folovllm.course.exercises.patterns.params_check import no_class_problem
@@ -56,9 +57,9 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
             _run(llm, watched, prompts, requests)
         problem = (
             watched.verdict
+            or _problem_of_memory(sampler, params_class)  # first: new requests below may have an old one's id
             or _problem_of_settings(sampler, params_class)
             or _problem_of_families(sampler, params_class)
-            or _problem_of_memory(sampler, params_class)
             or _problem_of_digits(sampler, params_class)
         )
         if not problem:  # the sampler itself, of which only refine was called so far
@@ -89,38 +90,37 @@ def judge_strategy(llm: LLM, sampler: Sampler, params_class: type[SamplingParams
 
 def _problem_of_settings(sampler: Sampler, params_class: type[SamplingParams]) -> str:
     """Say what is wrong where a row's other settings are taken for an epsilon, or other rows of a call change."""
-    watched = WatchedSampler(sampler)
-    watched.found_in = N_(
-        "right until other rows or settings change; each row's epsilon counts, and nothing else: {found}"
-    )
+    found_in = N_("right until other rows or settings change; each row's epsilon counts, and nothing else: {found}")
     small, large = (params_class(epsilon=epsilon) for epsilon in (0.02, 0.3))  # type: ignore[call-arg]
     plain = SamplingParams(temperature=0.7, top_k=5, top_p=0.9, min_p=0.1, presence_penalty=0.5)
-    for rows in ([plain], [small, plain], [plain, small], [large, small, plain], [large, large, plain]):
-        watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
-    return watched.problem
+    batches = ([plain], [small, plain], [plain, small], [large, small, plain], [large, large, plain])
+    return _problem_of(sampler, found_in, [(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows) for rows in batches])
 
 
 def _problem_of_families(sampler: Sampler, params_class: type[SamplingParams]) -> str:
     """Say what is wrong where other rows follow those of a request with two texts, or one of its texts has ended."""
-    watched = WatchedSampler(sampler)
-    watched.found_in = N_(
-        "right until another row follows n=2; `params` has one entry per row, whatever its n: {found}"
-    )
+    found_in = N_("right until another row follows n=2; `params` has one entry per row, whatever its n: {found}")
     of_two, other = (params_class(epsilon=epsilon, n=n) for epsilon, n in ((0.3, 2), (0.02, 1)))  # type: ignore[call-arg]
     plain = SamplingParams()
-    for rows in ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain]):
-        watched.refine(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows)
-    return watched.problem
+    batches = ([of_two], [of_two, other, plain], [other, of_two, plain], [of_two, of_two, other, plain])
+    return _problem_of(sampler, found_in, [(torch.linspace(0, 5, 50).repeat(len(rows), 1), rows) for rows in batches])
 
 
 def _problem_of_digits(sampler: Sampler, params_class: type[SamplingParams]) -> str:
     """Say what is wrong where an epsilon is large or tiny, or a token's probability lies just above or below it."""
-    watched = WatchedSampler(sampler)
-    watched.found_in = N_("right until an epsilon is large, or tiny, or needs all digits of a float32: {found}")
+    found_in = N_("right until an epsilon is large, or tiny, or needs all digits of a float32: {found}")
     epsilons = (0.1, 0.45, 3e-4, 1e-8, 1e-20)
     probs = torch.tensor([[1 - 2 * epsilon, epsilon * 0.9999, epsilon * 1.0001] for epsilon in epsilons])
     params = [params_class(epsilon=epsilon) for epsilon in epsilons]  # type: ignore[call-arg]
-    watched.refine(probs.log(), params)
+    return _problem_of(sampler, found_in, [(probs.log(), params)])
+
+
+def _problem_of(sampler: Sampler, found_in: str, calls: list[tuple[Tensor, list[SamplingParams]]]) -> str:
+    """Say what is wrong in calls of ``refine`` without an engine; "" if nothing."""
+    watched = WatchedSampler(sampler)
+    watched.found_in = found_in
+    for logits, rows in calls:
+        watched.refine(logits, rows)
     return watched.problem
 
 

@@ -31,7 +31,7 @@ _GUESSES: dict[str, _Guess] = {
 
 
 def refine_in_time(sampler: Sampler, logits: Tensor, params: list[SamplingParams]) -> Tensor:
-    """Return what a learner's ``refine`` makes of copies; TimeIsUp, or a ValueError if that is no such logits."""
+    """Return what a learner's ``refine`` makes of a copy; TimeIsUp, or a ValueError if that is no such logits."""
     return check_result("Sampler.refine", call_in_time(SECONDS, sampler.refine, logits.clone(), params), logits)
 
 

@@ -70,7 +70,7 @@ def _up_to_the_border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
 
 
 def _border_dropped(logits: Tensor, min_p: Tensor) -> Tensor:
-    return _drop(logits, (logits <= _largest(logits) + min_p.log()[:, None]) & (logits < _largest(logits)))
+    return _up_to_the_border_dropped(logits, min_p).where(logits < _largest(logits), logits)
 
 
 def _in_float64(logits: Tensor, min_p: Tensor) -> Tensor:
